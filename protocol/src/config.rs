@@ -1,0 +1,325 @@
+//! A run as its launcher types it: TOML with defaults. [`crate::Manifest::resolve`] turns it into what all nodes agree on.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Architecture;
+
+/// One rule that a config or a manifest breaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("[{section}] {field}: {problem}")]
+pub struct ConfigError {
+    /// Table of the TOML file.
+    pub section: &'static str,
+    /// Key within the table.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl ConfigError {
+    pub(crate) fn new(section: &'static str, field: &'static str, problem: impl Into<String>) -> Self {
+        Self { section, field, problem: problem.into() }
+    }
+}
+
+/// A number that may change at given rounds: piecewise constant, `[[round, value], …]` or a plain number.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Schedule {
+    /// The same value in every round.
+    Constant(f32),
+    /// From each round on, its value; the first round is 0, rounds ascend.
+    Steps(Vec<(u64, f32)>),
+}
+
+impl Schedule {
+    /// The value in force in `round`.
+    pub fn at(&self, round: u64) -> f32 {
+        match self {
+            Self::Constant(value) => *value,
+            Self::Steps(steps) => steps.iter().rev().find(|(from, _)| *from <= round).map_or(0.0, |(_, v)| *v),
+        }
+    }
+
+    pub(crate) fn problem(&self) -> Option<String> {
+        let steps = match self {
+            Self::Constant(value) => &[(0, *value)][..],
+            Self::Steps(steps) => steps,
+        };
+        if steps.first().is_none_or(|(round, _)| *round != 0) {
+            return Some("the first step must be at round 0".into());
+        }
+        if steps.windows(2).any(|w| w[0].0 >= w[1].0) {
+            return Some("the steps' rounds must ascend".into());
+        }
+        steps.iter().find(|(_, v)| !(v.is_finite() && *v > 0.0)).map(|(r, v)| format!("{v} at round {r} is not a positive number"))
+    }
+}
+
+/// A config file, whole.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// What people call the run.
+    pub name: String,
+    /// The transformer.
+    pub model: Architecture,
+    /// Where its tokens come from.
+    pub data: DataConfig,
+    /// Inner optimizer.
+    pub inner: Inner,
+    /// Outer step.
+    #[serde(default)]
+    pub outer: Outer,
+    /// What miners send.
+    #[serde(default)]
+    pub compression: Compression,
+    /// Lengths of a round's phases.
+    pub round: RoundTimes,
+    /// How contributions are measured.
+    #[serde(default)]
+    pub judge: Judge,
+    /// How measured work is paid.
+    #[serde(default)]
+    pub pay: Pay,
+    /// Snapshots.
+    #[serde(default)]
+    pub checkpoints: Checkpoints,
+}
+
+impl RunConfig {
+    /// Reads a config file's text.
+    ///
+    /// # Errors
+    /// The TOML parser's message, which names line, column and key.
+    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+}
+
+/// The run's tokens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// `bytes`, or the name of a Hugging Face tokenizer whose `tokenizer.json` lies beside the shards.
+    pub tokenizer: String,
+    /// What the tokens are, for people; launch records the data set's digest.
+    #[serde(default)]
+    pub source: String,
+}
+
+/// AdamW with linear warm-up and cosine decay, H steps per round.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inner {
+    /// Inner steps per round, H.
+    pub steps: u32,
+    /// Sequences per inner step and miner.
+    pub batch: u32,
+    /// Sequences per forward pass; gradients accumulate up to `batch`.
+    pub micro_batch: u32,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Inner steps of linear warm-up.
+    pub warmup: u32,
+    /// Inner steps from the peak to the end of the cosine.
+    pub decay: u32,
+    /// Final learning rate as a share of the peak.
+    #[serde(default = "Inner::default_floor")]
+    pub floor: f64,
+    /// First-moment decay.
+    #[serde(default = "Inner::default_beta1")]
+    pub beta1: f64,
+    /// Second-moment decay.
+    #[serde(default = "Inner::default_beta2")]
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    #[serde(default = "Inner::default_eps")]
+    pub eps: f64,
+    /// Decoupled weight decay, on tensors of two and more dimensions.
+    #[serde(default = "Inner::default_decay")]
+    pub weight_decay: f64,
+    /// Gradient norm is clipped to this.
+    #[serde(default = "Inner::default_clip")]
+    pub clip: f64,
+}
+
+impl Inner {
+    fn default_floor() -> f64 {
+        0.1
+    }
+    fn default_beta1() -> f64 {
+        0.9
+    }
+    fn default_beta2() -> f64 {
+        0.95
+    }
+    fn default_eps() -> f64 {
+        1e-8
+    }
+    fn default_decay() -> f64 {
+        0.1
+    }
+    fn default_clip() -> f64 {
+        1.0
+    }
+
+    /// Learning rate of inner step `step` (0-based, counted over the whole run).
+    pub fn lr_at(&self, step: u64) -> f64 {
+        if step < u64::from(self.warmup) {
+            return self.lr * (step + 1) as f64 / f64::from(self.warmup);
+        }
+        let progress = ((step - u64::from(self.warmup)) as f64 / f64::from(self.decay)).min(1.0);
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
+        self.lr * (self.floor + (1.0 - self.floor) * cosine)
+    }
+}
+
+/// θ ← θ − lr · merged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Outer {
+    /// Outer learning rate α.
+    pub lr: Schedule,
+    /// Over whom a coordinate's mean is taken.
+    pub merge: Merge,
+}
+
+impl Default for Outer {
+    fn default() -> Self {
+        Self { lr: Schedule::Constant(1.0), merge: Merge::Senders }
+    }
+}
+
+/// Over whom a coordinate's mean is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Merge {
+    /// The payloads that sent the coordinate (as deployed).
+    Senders,
+    /// All payloads of the record (as in the paper).
+    All,
+}
+
+/// What miners send, and how their error feedback lives on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Compression {
+    /// Values kept of each chunk of 4096.
+    pub k: u16,
+    /// How a kept value is written.
+    pub quantizer: Quantizer,
+    /// How the kept positions are written.
+    pub indices: Indices,
+    /// Error-feedback decay β.
+    pub beta: f32,
+    /// Whether a miner whose payload was not applied puts it back into its error feedback.
+    pub reabsorb: bool,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self { k: 64, quantizer: Quantizer::Sign2, indices: Indices::Packed12, beta: 0.95, reabsorb: true }
+    }
+}
+
+/// How a kept value is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantizer {
+    /// Sign and one of two magnitudes under a per-chunk scale: 2 bits.
+    Sign2,
+}
+
+/// How the kept positions are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Indices {
+    /// Ascending, 12 bits each.
+    Packed12,
+}
+
+/// Lengths of a round's phases in blocks; see [`crate::round`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoundTimes {
+    /// From a record (or the start) to the next close.
+    pub train: u64,
+    /// From the close to the last moment at which a key counts.
+    pub reveal: u64,
+    /// From there to the end of the first lead's time for the record.
+    pub judge: u64,
+    /// Length of a lead's own span, for the seal list and for the record.
+    pub span: u64,
+    /// Whether the first lead may close as soon as every uid of the previous record has sealed.
+    #[serde(default)]
+    pub early_close: bool,
+}
+
+/// Which payloads are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JudgeMode {
+    /// Every payload is measured before it may enter a record.
+    All,
+}
+
+/// How contributions are measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Judge {
+    /// Which payloads are measured.
+    pub mode: JudgeMode,
+    /// Sequences per measured batch (one assigned and one random batch per payload).
+    pub sequences: u32,
+    /// Share c of the outer learning rate at which a payload is tried.
+    pub step: f32,
+    /// Payloads per record at most, G.
+    pub top: u32,
+    /// Another validator's loss is contradicted beyond this many combined standard errors.
+    pub z: f64,
+    /// Moving-average weight of the proof-of-computation score μ.
+    pub mu_rate: f64,
+    /// μ below this pays nothing, once `mu_rounds` were measured.
+    pub mu_floor: f64,
+    /// Measurements before `mu_floor` counts.
+    pub mu_rounds: u32,
+}
+
+impl Default for Judge {
+    fn default() -> Self {
+        Self { mode: JudgeMode::All, sequences: 8, step: 0.2, top: 20, z: 4.0, mu_rate: 0.05, mu_floor: 0.1, mu_rounds: 10 }
+    }
+}
+
+/// How measured work is paid.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pay {
+    /// Payment ∝ score^power.
+    pub power: f64,
+    /// Share of the weight that goes to the owner's uid 0 (burnt).
+    pub burn: f64,
+    /// A score is multiplied by this in a round without a valid payload.
+    pub missing: f64,
+}
+
+impl Default for Pay {
+    fn default() -> Self {
+        Self { power: 2.0, burn: 0.0, missing: 0.75 }
+    }
+}
+
+/// When snapshots are written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Checkpoints {
+    /// A public snapshot each this many rounds.
+    pub every: u64,
+}
+
+impl Default for Checkpoints {
+    fn default() -> Self {
+        Self { every: 10 }
+    }
+}

@@ -1,0 +1,257 @@
+//! The run manifest: resolved, validated, immutable. Its canonical bytes are what the run id hashes.
+
+use std::sync::Arc;
+
+use compression::Layout;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Checkpoints, Compression, ConfigError, Inner, Judge, Outer, Pay, RoundTimes, RunConfig};
+use crate::{Architecture, Digest, Hotkey, RunId};
+
+/// The manifest format that this code reads and writes.
+pub const MANIFEST_VERSION: u32 = 1;
+/// The largest manifest that is read.
+pub const MAX_MANIFEST_BYTES: u64 = 64 << 10;
+
+/// The chain a run lives on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChainSection {
+    /// Hash of the chain's genesis block.
+    pub genesis: Digest,
+    /// The subnet.
+    pub netuid: u16,
+    /// Who launched the run and may sign amendments.
+    pub launch_key: Hotkey,
+    /// Block at which round 0 opens.
+    pub start_block: u64,
+}
+
+/// The run's tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSection {
+    /// `bytes` or a tokenizer's name.
+    pub tokenizer: String,
+    /// What the tokens are, for people.
+    pub source: String,
+    /// BLAKE3 of the data set's manifest.
+    pub digest: Digest,
+    /// Tokens that miners may be assigned.
+    pub train_tokens: u64,
+    /// Tokens that no miner is ever assigned.
+    pub held_out_tokens: u64,
+}
+
+/// What a launch adds to a config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// The chain, the subnet, the launcher and the start.
+    pub chain: ChainSection,
+    /// The data set as prepared.
+    pub data: DataSection,
+}
+
+/// A run, resolved and validated: code that holds one never checks it again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`MANIFEST_VERSION`].
+    pub version: u32,
+    /// What people call the run.
+    pub name: String,
+    /// The chain it lives on.
+    pub chain: ChainSection,
+    /// The transformer.
+    pub model: Architecture,
+    /// Its tokens.
+    pub data: DataSection,
+    /// Inner optimizer.
+    pub inner: Inner,
+    /// Outer step.
+    pub outer: Outer,
+    /// What miners send.
+    pub compression: Compression,
+    /// Lengths of a round's phases.
+    pub round: RoundTimes,
+    /// How contributions are measured.
+    pub judge: Judge,
+    /// How measured work is paid.
+    pub pay: Pay,
+    /// Snapshots.
+    pub checkpoints: Checkpoints,
+    /// Root of the state at round 0.
+    pub genesis_root: Digest,
+}
+
+/// Why a manifest's bytes are refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// Longer than [`MAX_MANIFEST_BYTES`].
+    #[error("the manifest has {0} bytes, more than {MAX_MANIFEST_BYTES}")]
+    TooLarge(u64),
+    /// Not the JSON of a manifest of this version.
+    #[error("the manifest cannot be read by this version of tributary: {0}")]
+    Parse(String),
+    /// A value that no run can have.
+    #[error("the manifest is inconsistent: {0}")]
+    Config(#[from] ConfigError),
+}
+
+impl Manifest {
+    /// Validates a config and joins it with what the launch knows. The genesis root follows from the seed derived of name,
+    /// chain and launch key, so equal launches have equal roots everywhere.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the section and the field.
+    pub fn resolve(config: RunConfig, launch: Launch) -> Result<Self, ConfigError> {
+        let mut manifest = Self {
+            version: MANIFEST_VERSION,
+            name: config.name,
+            chain: launch.chain,
+            model: config.model,
+            data: launch.data,
+            inner: config.inner,
+            outer: config.outer,
+            compression: config.compression,
+            round: config.round,
+            judge: config.judge,
+            pay: config.pay,
+            checkpoints: config.checkpoints,
+            genesis_root: Digest::default(),
+        };
+        manifest.validate()?;
+        manifest.genesis_root = Digest(crate::genesis::initial_state(&manifest).root());
+        Ok(manifest)
+    }
+
+    /// Reads and validates a manifest's bytes. The genesis root is not recomputed here: whoever builds the state compares it.
+    ///
+    /// # Errors
+    /// [`ManifestError`] says what is wrong.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ManifestError> {
+        if bytes.len() as u64 > MAX_MANIFEST_BYTES {
+            return Err(ManifestError::TooLarge(bytes.len() as u64));
+        }
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|e| ManifestError::Parse(e.to_string()))?;
+        manifest.validate()?;
+        Ok(manifest)
+    }
+
+    /// Canonical bytes: JSON with sorted keys and shortest round-trip numbers, no white space.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        // through Value, whose map is ordered by key
+        let value = serde_json::to_value(self).expect("a manifest has string keys and finite numbers");
+        serde_json::to_vec(&value).expect("a JSON value can be written")
+    }
+
+    /// BLAKE3 of the canonical bytes.
+    pub fn run_id(&self) -> RunId {
+        Digest::of(&self.to_bytes())
+    }
+
+    /// The model's tensors.
+    pub fn layout(&self) -> Arc<Layout> {
+        Arc::new(self.model.layout().expect("validated"))
+    }
+
+    /// Whether every value is one that a run can have.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the section and the field.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let err = |section, field, problem: &str| Err(ConfigError::new(section, field, problem));
+        if self.version != MANIFEST_VERSION {
+            return err("manifest", "version", "this version of tributary reads version 1");
+        }
+        if self.name.is_empty() || self.name.len() > 64 || !self.name.bytes().all(|b| b.is_ascii_graphic()) {
+            return err("run", "name", "must be 1 to 64 printable ASCII characters without spaces");
+        }
+        self.model.validate()?;
+        if self.model.layout().is_err() {
+            return err("model", "layers", "the model has more parameters than can be counted");
+        }
+        self.validate_data()?;
+        self.validate_inner()?;
+        if let Some(problem) = self.outer.lr.problem() {
+            return err("outer", "lr", &problem);
+        }
+        let c = &self.compression;
+        if c.k == 0 || c.k > 4096 {
+            return err("compression", "k", "must be 1 to 4096 values per chunk");
+        }
+        if !(0.0..=1.0).contains(&c.beta) {
+            return err("compression", "beta", "must be between 0 and 1");
+        }
+        self.validate_rules()
+    }
+
+    fn validate_data(&self) -> Result<(), ConfigError> {
+        if self.data.tokenizer == "bytes" && self.model.vocab_size < 257 {
+            return Err(ConfigError::new("model", "vocab_size", "the byte tokenizer needs 257 tokens (256 bytes and end of text)"));
+        }
+        let sequence = self.model.sequence_length as u64;
+        if self.data.train_tokens <= sequence || self.data.held_out_tokens <= sequence {
+            let problem = format!(
+                "{} training and {} held-out tokens do not fill one sequence of {sequence} each; add text",
+                self.data.train_tokens, self.data.held_out_tokens
+            );
+            return Err(ConfigError::new("data", "source", problem));
+        }
+        Ok(())
+    }
+
+    fn validate_inner(&self) -> Result<(), ConfigError> {
+        let inner = &self.inner;
+        for (field, value) in [("steps", inner.steps), ("batch", inner.batch), ("micro_batch", inner.micro_batch), ("decay", inner.decay)] {
+            if value == 0 || value > 1 << 24 {
+                return Err(ConfigError::new("inner", field, format!("{value} is not between 1 and {}", 1 << 24)));
+            }
+        }
+        if !inner.batch.is_multiple_of(inner.micro_batch) {
+            return Err(ConfigError::new("inner", "micro_batch", format!("{} does not divide batch = {}", inner.micro_batch, inner.batch)));
+        }
+        for (field, value) in [("lr", inner.lr), ("eps", inner.eps), ("clip", inner.clip)] {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(ConfigError::new("inner", field, format!("{value} is not a positive number")));
+            }
+        }
+        for (field, value) in [("beta1", inner.beta1), ("beta2", inner.beta2), ("floor", inner.floor), ("weight_decay", inner.weight_decay)]
+        {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(ConfigError::new("inner", field, format!("{value} is not between 0 and 1")));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_rules(&self) -> Result<(), ConfigError> {
+        let times = &self.round;
+        for (field, value) in [("train", times.train), ("reveal", times.reveal), ("judge", times.judge), ("span", times.span)] {
+            if value == 0 || value > 1 << 20 {
+                return Err(ConfigError::new("round", field, format!("{value} blocks is not between 1 and {}", 1 << 20)));
+            }
+        }
+        let judge = &self.judge;
+        if judge.sequences == 0 || judge.top == 0 || judge.top > 4096 {
+            return Err(ConfigError::new("judge", "top", "sequences and top must be at least 1, top at most 4096"));
+        }
+        let shares = [("mu_rate", judge.mu_rate), ("mu_floor", judge.mu_floor), ("step", f64::from(judge.step))];
+        for (field, value) in shares {
+            if !(value > 0.0 && value <= 1.0) {
+                return Err(ConfigError::new("judge", field, format!("{value} is not above 0 and at most 1")));
+            }
+        }
+        if !(judge.z.is_finite() && judge.z > 0.0) {
+            return Err(ConfigError::new("judge", "z", format!("{} is not a positive number", judge.z)));
+        }
+        let pay = &self.pay;
+        if !(pay.power.is_finite() && pay.power > 0.0 && (0.0..=1.0).contains(&pay.burn) && (0.0..=1.0).contains(&pay.missing)) {
+            return Err(ConfigError::new("pay", "power", "power must be positive, burn and missing between 0 and 1"));
+        }
+        if self.checkpoints.every == 0 {
+            return Err(ConfigError::new("checkpoints", "every", "must be at least 1 round"));
+        }
+        Ok(())
+    }
+}
