@@ -1,14 +1,22 @@
 #![doc = include_str!("../README.md")]
 
 mod architecture;
+mod assignment;
 mod config;
 pub mod genesis;
 mod ids;
 mod keys;
 mod manifest;
+mod messages;
 mod objects;
+mod refusal;
+pub mod round;
+pub mod score;
+mod sealing;
+mod signed;
 
 pub use architecture::{Architecture, Init};
+pub use assignment::Assignment;
 pub use config::{
     Checkpoints, Compression, ConfigError, DataConfig, Indices, Inner, Judge, JudgeMode, Merge, Outer, Pay, Quantizer, RoundTimes,
     RunConfig, Schedule,
@@ -16,4 +24,10 @@ pub use config::{
 pub use ids::{Digest, Hotkey, ParseIdError, RunId, SS58_PREFIX};
 pub use keys::{Domain, Keypair, verify};
 pub use manifest::{ChainSection, DataSection, Launch, MANIFEST_VERSION, MAX_MANIFEST_BYTES, Manifest, ManifestError};
+pub use messages::{
+    Amendment, Announcement, Applied, Change, Countersign, Dissent, Envelope, MAX_NEURONS, Record, SealList, Sealed, Validator,
+};
 pub use objects::ObjectKey;
+pub use refusal::Refusal;
+pub use sealing::{PayloadKey, SEAL_OVERHEAD, SealContext};
+pub use signed::{Document, DocumentError, SIGNED_OVERHEAD, Signed};

@@ -1,0 +1,88 @@
+//! Why a model refuses.
+
+use crate::Device;
+
+/// Why a device, a batch, tensors or a step are refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ModelError {
+    /// A device's name that is neither `cpu` nor `cuda` with an index.
+    #[error("`{0}` is no device; write `cpu`, `cuda` or `cuda:1`")]
+    UnknownDevice(String),
+    /// The device cannot be used on this machine.
+    #[error("{device} cannot be used: {reason}")]
+    Unavailable {
+        /// The device asked for.
+        device: Device,
+        /// What is missing, and what to do.
+        reason: String,
+    },
+    /// A shape that no model can have.
+    #[error("the architecture is refused: {0}")]
+    Architecture(#[from] protocol::ConfigError),
+    /// No sequence at all, or an empty prompt.
+    #[error("there are no tokens to run; give at least one sequence")]
+    Empty,
+    /// A sequence of a length that the model cannot take.
+    #[error("sequence {index} has {length} tokens; this model takes {least} to {most}")]
+    Length {
+        /// Position in the batch.
+        index: usize,
+        /// Its tokens.
+        length: usize,
+        /// The fewest allowed.
+        least: usize,
+        /// The most allowed.
+        most: usize,
+    },
+    /// Sequences of different lengths in one batch.
+    #[error("sequence {index} has {length} tokens, the first has {first}; a batch's sequences must be of one length")]
+    Ragged {
+        /// Position in the batch.
+        index: usize,
+        /// Its tokens.
+        length: usize,
+        /// The first sequence's tokens.
+        first: usize,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token {token} is outside the vocabulary of {vocab_size}; the data were tokenized for another model")]
+    Token {
+        /// The id.
+        token: u32,
+        /// Ids below this exist.
+        vocab_size: usize,
+    },
+    /// A sampling temperature that is negative or not finite.
+    #[error("temperature {0} is not a finite number of at least 0")]
+    Temperature(f64),
+    /// Tensors that do not fit the model.
+    #[error("{what}: {found} where {expected} were expected; they belong to another architecture")]
+    Shape {
+        /// Which tensors, or the name of one.
+        what: String,
+        /// Elements, or tensors, given.
+        found: usize,
+        /// Elements, or tensors, that fit.
+        expected: usize,
+    },
+    /// A loss or a gradient norm that is NaN or infinite. Nothing was changed.
+    #[error("inner step {step}: {what} is {value}; nothing was changed, lower the learning rate or load other parameters")]
+    NonFinite {
+        /// `loss` or `gradient norm`.
+        what: &'static str,
+        /// NaN or ±∞.
+        value: f64,
+        /// The step that was refused.
+        step: u64,
+    },
+    /// libtorch failed, most often for lack of memory.
+    #[error("libtorch: {0}")]
+    Torch(String),
+}
+
+impl ModelError {
+    /// Keeps the first line; the rest is a C++ stack.
+    pub(crate) fn torch(error: tch::TchError) -> Self {
+        Self::Torch(error.to_string().lines().next().unwrap_or_default().to_owned())
+    }
+}

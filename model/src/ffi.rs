@@ -1,0 +1,139 @@
+//! The crate's unsafe floor: the C++ shim over ATen, and libraries that are found at run time.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::path::Path;
+
+use tch::{TchError, Tensor};
+use torch_sys::C_tensor;
+
+/// One AdamW update's numbers, laid out as the shim's `AdamW`.
+#[repr(C)]
+pub(crate) struct AdamW {
+    pub(crate) lr: f64,
+    pub(crate) beta1: f64,
+    pub(crate) beta2: f64,
+    pub(crate) eps: f64,
+    pub(crate) weight_decay: f64,
+}
+
+type List = *const *const C_tensor;
+
+unsafe extern "C" {
+    fn model_fused_adamw(
+        parameters: List,
+        gradients: List,
+        first: List,
+        second: List,
+        count: usize,
+        step: *const C_tensor,
+        gradient_scale: *const C_tensor,
+        rule: *const AdamW,
+    ) -> *const c_char;
+    fn model_foreach_add(sums: List, terms: List, count: usize) -> *const c_char;
+    fn model_global_norm(tensors: List, count: usize, norm: *mut f64) -> *const c_char;
+}
+
+fn pointers(tensors: &[&Tensor]) -> Vec<*const C_tensor> {
+    tensors.iter().map(|tensor| tensor.as_ptr()).collect()
+}
+
+fn check(message: *const c_char) -> Result<(), TchError> {
+    if message.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the shim returns null or a NUL-terminated string that lives until this thread's next call into it.
+    let message = unsafe { CStr::from_ptr(message) };
+    Err(TchError::Torch(message.to_string_lossy().into_owned()))
+}
+
+/// A parameter, its gradient and its two moments, all of one shape.
+pub(crate) struct Update<'a> {
+    pub(crate) parameter: &'a Tensor,
+    pub(crate) gradient: &'a Tensor,
+    pub(crate) first: &'a Tensor,
+    pub(crate) second: &'a Tensor,
+}
+
+/// AdamW in one pass over all tensors, in place; `step` is the 1-based step as an f32 scalar, gradients are divided by `gradient_scale` first.
+pub(crate) fn fused_adamw(updates: &[Update], step: &Tensor, gradient_scale: &Tensor, rule: &AdamW) -> Result<(), TchError> {
+    let column = |pick: fn(&Update) -> *const C_tensor| updates.iter().map(pick).collect::<Vec<_>>();
+    let parameters = column(|u| u.parameter.as_ptr());
+    let gradients = column(|u| u.gradient.as_ptr());
+    let first = column(|u| u.first.as_ptr());
+    let second = column(|u| u.second.as_ptr());
+    // SAFETY: every list holds `updates.len()` pointers to tensors that the borrows keep alive; the shim copies handles and keeps none.
+    check(unsafe {
+        model_fused_adamw(
+            parameters.as_ptr(),
+            gradients.as_ptr(),
+            first.as_ptr(),
+            second.as_ptr(),
+            updates.len(),
+            step.as_ptr(),
+            gradient_scale.as_ptr(),
+            rule,
+        )
+    })
+}
+
+/// `sums[i] += terms[i]`, in place.
+pub(crate) fn foreach_add(sums: &[&Tensor], terms: &[&Tensor]) -> Result<(), TchError> {
+    assert_eq!(sums.len(), terms.len(), "one term per sum");
+    let (sums, terms) = (pointers(sums), pointers(terms));
+    // SAFETY: both lists hold `sums.len()` pointers to tensors that the borrows keep alive; the shim copies handles and keeps none.
+    check(unsafe { model_foreach_add(sums.as_ptr(), terms.as_ptr(), sums.len()) })
+}
+
+/// Euclidean norm over the elements of all tensors together; waits for the device.
+pub(crate) fn global_norm(tensors: &[&Tensor]) -> Result<f64, TchError> {
+    let tensors = pointers(tensors);
+    let mut norm = 0.0;
+    // SAFETY: the list holds `tensors.len()` pointers to live tensors, and `norm` is written before the call returns.
+    check(unsafe { model_global_norm(tensors.as_ptr(), tensors.len(), &mut norm) })?;
+    Ok(norm)
+}
+
+fn dlopen(library: &CStr, flags: c_int) -> Result<*mut c_void, String> {
+    // SAFETY: the name is NUL-terminated; a library's initializers run here, which is why only torch's and the driver's are ever opened.
+    let handle = unsafe { libc::dlopen(library.as_ptr(), flags) };
+    if !handle.is_null() {
+        return Ok(handle);
+    }
+    // SAFETY: after a failed dlopen, dlerror returns a NUL-terminated string valid until this thread's next call into the loader.
+    let message = unsafe { CStr::from_ptr(libc::dlerror()) };
+    Err(message.to_string_lossy().into_owned())
+}
+
+/// Makes a library's symbols and registrations part of this process for good.
+pub(crate) fn load_globally(library: &Path) -> Result<(), String> {
+    let name = CString::new(library.as_os_str().as_encoded_bytes()).map_err(|_| "the path holds a NUL byte".to_owned())?;
+    dlopen(&name, libc::RTLD_NOW | libc::RTLD_GLOBAL).map(drop)
+}
+
+/// Whether NVIDIA's driver library is on this machine.
+pub(crate) fn has_cuda_driver() -> bool {
+    dlopen(c"libcuda.so.1", libc::RTLD_LAZY).is_ok()
+}
+
+/// The driver's name of CUDA device `index`.
+pub(crate) fn cuda_device_name(index: usize) -> Option<String> {
+    let library = dlopen(c"libcuda.so.1", libc::RTLD_LAZY).ok()?;
+    let symbol = |name: &CStr| {
+        // SAFETY: the handle came from dlopen and is never closed; the name is NUL-terminated.
+        let address = unsafe { libc::dlsym(library, name.as_ptr()) };
+        (!address.is_null()).then_some(address)
+    };
+    let (init, get, get_name) = (symbol(c"cuInit")?, symbol(c"cuDeviceGet")?, symbol(c"cuDeviceGetName")?);
+    // SAFETY: these are the signatures that the CUDA driver API documents for cuInit, cuDeviceGet and cuDeviceGetName.
+    let (init, get, get_name) = unsafe {
+        (
+            std::mem::transmute::<*mut c_void, extern "C" fn(u32) -> c_int>(init),
+            std::mem::transmute::<*mut c_void, extern "C" fn(*mut c_int, c_int) -> c_int>(get),
+            std::mem::transmute::<*mut c_void, extern "C" fn(*mut c_char, c_int, c_int) -> c_int>(get_name),
+        )
+    };
+    let (mut device, mut name) = (0, [0u8; 256]);
+    let done = init(0) == 0 && get(&mut device, c_int::try_from(index).ok()?) == 0 && get_name(name.as_mut_ptr().cast(), 256, device) == 0;
+    let name = done.then(|| CStr::from_bytes_until_nul(&name).ok()).flatten()?;
+    Some(name.to_string_lossy().into_owned())
+}

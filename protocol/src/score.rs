@@ -1,0 +1,267 @@
+//! Score sheets: what a validator measured, what follows from it for ratings, selection and pay. Pure: data in, verdict with reasons out.
+//!
+//! Formulas: LossScore, proof of computation and PeerScore after Gauntlet (arXiv 2505.21684); ratings by Plackett–Luce after Weng and Lin
+//! (JMLR 12, 2011, algorithm 4) with the constants of OpenSkill.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Digest, Document, DocumentError, Domain, Hotkey, Judge, Pay, Refusal, RunId};
+
+const MU: f64 = 25.0;
+const SIGMA: f64 = 25.0 / 3.0;
+const BETA: f64 = 7.0;
+const TAU: f64 = 0.1;
+const KAPPA: f64 = 1e-4;
+/// A harmful payload leaves this share of a score.
+const HARMFUL: f64 = 0.25;
+/// Two nodes' recomputed figures agree within this relative difference; `exp` differs in the last bits between machines.
+const TOLERANCE: f64 = 1e-6;
+
+/// Loss before and after trying one payload on one batch, in nats per token.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Mean loss of the base state.
+    pub before: f64,
+    /// Mean loss with the payload.
+    pub after: f64,
+    /// Standard error of the mean difference, over sequences.
+    pub std_error: f64,
+    /// Tokens measured.
+    pub tokens: u64,
+}
+
+impl Trial {
+    /// LossScore: what the payload gains, in nats per token.
+    pub fn gain(&self) -> f64 {
+        self.before - self.after
+    }
+
+    /// From per-sequence summed losses of the same sequences of `length` tokens.
+    pub fn paired(before: &[f64], after: &[f64], length: usize) -> Self {
+        let (n, per) = (before.len() as f64, length as f64);
+        let mean = |v: &[f64]| v.iter().sum::<f64>() / (n * per);
+        let (before_mean, after_mean) = (mean(before), mean(after));
+        let gain = before_mean - after_mean;
+        let squares: f64 = before.iter().zip(after).map(|(b, a)| ((b - a) / per - gain).powi(2)).sum();
+        let std_error = if before.len() > 1 { (squares / (n - 1.0) / n).sqrt() } else { f64::MAX };
+        Self { before: before_mean, after: after_mean, std_error, tokens: (before.len() * length) as u64 }
+    }
+}
+
+/// What became of one entry of the seal list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Not judged, and why.
+    Refused(Refusal),
+    /// Judged.
+    Measured {
+        /// On sequences of the miner's own assignment.
+        assigned: Trial,
+        /// On the round's random batch.
+        random: Trial,
+    },
+}
+
+impl Outcome {
+    /// The gain on random data, if measured.
+    pub fn gain(&self) -> Option<f64> {
+        match self {
+            Self::Measured { random, .. } => Some(random.gain()),
+            Self::Refused(_) => None,
+        }
+    }
+}
+
+/// One line of a score sheet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The miner.
+    pub uid: u16,
+    /// Its hotkey.
+    pub hotkey: Hotkey,
+    /// BLAKE3 of the payload, as in its envelope.
+    pub payload: Digest,
+    /// What was found.
+    pub outcome: Outcome,
+}
+
+/// What is known of a miner over all rounds so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MinerScore {
+    /// Its uid when last seen.
+    pub uid: u16,
+    /// Its hotkey.
+    pub hotkey: Hotkey,
+    /// LossRating: mean skill.
+    pub mu: f64,
+    /// LossRating: its uncertainty.
+    pub sigma: f64,
+    /// Proof of computation μ: moving average of sign(gain on assigned − gain on random data).
+    pub computation: f64,
+    /// Rounds in which it was measured.
+    pub measured: u32,
+    /// Rounds in a row without a valid payload.
+    pub missed: u32,
+    /// PeerScore after penalties: what is paid for.
+    pub score: f64,
+}
+
+impl MinerScore {
+    fn new(uid: u16, hotkey: Hotkey) -> Self {
+        Self { uid, hotkey, mu: MU, sigma: SIGMA, computation: 0.0, measured: 0, missed: 0, score: 0.0 }
+    }
+
+    /// LossRating's lower bound, μ − 3σ.
+    pub fn ordinal(&self) -> f64 {
+        self.mu - 3.0 * self.sigma
+    }
+
+    fn agrees(&self, other: &Self) -> bool {
+        let near = |a: f64, b: f64| (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()).max(1.0);
+        (self.uid, self.hotkey, self.measured, self.missed) == (other.uid, other.hotkey, other.measured, other.missed)
+            && near(self.mu, other.mu)
+            && near(self.sigma, other.sigma)
+            && near(self.computation, other.computation)
+            && near(self.score, other.score)
+    }
+}
+
+/// A validator's public account of a round.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScoreSheet {
+    /// The run.
+    pub run: RunId,
+    /// The round.
+    pub round: u64,
+    /// Digest of the seal list judged.
+    pub seal_list: Digest,
+    /// One entry per line of the seal list, ascending by uid.
+    pub entries: Vec<Entry>,
+    /// Every miner's scores after the round, ascending by uid.
+    pub scores: Vec<MinerScore>,
+}
+
+impl Document for ScoreSheet {
+    const DOMAIN: Domain = Domain::ScoreSheet;
+    const CAP: u64 = 4 << 20;
+
+    fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("string keys only")
+    }
+
+    fn decode(body: &[u8]) -> Result<Self, DocumentError> {
+        serde_json::from_slice(body).map_err(|e| DocumentError::Body(e.to_string()))
+    }
+}
+
+impl ScoreSheet {
+    /// Whether the sheet's scores follow from its entries and the scores before.
+    pub fn follows(&self, previous: &[MinerScore], judge: &Judge, pay: &Pay) -> bool {
+        let expected = advance(previous, &self.entries, judge, pay);
+        self.scores.len() == expected.len() && self.scores.iter().zip(&expected).all(|(a, b)| a.agrees(b))
+    }
+
+    /// The entries to apply: measured, not harmful on random data, the `top` best by rating (ties to the lower uid), ascending by uid.
+    pub fn select(&self, top: u32) -> Vec<&Entry> {
+        let rating = |uid: u16| self.scores.iter().find(|s| s.uid == uid).map_or(f64::MIN, MinerScore::ordinal);
+        let mut chosen: Vec<&Entry> = self.entries.iter().filter(|e| e.outcome.gain().is_some_and(|g| g > 0.0)).collect();
+        chosen.sort_by(|a, b| rating(b.uid).total_cmp(&rating(a.uid)).then(a.uid.cmp(&b.uid)));
+        chosen.truncate(top as usize);
+        chosen.sort_by_key(|e| e.uid);
+        chosen
+    }
+}
+
+/// Every miner's scores after a round's entries. A uid that changed hands starts anew.
+pub fn advance(previous: &[MinerScore], entries: &[Entry], judge: &Judge, pay: &Pay) -> Vec<MinerScore> {
+    let taken_over = |s: &MinerScore| entries.iter().any(|e| e.uid == s.uid && e.hotkey != s.hotkey);
+    let mut scores: Vec<MinerScore> = previous.iter().filter(|s| !taken_over(s)).cloned().collect();
+    for entry in entries {
+        match scores.iter_mut().find(|s| s.hotkey == entry.hotkey) {
+            Some(score) => score.uid = entry.uid,
+            None => scores.push(MinerScore::new(entry.uid, entry.hotkey)),
+        }
+    }
+    scores.sort_by_key(|s| s.uid);
+    rate(&mut scores, entries);
+    for score in &mut scores {
+        let outcome = entries.iter().find(|e| e.hotkey == score.hotkey).map(|e| &e.outcome);
+        update(score, outcome, judge, pay);
+    }
+    scores
+}
+
+fn update(score: &mut MinerScore, outcome: Option<&Outcome>, judge: &Judge, pay: &Pay) {
+    let Some(Outcome::Measured { assigned, random }) = outcome else {
+        score.missed = score.missed.saturating_add(1);
+        score.score = if score.missed >= 3 { 0.0 } else { score.score * pay.missing };
+        return;
+    };
+    score.missed = 0;
+    score.measured = score.measured.saturating_add(1);
+    let own = assigned.gain() - random.gain();
+    let sign = if own > 0.0 { 1.0 } else { -1.0 };
+    score.computation += judge.mu_rate * (sign - score.computation);
+    let computed = score.measured <= judge.mu_rounds || score.computation >= judge.mu_floor;
+    let computation = if computed { score.computation.max(0.0) } else { 0.0 };
+    score.score = computation * score.ordinal().max(0.0);
+    if random.gain() <= 0.0 {
+        score.score *= HARMFUL;
+    }
+}
+
+/// Plackett–Luce over the measured entries, the larger gain on random data ranking higher.
+fn rate(scores: &mut [MinerScore], entries: &[Entry]) {
+    let gain_of = |s: &MinerScore| entries.iter().find(|e| e.hotkey == s.hotkey).and_then(|e| e.outcome.gain());
+    let mut players: Vec<(usize, f64)> = scores.iter().enumerate().filter_map(|(i, s)| Some((i, gain_of(s)?))).collect();
+    if players.len() < 2 {
+        return;
+    }
+    players.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let before: Vec<(f64, f64)> = players.iter().map(|&(i, _)| (scores[i].mu, scores[i].sigma.hypot(TAU))).collect();
+    for (place, &(i, _)) in players.iter().enumerate() {
+        (scores[i].mu, scores[i].sigma) = plackett_luce(&before, &players, place);
+    }
+}
+
+/// The new (μ, σ) of the player in `place`; `players` descend by gain, equal gains tie.
+fn plackett_luce(before: &[(f64, f64)], players: &[(usize, f64)], place: usize) -> (f64, f64) {
+    let c = before.iter().map(|(_, sigma)| sigma * sigma + BETA * BETA).sum::<f64>().sqrt();
+    let strength = |q: usize| (before[q].0 / c).exp();
+    let (mu, sigma) = before[place];
+    let (mut omega, mut delta) = (0.0, 0.0);
+    for q in 0..players.len() {
+        if players[q].1 < players[place].1 {
+            continue;
+        }
+        let ties = players.iter().filter(|p| p.1 == players[q].1).count() as f64;
+        let field: f64 = (0..players.len()).filter(|&s| players[s].1 <= players[q].1).map(strength).sum();
+        let share = strength(place) / field;
+        omega += (f64::from(u8::from(q == place)) - share) / ties;
+        delta += share * (1.0 - share) / ties;
+    }
+    let variance = sigma * sigma;
+    let gamma = sigma / c;
+    (mu + omega * variance / c, sigma * (1.0 - delta * gamma * variance / (c * c)).max(KAPPA).sqrt())
+}
+
+/// Chain weights from scores: score^power, normalized over miners, the burn share to `owner_uid`; the largest becomes 65,535.
+pub fn weights(scores: &[MinerScore], pay: &Pay, owner_uid: u16) -> Vec<(u16, u16)> {
+    let powers: Vec<(u16, f64)> = scores.iter().map(|s| (s.uid, s.score.max(0.0).powf(pay.power))).collect();
+    let total: f64 = powers.iter().map(|(_, p)| p).sum();
+    if total <= 0.0 {
+        return vec![(owner_uid, u16::MAX)];
+    }
+    let mut shares: Vec<(u16, f64)> = powers.into_iter().map(|(uid, p)| (uid, (1.0 - pay.burn) * p / total)).collect();
+    match shares.iter_mut().find(|(uid, _)| *uid == owner_uid) {
+        Some((_, share)) => *share += pay.burn,
+        None => shares.push((owner_uid, pay.burn)),
+    }
+    let most = shares.iter().map(|(_, s)| *s).fold(0.0, f64::max);
+    let mut weights: Vec<(u16, u16)> = shares.into_iter().map(|(uid, s)| (uid, (s / most * 65_535.0).round() as u16)).collect();
+    weights.retain(|(_, w)| *w > 0);
+    weights.sort_unstable();
+    weights
+}

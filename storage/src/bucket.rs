@@ -1,0 +1,230 @@
+//! A bucket: where objects of a run lie, behind typed keys.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{Error as StoreError, GetResult, ObjectStore, ObjectStoreExt, PutMode};
+use protocol::ObjectKey;
+use url::Url;
+
+use crate::error::{Cause, Failure, StorageError};
+use crate::limits::Limits;
+use crate::open::{self, Access};
+
+/// The longest file name in a key, in bytes.
+const MAX_NAME: usize = 128;
+
+/// A folder of an object store. Cheap to clone; clones and sub-folders count their traffic together.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    store: Arc<dyn ObjectStore>,
+    url: Url,
+    prefix: Path,
+    writable: bool,
+    limits: Limits,
+    traffic: Arc<Counters>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    up: AtomicU64,
+    down: AtomicU64,
+}
+
+/// Bytes of objects that went through a bucket, repeated attempts included, protocol overhead not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes written.
+    pub up: u64,
+    /// Bytes read.
+    pub down: u64,
+}
+
+impl Bucket {
+    /// Opens `file:///folder` or a plain path, `memory:///name` (shared within the process, for tests), `s3://bucket/path` (with
+    /// `?region=` and `?endpoint=`), `gs://`, `az://` or `https://`. Remote stores are not contacted yet.
+    ///
+    /// # Errors
+    /// [`StorageError::BadUrl`], and [`StorageError::Unreachable`] for a local folder that is missing or cannot be created.
+    pub fn open(address: &str, access: Access) -> Result<Self, StorageError> {
+        let url = open::parse(address, access)?;
+        let (store, prefix) = open::connect(&url, access)?;
+        Ok(Self { prefix, writable: access == Access::Own, ..Self::over(store, url) })
+    }
+
+    /// A writable bucket over any store, such as a decorator that injects faults. `url` serves messages only.
+    pub fn over(store: Arc<dyn ObjectStore>, url: Url) -> Self {
+        Self { store, url, prefix: Path::default(), writable: true, limits: Limits::default(), traffic: Arc::default() }
+    }
+
+    /// The same bucket under other limits.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// A sub-folder; characters that could lead out of it are escaped.
+    #[must_use]
+    pub fn join(&self, folder: &str) -> Self {
+        let mut bucket = self.clone();
+        bucket.prefix = Path::from_iter(self.prefix.parts().chain(Path::from(folder).parts()));
+        if let Ok(mut segments) = bucket.url.path_segments_mut() {
+            segments.pop_if_empty().extend(Path::from(folder).parts().map(|part| part.as_ref().to_owned()));
+        }
+        bucket
+    }
+
+    /// The bucket's address.
+    pub fn url(&self) -> &str {
+        self.url.as_str()
+    }
+
+    /// Bytes moved since the bucket was opened.
+    pub fn traffic(&self) -> Traffic {
+        Traffic { up: self.traffic.up.load(Ordering::Relaxed), down: self.traffic.down.load(Ordering::Relaxed) }
+    }
+
+    /// Reads an object of at most `cap` bytes; `None` if there is none. A larger one is refused before its bytes are read.
+    ///
+    /// # Errors
+    /// [`StorageError::TooLarge`], [`StorageError::BadName`], [`StorageError::Denied`], [`StorageError::Unreachable`].
+    pub async fn get(&self, key: &ObjectKey, cap: u64) -> Result<Option<Bytes>, StorageError> {
+        let (path, url) = self.locate(key)?;
+        self.limits.run(&url, cap, || self.try_get(&path, &url, cap)).await
+    }
+
+    /// Creates an object. If the same bytes are there already, that is success, so a write may be repeated after any failure.
+    ///
+    /// # Errors
+    /// [`StorageError::Conflict`] if other bytes are there (of many creators exactly one wins), [`StorageError::ReadOnly`],
+    /// [`StorageError::Full`], [`StorageError::BadName`], [`StorageError::Denied`], [`StorageError::Unsupported`],
+    /// [`StorageError::Unreachable`].
+    pub async fn put(&self, key: &ObjectKey, bytes: Bytes) -> Result<(), StorageError> {
+        let (path, url) = self.locate(key)?;
+        self.check_writable(&url)?;
+        self.limits.run(&url, bytes.len() as u64, || self.try_put(&path, &url, &bytes)).await
+    }
+
+    /// An object's size in bytes; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`StorageError::BadName`], [`StorageError::Denied`], [`StorageError::Unreachable`].
+    pub async fn size(&self, key: &ObjectKey) -> Result<Option<u64>, StorageError> {
+        let (path, url) = self.locate(key)?;
+        let attempt = || async {
+            match self.store.head(&path).await {
+                Ok(meta) => Ok(Some(meta.size)),
+                Err(StoreError::NotFound { .. }) => Ok(None),
+                Err(error) => Err(Failure::of(&url, error)),
+            }
+        };
+        self.limits.run(&url, 0, attempt).await
+    }
+
+    /// Deletes an object, if there is one.
+    ///
+    /// # Errors
+    /// [`StorageError::ReadOnly`], [`StorageError::BadName`], [`StorageError::Denied`], [`StorageError::Unreachable`].
+    pub async fn delete(&self, key: &ObjectKey) -> Result<(), StorageError> {
+        let (path, url) = self.locate(key)?;
+        self.check_writable(&url)?;
+        let attempt = || async {
+            match self.store.delete(&path).await {
+                Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
+                Err(error) => Err(Failure::of(&url, error)),
+            }
+        };
+        self.limits.run(&url, 0, attempt).await
+    }
+
+    /// Paths of up to `limit` objects in and below `folder` (empty for the whole bucket), relative to the bucket, sorted.
+    /// Plain HTTPS servers usually cannot list.
+    ///
+    /// # Errors
+    /// [`StorageError::Denied`], [`StorageError::Unsupported`], [`StorageError::Unreachable`].
+    pub async fn list(&self, folder: &str, limit: usize) -> Result<Vec<String>, StorageError> {
+        let below = self.join(folder);
+        let attempt = || async {
+            let found = self.store.list(Some(&below.prefix));
+            let found = futures::StreamExt::take(found, limit).map_ok(|meta| self.relative(&meta.location));
+            let mut paths: Vec<String> = found.try_collect().await.map_err(|error| Failure::of(below.url(), error))?;
+            paths.sort_unstable();
+            Ok(paths)
+        };
+        self.limits.run(below.url(), 0, attempt).await
+    }
+
+    fn relative(&self, path: &Path) -> String {
+        path.prefix_match(&self.prefix).map_or_else(|| path.to_string(), |parts| Path::from_iter(parts).to_string())
+    }
+
+    fn check_writable(&self, url: &str) -> Result<(), StorageError> {
+        if self.writable { Ok(()) } else { Err(StorageError::ReadOnly { url: url.to_owned() }) }
+    }
+
+    /// Where an object lies in the store, and its address for messages.
+    fn locate(&self, key: &ObjectKey) -> Result<(Path, String), StorageError> {
+        if let ObjectKey::Dataset(file) | ObjectKey::Checkpoint { file, .. } = key {
+            check_name(file)?;
+        }
+        let below = self.join(&key.to_string());
+        Ok((below.prefix, below.url.into()))
+    }
+
+    async fn try_get(&self, path: &Path, url: &str, cap: u64) -> Result<Option<Bytes>, Failure> {
+        let found = match self.store.get(path).await {
+            Ok(found) => found,
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(Failure::of(url, error)),
+        };
+        let size = found.meta.size;
+        if size > cap {
+            return Err(StorageError::TooLarge { url: url.to_owned(), size, cap }.into());
+        }
+        self.collect(found, url, size).await.map(Some)
+    }
+
+    /// Reads a body of exactly `size` bytes. Memory grows with what arrives, not with what was announced.
+    async fn collect(&self, found: GetResult, url: &str, size: u64) -> Result<Bytes, Failure> {
+        let mut body = BytesMut::new();
+        let mut stream = found.into_stream();
+        while let Some(part) = stream.try_next().await.map_err(|error| Failure::of(url, error))? {
+            self.traffic.down.fetch_add(part.len() as u64, Ordering::Relaxed);
+            body.extend_from_slice(&part);
+            if body.len() as u64 > size {
+                break;
+            }
+        }
+        if body.len() as u64 == size {
+            Ok(body.freeze())
+        } else {
+            Err(Failure::Transient(Cause::from(format!("{} bytes came of {size}", body.len()))))
+        }
+    }
+
+    async fn try_put(&self, path: &Path, url: &str, bytes: &Bytes) -> Result<(), Failure> {
+        let result = self.store.put_opts(path, bytes.clone().into(), PutMode::Create.into()).await;
+        self.traffic.up.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let error = match result {
+            Ok(_) => return Ok(()),
+            Err(error @ (StoreError::AlreadyExists { .. } | StoreError::Precondition { .. })) => error,
+            Err(error) => return Err(Failure::of(url, error)),
+        };
+        match self.try_get(path, url, bytes.len() as u64).await {
+            Ok(Some(there)) if there == *bytes => Ok(()),
+            Ok(Some(_)) | Err(Failure::Final(StorageError::TooLarge { .. })) => Err(StorageError::Conflict { url: url.to_owned() }.into()),
+            // deleted in between
+            Ok(None) => Err(Failure::Transient(error.into())),
+            Err(failure) => Err(failure),
+        }
+    }
+}
+
+/// Whether a file name is safe in every store: no separators, no escapes, no hidden or temporary files.
+fn check_name(name: &str) -> Result<(), StorageError> {
+    let safe = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+    if safe && (1..=MAX_NAME).contains(&name.len()) && !name.starts_with('.') { Ok(()) } else { Err(StorageError::BadName(name.to_owned())) }
+}
