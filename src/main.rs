@@ -1,1 +1,31 @@
-fn main() {}
+//! `tributary`: parse, run, exit code.
+
+mod chain_cmd;
+mod check;
+mod cli;
+mod context;
+mod data;
+mod demo;
+mod eval;
+mod export;
+mod launch;
+mod pull;
+mod role;
+mod status;
+mod verify;
+mod wallet;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tributary: {}", context::one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -82,8 +82,8 @@ pub enum ChainError {
     #[error("BadProof: the call's signature is not that of {0}")]
     BadProof(Hotkey),
     /// The subnet has no uid left.
-    #[error("SubNetRegistrationDisabled: the subnet has all its {0} uids")]
-    SubNetRegistrationDisabled(u16),
+    #[error("NoNeuronIdAvailable: the subnet has all its {0} uids")]
+    NoNeuronIdAvailable(u16),
     /// More stake than there is currency.
     #[error("{0} rao are more than the currency's supply")]
     StakeTooLarge(u64),

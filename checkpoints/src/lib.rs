@@ -1,1 +1,24 @@
-//! checkpoints
+#![doc = include_str!("../README.md")]
+
+mod error;
+mod event;
+mod home;
+mod huggingface;
+mod log;
+mod payloads;
+mod replica;
+mod run;
+mod shards;
+mod shutdown;
+mod snapshot;
+
+pub use error::CheckpointError;
+pub use event::{Event, Events, Phase, Split, Stopwatch};
+pub use home::{Home, HomeError, Saved, in_layout_order, write_durably};
+pub use huggingface::{TokenizerSource, export};
+pub use log::{Anchor, RoundLog};
+pub use payloads::{check_envelope, fetch_applied, fetch_payload};
+pub use replica::{Close, Progress, Replica, Step};
+pub use run::{Run, RunError};
+pub use shutdown::{Shutdown, Stopper};
+pub use snapshot::{Expected, SNAPSHOT_VERSION, Shard, SnapshotManifest, Trust, list_snapshots, read_manifest, read_snapshot, write_snapshot};

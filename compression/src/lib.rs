@@ -1,9 +1,30 @@
-//! compression
+#![doc = include_str!("../README.md")]
 
+mod bundle;
+mod chunk;
+mod codec;
+mod encode;
+mod header;
 mod layout;
+mod merge;
+mod pack;
+mod payload;
+mod quantize;
+mod select;
 mod state;
+#[cfg(test)]
+mod test_data;
+#[cfg(test)]
+mod tests;
 
+pub use bundle::{BundleError, bundle_len, encode_bundle, parse_bundle};
+pub use chunk::{CHUNK_ELEMENTS, Chunk, Grid, TILE};
+pub use codec::{Codec, Indices, Quantizer, payload_len};
+pub use encode::{EncodeError, ErrorFeedback, encode};
 pub use layout::{Layout, MAX_NAME, MAX_RANK, TensorSpec};
+pub use merge::{MergeOver, Rule, TransitionError, Weighted, norms, transition, try_step};
+pub use payload::{CodedChunk, HEADER_BYTES, Header, Payload, PayloadError};
+pub use quantize::SIGN2;
 pub use state::{LEAF_ELEMENTS, Root, State, check_lengths};
 
 /// Why a layout, or tensors that should fit one, are refused.

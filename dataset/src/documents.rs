@@ -7,6 +7,9 @@ use protocol::Digest;
 
 use crate::{TextError, files, machine};
 
+/// What a group's digest is for.
+const HELD_OUT: &str = "tributary 2026 held-out group v1";
+
 /// A piece of text that stands alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {
@@ -112,8 +115,8 @@ pub struct Splits {
     pub held_out: Vec<Document>,
 }
 
-/// Holds out a `share` of the groups: those whose name's BLAKE3, read as a fraction of 2^64, lies below it, so that a group stays on its
-/// side when others come or go. If that leaves a side empty, the smallest group is held out, or the largest one trains.
+/// Holds out whole groups of up to a `share` of the text's bytes: in order of the BLAKE3 of their names, each group that fits into
+/// what is left of the share. If none fits, the smallest group is held out.
 ///
 /// # Errors
 /// [`TextError::OneGroup`] if there is nothing to separate; [`TextError::HeldOutShare`] unless 0 < `share` < 1.
@@ -121,27 +124,27 @@ pub fn split(documents: Vec<Document>, share: f64) -> Result<Splits, TextError> 
     if !(share > 0.0 && share < 1.0) {
         return Err(TextError::HeldOutShare(share));
     }
-    let mut sizes = BTreeMap::<&str, usize>::new();
+    let mut sizes = BTreeMap::<&str, u64>::new();
     for document in &documents {
-        *sizes.entry(&document.group).or_default() += document.text.len();
+        *sizes.entry(&document.group).or_default() += document.text.len() as u64;
     }
-    let mut by_size: Vec<_> = sizes.iter().map(|(group, size)| (size, *group)).collect();
-    by_size.sort_unstable();
-    let [(_, smallest), .., (_, largest)] = by_size[..] else {
-        return Err(TextError::OneGroup(sizes.keys().next().map_or_else(String::new, |group| (*group).to_owned())));
-    };
-    let mut held_out: BTreeSet<String> = sizes.keys().filter(|group| is_held_out(group, share)).map(|g| (*g).to_owned()).collect();
+    let smallest = sizes.iter().map(|(group, size)| (*size, *group)).min().map_or("", |(_, group)| group);
+    if sizes.len() < 2 {
+        return Err(TextError::OneGroup(smallest.to_owned()));
+    }
+    let mut left = (share * sizes.values().sum::<u64>() as f64) as u64;
+    let mut by_digest: Vec<_> = sizes.iter().map(|(group, size)| (Digest::derive(HELD_OUT, &[group.as_bytes()]), *group, *size)).collect();
+    by_digest.sort_unstable();
+    let mut held_out = BTreeSet::new();
+    for (_, group, size) in by_digest {
+        if size <= left {
+            left -= size;
+            held_out.insert(group.to_owned());
+        }
+    }
     if held_out.is_empty() {
         held_out.insert(smallest.to_owned());
-    } else if held_out.len() == sizes.len() {
-        held_out.remove(largest);
     }
     let (held_out, train) = documents.into_iter().partition(|document| held_out.contains(&document.group));
     Ok(Splits { train, held_out })
-}
-
-fn is_held_out(group: &str, share: f64) -> bool {
-    let digest = Digest::derive("tributary 2026 held-out group v1", &[group.as_bytes()]).0;
-    let fraction = u64::from_le_bytes(*digest.first_chunk().expect("a digest has 32 bytes"));
-    (fraction as f64) < share * 2f64.powi(64)
 }

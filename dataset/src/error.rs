@@ -203,7 +203,9 @@ pub enum ManifestError {
         limit: u64,
     },
     /// The split's totals contradict its shards.
-    #[error("its {split} split counts {tokens} tokens, {documents} documents and {bytes} bytes, which its shards of {sum} tokens cannot hold")]
+    #[error(
+        "its {split} split counts {tokens} tokens, {documents} documents and {bytes} bytes, which its shards of {sum} tokens cannot hold"
+    )]
     Totals {
         /// Which split.
         split: crate::Split,

@@ -32,10 +32,12 @@ fn unescape(html: &str) -> String {
     while let Some(start) = rest.find('&') {
         text.push_str(&rest[..start]);
         rest = &rest[start + 1..];
-        match rest.split_once(';').and_then(|(name, after)| Some((entity(name)?, after))) {
-            Some((character, after)) => {
+        // no entity is longer than ten bytes
+        let end = rest.bytes().take(11).position(|byte| byte == b';');
+        match end.and_then(|end| Some((end, entity(&rest[..end])?))) {
+            Some((end, character)) => {
                 text.push(character);
-                rest = after;
+                rest = &rest[end + 1..];
             }
             None => text.push('&'),
         }

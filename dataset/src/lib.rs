@@ -14,8 +14,8 @@ mod tokenizer;
 pub use documents::{CollectOptions, Document, Source, Splits, collect, split};
 pub use error::{DatasetError, FileError, ManifestError, TextError, TokenizerError};
 pub use manifest::{
-    DATASET_VERSION, DatasetFile, DatasetManifest, MANIFEST_FILE, MAX_DATASET_MANIFEST_BYTES, MAX_SHARD_TOKENS, MAX_SHARDS,
-    ShardManifest, Split, SplitManifest, TOKENIZER_FILE, TokenizerFile, TokenizerManifest,
+    DATASET_VERSION, DatasetFile, DatasetManifest, MANIFEST_FILE, MAX_DATASET_MANIFEST_BYTES, MAX_SHARD_TOKENS, MAX_SHARDS, ShardManifest,
+    Split, SplitManifest, TOKENIZER_FILE, TokenizerFile, TokenizerManifest,
 };
 pub use prepare::{PrepareOptions, prepare};
 pub use reader::Dataset;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 
 use crate::{ModelError, ffi};
 
@@ -71,6 +71,8 @@ impl Device {
         let refused = |reason: String| ModelError::Unavailable { device: self, reason };
         load_cuda(self).map_err(refused)?;
         let Self::Cuda(index) = self else {
+            static ONCE: Once = Once::new();
+            ONCE.call_once(ffi::keep_freed_memory);
             return Ok(tch::Device::Cpu);
         };
         let found = tch::Cuda::device_count();
@@ -118,7 +120,7 @@ fn find_cuda(named: Option<PathBuf>) -> Result<PathBuf, String> {
         return Err("there is no NVIDIA driver (libcuda.so.1); use `cpu`".into());
     }
     let script = "import torch,os;print(os.path.join(os.path.dirname(torch.__file__),'lib'))";
-    let advice = format!("install torch {} for python3, or name {FILE} in {CUDA_LIBRARY_VARIABLE}", "2.11.0");
+    let advice = format!("install torch 2.11.0 for python3, or name {FILE} in {CUDA_LIBRARY_VARIABLE}");
     let answer = Command::new("python3").args(["-c", script]).output().map_err(|why| format!("python3 does not run ({why}); {advice}"))?;
     if !answer.status.success() {
         return Err(format!("python3 has no torch; {advice}"));

@@ -19,6 +19,7 @@ pub(crate) struct AdamW {
 type List = *const *const C_tensor;
 
 unsafe extern "C" {
+    fn model_product(a: *const C_tensor, b: *const C_tensor, result: *mut *mut C_tensor) -> *const c_char;
     fn model_fused_adamw(
         parameters: List,
         gradients: List,
@@ -33,7 +34,7 @@ unsafe extern "C" {
     fn model_global_norm(tensors: List, count: usize, norm: *mut f64) -> *const c_char;
 }
 
-fn pointers(tensors: &[&Tensor]) -> Vec<*const C_tensor> {
+fn pointers(tensors: &[Tensor]) -> Vec<*const C_tensor> {
     tensors.iter().map(|tensor| tensor.as_ptr()).collect()
 }
 
@@ -44,6 +45,16 @@ fn check(message: *const c_char) -> Result<(), TchError> {
     // SAFETY: the shim returns null or a NUL-terminated string that lives until this thread's next call into it.
     let message = unsafe { CStr::from_ptr(message) };
     Err(TchError::Torch(message.to_string_lossy().into_owned()))
+}
+
+/// a·bᵀ over the last two dimensions of f32 tensors on the CPU, 2-D or batched alike; differentiable.
+pub(crate) fn product(a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
+    let mut result = std::ptr::null_mut();
+    // SAFETY: the borrows keep `a` and `b` alive; without a message, `result` is a new tensor that nothing else owns.
+    unsafe {
+        check(model_product(a.as_ptr(), b.as_ptr(), &mut result))?;
+        Ok(Tensor::from_ptr(result))
+    }
 }
 
 /// A parameter, its gradient and its two moments, all of one shape.
@@ -77,7 +88,7 @@ pub(crate) fn fused_adamw(updates: &[Update], step: &Tensor, gradient_scale: &Te
 }
 
 /// `sums[i] += terms[i]`, in place.
-pub(crate) fn foreach_add(sums: &[&Tensor], terms: &[&Tensor]) -> Result<(), TchError> {
+pub(crate) fn foreach_add(sums: &[Tensor], terms: &[Tensor]) -> Result<(), TchError> {
     assert_eq!(sums.len(), terms.len(), "one term per sum");
     let (sums, terms) = (pointers(sums), pointers(terms));
     // SAFETY: both lists hold `sums.len()` pointers to tensors that the borrows keep alive; the shim copies handles and keeps none.
@@ -85,7 +96,7 @@ pub(crate) fn foreach_add(sums: &[&Tensor], terms: &[&Tensor]) -> Result<(), Tch
 }
 
 /// Euclidean norm over the elements of all tensors together; waits for the device.
-pub(crate) fn global_norm(tensors: &[&Tensor]) -> Result<f64, TchError> {
+pub(crate) fn global_norm(tensors: &[Tensor]) -> Result<f64, TchError> {
     let tensors = pointers(tensors);
     let mut norm = 0.0;
     // SAFETY: the list holds `tensors.len()` pointers to live tensors, and `norm` is written before the call returns.
@@ -136,4 +147,15 @@ pub(crate) fn cuda_device_name(index: usize) -> Option<String> {
     let done = init(0) == 0 && get(&mut device, c_int::try_from(index).ok()?) == 0 && get_name(name.as_mut_ptr().cast(), 256, device) == 0;
     let name = done.then(|| CStr::from_bytes_until_nul(&name).ok()).flatten()?;
     Some(name.to_string_lossy().into_owned())
+}
+
+/// Lets the allocator keep what is freed: a step frees and allocates the same tens of megabytes again, and giving them back to the
+/// system in between costs a page fault for every 4 KiB.
+pub(crate) fn keep_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt only sets two numbers of the allocator, under its own lock.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30);
+    }
 }

@@ -1,12 +1,16 @@
 #![doc = include_str!("../README.md")]
 
+mod batch;
 mod device;
 mod error;
 mod ffi;
-pub mod llama;
+mod forward;
+mod llama;
+mod optimizer;
 mod packing;
-pub use tch;
+mod sampling;
 
 pub use device::{CUDA_LIBRARY_VARIABLE, Device, set_threads};
 pub use error::ModelError;
 pub use llama::Llama;
+pub use optimizer::{InnerOptimizer, OptimizerState, StepReport};

@@ -9,12 +9,14 @@ use crate::ModelError;
 const LAYER: [usize; 6] = [1, 3, 1, 1, 2, 1];
 
 /// Canonical tensors that are stacked along their first dimension into one.
+#[derive(Clone, PartialEq)]
 struct Group {
     shape: Vec<i64>,
     parts: Vec<(String, usize)>,
 }
 
 /// The groups in canonical order. Stacking rows keeps the order of elements, so a group's memory is its parts' memory, end to end.
+#[derive(Clone, PartialEq)]
 pub(crate) struct Packing(Vec<Group>);
 
 impl Packing {
@@ -53,6 +55,12 @@ impl Packing {
             Some(((name, len), data)) => Err(mismatch(name, data.len(), *len)),
             None => Ok(()),
         }
+    }
+
+    /// Refuses another architecture's.
+    pub(crate) fn check_same(&self, other: &Self) -> Result<(), ModelError> {
+        let (found, expected) = (other.elements(), self.elements());
+        if self == other { Ok(()) } else { Err(ModelError::Shape { what: "parameters of another architecture".into(), found, expected }) }
     }
 
     /// Overwrites the groups' tensors with [checked](Self::check) canonical ones.

@@ -1,19 +1,29 @@
-// What the tch crate lacks: ATen's fused and foreach operations over lists of tensors. Device-generic, so that it links the CPU
-// libraries alone and still reaches CUDA once libtorch_cuda is loaded. Every function returns null, or a message that stays
-// valid until the same thread's next call; no exception crosses into Rust.
+// What the tch crate lacks, over ATen. Device-generic where it is not marked otherwise, so that it links the CPU libraries alone and
+// still reaches CUDA once libtorch_cuda is loaded. Every function returns null, or a message that stays valid until the same
+// thread's next call; no exception crosses into Rust.
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_add.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include <string>
 #include <vector>
 
+namespace at::native {
+// Exported by libtorch_cpu, in no shipped header: result = alpha · a · b + beta · result through oneDNN, any strides, 2-D or batched.
+TORCH_API void mkldnn_matmul(const Tensor &a, const Tensor &b, const Tensor &result, float beta, float alpha);
+}
+
 namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
 
 std::vector<at::Tensor> list(const at::Tensor *const *tensors, size_t count) {
   std::vector<at::Tensor> result;
@@ -25,7 +35,6 @@ std::vector<at::Tensor> list(const at::Tensor *const *tensors, size_t count) {
 template <typename Body> const char *guarded(Body body) noexcept {
   static thread_local std::string message;
   try {
-    at::NoGradGuard no_grad;
     body();
     return nullptr;
   } catch (const std::exception &error) {
@@ -36,6 +45,28 @@ template <typename Body> const char *guarded(Body body) noexcept {
   return message.c_str();
 }
 
+at::Tensor multiply(const at::Tensor &a, const at::Tensor &b) {
+  std::vector<int64_t> shape = a.sizes().vec();
+  shape.back() = b.size(-1);
+  at::Tensor result = at::empty(shape, a.options());
+  at::native::mkldnn_matmul(a, b, result, 0.f, 1.f);
+  return result;
+}
+
+// a · bᵀ over the last two dimensions. CPU and f32 only: at::mm goes to MKL there, which leaves AVX-512 unused on other vendors' processors.
+struct Product : torch::autograd::Function<Product> {
+  static at::Tensor forward(AutogradContext *context, const at::Tensor &a, const at::Tensor &b) {
+    context->save_for_backward({a, b});
+    return multiply(a, b.transpose(-2, -1));
+  }
+
+  static variable_list backward(AutogradContext *context, const variable_list &gradients) {
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor gradient = gradients[0].contiguous();
+    return {multiply(gradient, saved[1]), multiply(gradient.transpose(-2, -1), saved[0])};
+  }
+};
+
 }  // namespace
 
 extern "C" {
@@ -44,10 +75,15 @@ struct AdamW {
   double lr, beta1, beta2, eps, weight_decay;
 };
 
+const char *model_product(const at::Tensor *a, const at::Tensor *b, at::Tensor **result) {
+  return guarded([&] { *result = new at::Tensor(Product::apply(*a, *b)); });
+}
+
 const char *model_fused_adamw(const at::Tensor *const *parameters, const at::Tensor *const *gradients, const at::Tensor *const *first,
                               const at::Tensor *const *second, size_t count, const at::Tensor *step, const at::Tensor *gradient_scale,
                               const AdamW *rule) {
   return guarded([&] {
+    const at::NoGradGuard no_grad;
     const std::vector<at::Tensor> steps(count, *step);
     at::_fused_adamw_(list(parameters, count), list(gradients, count), list(first, count), list(second, count), {}, steps, rule->lr,
                       rule->beta1, rule->beta2, rule->weight_decay, rule->eps, /*amsgrad=*/false, /*maximize=*/false, *gradient_scale);
@@ -55,11 +91,16 @@ const char *model_fused_adamw(const at::Tensor *const *parameters, const at::Ten
 }
 
 const char *model_foreach_add(const at::Tensor *const *sums, const at::Tensor *const *terms, size_t count) {
-  return guarded([&] { at::_foreach_add_(list(sums, count), list(terms, count)); });
+  return guarded([&] {
+    const at::NoGradGuard no_grad;
+    at::_foreach_add_(list(sums, count), list(terms, count));
+  });
 }
 
 const char *model_global_norm(const at::Tensor *const *tensors, size_t count, double *norm) {
-  return guarded([&] { *norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(list(tensors, count), 2))).item<double>(); });
+  return guarded([&] {
+    const at::NoGradGuard no_grad;
+    *norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(list(tensors, count), 2))).item<double>();
+  });
 }
-
 }

@@ -245,6 +245,9 @@ pub enum Indices {
 pub struct RoundTimes {
     /// From a record (or the start) to the next close.
     pub train: u64,
+    /// The last blocks of `train`, in which miners no longer train but upload.
+    #[serde(default = "RoundTimes::default_upload")]
+    pub upload: u64,
     /// From the close to the last moment at which a key counts.
     pub reveal: u64,
     /// From there to the end of the first lead's time for the record.
@@ -254,6 +257,12 @@ pub struct RoundTimes {
     /// Whether the first lead may close as soon as every uid of the previous record has sealed.
     #[serde(default)]
     pub early_close: bool,
+}
+
+impl RoundTimes {
+    fn default_upload() -> u64 {
+        1
+    }
 }
 
 /// Which payloads are measured.
@@ -276,6 +285,8 @@ pub struct Judge {
     pub step: f32,
     /// Payloads per record at most, G.
     pub top: u32,
+    /// Payloads per round that a validator measures for itself when another leads.
+    pub spot_checks: u32,
     /// Another validator's loss is contradicted beyond this many combined standard errors.
     pub z: f64,
     /// Moving-average weight of the proof-of-computation score μ.
@@ -288,7 +299,7 @@ pub struct Judge {
 
 impl Default for Judge {
     fn default() -> Self {
-        Self { mode: JudgeMode::All, sequences: 8, step: 0.2, top: 20, z: 4.0, mu_rate: 0.05, mu_floor: 0.1, mu_rounds: 10 }
+        Self { mode: JudgeMode::All, sequences: 8, step: 0.2, top: 20, spot_checks: 2, z: 4.0, mu_rate: 0.05, mu_floor: 0.1, mu_rounds: 10 }
     }
 }
 

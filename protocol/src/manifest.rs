@@ -140,9 +140,8 @@ impl Manifest {
 
     /// Canonical bytes: JSON with sorted keys and shortest round-trip numbers, no white space.
     pub fn to_bytes(&self) -> Vec<u8> {
-        // through Value, whose map is ordered by key
         let value = serde_json::to_value(self).expect("a manifest has string keys and finite numbers");
-        serde_json::to_vec(&value).expect("a JSON value can be written")
+        serde_json::to_vec(&sorted(value)).expect("a JSON value can be written")
     }
 
     /// BLAKE3 of the canonical bytes.
@@ -232,6 +231,9 @@ impl Manifest {
                 return Err(ConfigError::new("round", field, format!("{value} blocks is not between 1 and {}", 1 << 20)));
             }
         }
+        if times.upload >= times.train {
+            return Err(ConfigError::new("round", "upload", format!("{} blocks leave nothing of train = {}", times.upload, times.train)));
+        }
         let judge = &self.judge;
         if judge.sequences == 0 || judge.top == 0 || judge.top > 4096 {
             return Err(ConfigError::new("judge", "top", "sequences and top must be at least 1, top at most 4096"));
@@ -253,5 +255,18 @@ impl Manifest {
             return Err(ConfigError::new("checkpoints", "every", "must be at least 1 round"));
         }
         Ok(())
+    }
+}
+
+/// Objects with their keys in order, whatever order serde_json's map keeps in this build.
+fn sorted(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::Object(map) => {
+            let ordered: std::collections::BTreeMap<String, Value> = map.into_iter().map(|(k, v)| (k, sorted(v))).collect();
+            Value::Object(ordered.into_iter().collect())
+        }
+        Value::Array(values) => Value::Array(values.into_iter().map(sorted).collect()),
+        other => other,
     }
 }

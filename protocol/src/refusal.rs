@@ -44,9 +44,6 @@ pub enum Refusal {
     /// The payload names another run, round, owner or base root.
     #[error("the payload names another run, round, owner or base root")]
     WrongOwner,
-    /// The same payload content was sealed by a lower uid.
-    #[error("the same content as uid {0}'s")]
-    Duplicate(u16),
     /// No sealed payload could be fetched.
     #[error("the sealed payload could not be fetched")]
     Missing,

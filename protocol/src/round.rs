@@ -163,7 +163,7 @@ mod tests {
 
     fn plan() -> RoundPlan {
         let ranks = [(1, 30), (2, 20), (3, 10)].map(|(k, stake)| Validator { hotkey: Hotkey([k; 32]), stake });
-        let times = RoundTimes { train: 10, reveal: 3, judge: 4, span: 2, early_close: true };
+        let times = RoundTimes { train: 10, upload: 1, reveal: 3, judge: 4, span: 2, early_close: true };
         RoundPlan { times, anchor: 100, ranks: ranks.to_vec() }
     }
 

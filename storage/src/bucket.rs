@@ -226,5 +226,9 @@ impl Bucket {
 /// Whether a file name is safe in every store: no separators, no escapes, no hidden or temporary files.
 fn check_name(name: &str) -> Result<(), StorageError> {
     let safe = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-    if safe && (1..=MAX_NAME).contains(&name.len()) && !name.starts_with('.') { Ok(()) } else { Err(StorageError::BadName(name.to_owned())) }
+    if safe && (1..=MAX_NAME).contains(&name.len()) && !name.starts_with('.') {
+        Ok(())
+    } else {
+        Err(StorageError::BadName(name.to_owned()))
+    }
 }

@@ -93,24 +93,31 @@ impl From<StorageError> for Failure {
     }
 }
 
+impl StorageError {
+    /// What the operating system's kind of error means to a caller; the source again if nothing in particular.
+    pub(crate) fn of_io<E: Into<Cause>>(url: &str, kind: io::ErrorKind, source: E) -> Result<Self, E> {
+        let url = url.to_owned();
+        match kind {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Ok(Self::Full { url, source: source.into() }),
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Ok(Self::Denied { url, source: source.into() }),
+            _ => Err(source),
+        }
+    }
+}
+
 impl Failure {
     /// Sorts a store's error. Absent and already existing objects are handled before, where they have a meaning.
     pub(crate) fn of(url: &str, error: StoreError) -> Self {
-        let url = url.to_owned();
-        match &error {
+        let (owned, kind) = (url.to_owned(), io_kind(&error));
+        match error {
             StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
-                StorageError::Denied { url, source: error.into() }.into()
+                Self::Final(StorageError::Denied { url: owned, source: error.into() })
             }
             StoreError::NotImplemented { .. } | StoreError::NotSupported { .. } => {
-                StorageError::Unsupported { url, source: error.into() }.into()
+                Self::Final(StorageError::Unsupported { url: owned, source: error.into() })
             }
-            _ => match io_kind(&error) {
-                Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => StorageError::Full { url, source: error.into() }.into(),
-                Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
-                    StorageError::Denied { url, source: error.into() }.into()
-                }
-                _ => Self::Transient(error.into()),
-            },
+            error => StorageError::of_io(url, kind.unwrap_or(io::ErrorKind::Other), error)
+                .map_or_else(|error| Self::Transient(error.into()), Self::Final),
         }
     }
 }

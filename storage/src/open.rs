@@ -1,5 +1,6 @@
 //! From an address to a store.
 
+use std::io::ErrorKind;
 use std::path::Path as FilePath;
 use std::sync::{Arc, LazyLock};
 
@@ -40,11 +41,12 @@ pub(crate) fn parse(address: &str, access: Access) -> Result<Url, StorageError> 
         Err(_) if access == Access::Foreign || address.is_empty() || address.contains("://") => return Err(refuse("it is not a URL")),
         Err(_) => {
             let path = std::path::absolute(address).map_err(|e| refuse(&e.to_string()))?;
-            Url::from_directory_path(path).map_err(|()| refuse("it is not a path"))?
+            Url::from_file_path(path).map_err(|()| refuse("it is not a path"))?
         }
     };
-    if url.password().is_some() {
-        let problem = "it contains a password; give credentials in the environment".to_owned();
+    // in abfs addresses the user name is the container
+    if url.password().is_some() || (!url.username().is_empty() && !url.scheme().starts_with("abfs")) {
+        let problem = "it contains credentials; give them in the environment".to_owned();
         return Err(StorageError::BadUrl { url: format!("{}://…", url.scheme()), problem });
     }
     if access == Access::Foreign {
@@ -70,7 +72,8 @@ fn check_foreign(url: &Url) -> Result<(), String> {
 
 /// The store behind a checked address, and the path inside it.
 pub(crate) fn connect(url: &Url, access: Access) -> Result<Opened, StorageError> {
-    let refuse = |problem: String| StorageError::BadUrl { url: url.to_string(), problem };
+    // options may hold secrets
+    let refuse = |problem: String| StorageError::BadUrl { url: url[..url::Position::AfterPath].to_owned(), problem };
     let (scheme, path) = ObjectStoreScheme::parse(url).map_err(|e| refuse(e.to_string()))?;
     let options = Options::read(url, access).map_err(&refuse)?;
     match scheme {
@@ -84,15 +87,24 @@ pub(crate) fn connect(url: &Url, access: Access) -> Result<Opened, StorageError>
 }
 
 fn local(url: &Url, folder: &FilePath, access: Access) -> Result<Opened, StorageError> {
-    let unreachable = |e: std::io::Error| StorageError::Unreachable { url: url.to_string(), attempts: 1, source: e.into() };
+    let refuse = |e: std::io::Error| match StorageError::of_io(url.as_str(), e.kind(), e) {
+        Ok(told) => told,
+        Err(e) if matches!(e.kind(), ErrorKind::NotADirectory | ErrorKind::AlreadyExists) => {
+            StorageError::BadUrl { url: url.to_string(), problem: "it is not a folder".into() }
+        }
+        Err(e) => StorageError::Unreachable { url: url.to_string(), attempts: 1, source: e.into() },
+    };
     if access == Access::Own {
-        std::fs::create_dir_all(folder).map_err(unreachable)?;
+        std::fs::create_dir_all(folder).map_err(refuse)?;
     }
-    if !std::fs::metadata(folder).map_err(unreachable)?.is_dir() {
-        return Err(StorageError::BadUrl { url: url.to_string(), problem: "it is not a folder".into() });
+    if !std::fs::metadata(folder).map_err(refuse)?.is_dir() {
+        return Err(refuse(ErrorKind::NotADirectory.into()));
     }
-    let store = LocalFileSystem::new_with_prefix(folder)
-        .map_err(|e| StorageError::Unreachable { url: url.to_string(), attempts: 1, source: e.into() })?;
+    let store = LocalFileSystem::new_with_prefix(folder).map_err(|e| StorageError::Unreachable {
+        url: url.to_string(),
+        attempts: 1,
+        source: e.into(),
+    })?;
     Ok((Arc::new(store.with_fsync(true)), Path::default()))
 }
 
@@ -137,7 +149,8 @@ fn remote(scheme: ObjectStoreScheme, url: &Url, access: Access, options: Options
             Arc::new(builder.with_allow_http(reach == Reach::Any).with_http_connector(reach).build()?)
         }
         ObjectStoreScheme::GoogleCloudStorage => {
-            let builder = if own { GoogleCloudStorageBuilder::from_env() } else { GoogleCloudStorageBuilder::new().with_skip_signature(true) };
+            let builder =
+                if own { GoogleCloudStorageBuilder::from_env() } else { GoogleCloudStorageBuilder::new().with_skip_signature(true) };
             Arc::new(builder.with_url(bare).with_retry(retry).with_http_connector(reach).build()?)
         }
         ObjectStoreScheme::MicrosoftAzure => {

@@ -1,1 +1,10 @@
-//! trainer
+#![doc = include_str!("../README.md")]
+
+mod durable;
+mod error;
+mod miner;
+mod strategy;
+
+pub use error::MinerError;
+pub use miner::{Miner, MinerOptions};
+pub use strategy::Strategy;

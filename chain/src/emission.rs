@@ -1,0 +1,114 @@
+//! Who gets the currency that blocks create: 18 % the owner, 41 % miners by incentive, 41 % validators by dividends; to the last rao.
+
+use crate::MAX_SUPPLY;
+
+/// The owner's share, in percent.
+pub const OWNER_PERCENT: u64 = 18;
+/// The miners' share, in percent; the validators get the rest.
+pub const MINERS_PERCENT: u64 = 41;
+
+/// Rao created by all blocks up to and including `block`, at `per_block` each, until [`MAX_SUPPLY`] is reached.
+pub fn issued(per_block: u64, block: u64) -> u64 {
+    per_block.saturating_mul(block).min(MAX_SUPPLY)
+}
+
+/// What each uid earns of `pot` rao (index = uid; all of it is always paid). `owner` is the owner's uid.
+///
+/// Without any incentive the miners' share goes to the validators, and without anybody to pay among those to the owner.
+///
+/// # Panics
+/// If `owner` is not an index of `dividends`, or the two slices differ in length.
+pub fn split(pot: u64, owner: usize, incentive: &[u16], dividends: &[u16]) -> Vec<u64> {
+    assert_eq!(incentive.len(), dividends.len(), "one entry per uid");
+    let owners = percent(pot, OWNER_PERCENT);
+    let miners = percent(pot, MINERS_PERCENT);
+    let mut paid = vec![0; dividends.len()];
+    let mut validators = pot - owners - miners;
+    match apportion(miners, incentive) {
+        Some(shares) => add(&mut paid, &shares),
+        None => validators += miners,
+    }
+    match apportion(validators, dividends) {
+        Some(shares) => add(&mut paid, &shares),
+        None => paid[owner] += validators,
+    }
+    paid[owner] += owners;
+    paid
+}
+
+/// ⌊amount · percent / 100⌋.
+fn percent(amount: u64, percent: u64) -> u64 {
+    (u128::from(amount) * u128::from(percent) / 100) as u64
+}
+
+/// `amount` in proportion to `shares`, rounded so that the parts sum to it exactly; `None` if all shares are 0.
+///
+/// Part i is the difference of ⌊amount · (sum of the first i + 1 shares) / total⌋ and the same of the first i, hence within one rao of its due.
+fn apportion(amount: u64, shares: &[u16]) -> Option<Vec<u64>> {
+    let total: u128 = shares.iter().copied().map(u128::from).sum();
+    if total == 0 {
+        return None;
+    }
+    let mut seen = 0u128;
+    let mut given = 0;
+    let part = |&share: &u16| {
+        seen += u128::from(share);
+        let upto = (u128::from(amount) * seen / total) as u64;
+        upto - std::mem::replace(&mut given, upto)
+    };
+    Some(shares.iter().map(part).collect())
+}
+
+fn add(paid: &mut [u64], shares: &[u64]) {
+    for (total, share) in paid.iter_mut().zip(shares) {
+        *total += share;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_shares_are_18_41_41() {
+        assert_eq!(split(1000, 0, &[0, 0, 100, 300], &[0, 7, 0, 0]), [180, 410, 102, 308]);
+    }
+
+    #[test]
+    fn without_incentive_validators_get_the_miners_share_and_without_validators_the_owner() {
+        assert_eq!(split(1000, 0, &[0, 0], &[0, 9]), [180, 820]);
+        assert_eq!(split(1000, 0, &[0, 0], &[0, 0]), [1000, 0]);
+    }
+
+    #[test]
+    fn issuance_stops_at_the_supply() {
+        assert_eq!(issued(1_000_000_000, 7), 7_000_000_000);
+        assert_eq!(issued(1_000_000_000, u64::MAX), MAX_SUPPLY);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_created_or_lost(
+            pot in 0..=MAX_SUPPLY,
+            shares in prop::collection::vec((any::<u16>(), any::<u16>()), 1..64),
+            owner in any::<prop::sample::Index>(),
+        ) {
+            let (incentive, dividends): (Vec<u16>, Vec<u16>) = shares.into_iter().unzip();
+            let paid = split(pot, owner.index(incentive.len()), &incentive, &dividends);
+            prop_assert_eq!(paid.iter().sum::<u64>(), pot);
+        }
+
+        #[test]
+        fn each_part_is_within_one_rao_of_its_due(amount in 0..=MAX_SUPPLY, shares in prop::collection::vec(any::<u16>(), 1..64)) {
+            if let Some(parts) = apportion(amount, &shares) {
+                let total: u128 = shares.iter().copied().map(u128::from).sum();
+                for (part, share) in parts.into_iter().zip(shares) {
+                    let due = u128::from(amount) * u128::from(share) / total;
+                    prop_assert!(u128::from(part).abs_diff(due) <= 1);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! An epoch on the ledger: Yuma consensus over the weights set so far, then the pay of all blocks since the epoch before.
+
+use ndarray::Array2;
+use rusqlite::params;
+
+use super::db::Tx;
+use super::error::Fault;
+use crate::{Neuron, emission, yuma};
+
+impl Tx<'_> {
+    /// Runs the epoch that ends the head block, after all its calls.
+    pub(super) fn run_epoch(&self) -> Result<(), Fault> {
+        let block = self.head.number;
+        let last_epoch = block - self.config.tempo;
+        let neurons = self.neurons(block)?;
+        let outputs = yuma::epoch(&self.epoch_inputs(&neurons, last_epoch)?, &self.config.yuma);
+        let per_block = self.config.emission_per_block;
+        let pot = emission::issued(per_block, block) - emission::issued(per_block, last_epoch);
+        let paid = emission::split(pot, 0, &outputs.incentive, &outputs.validator_pay);
+        for (uid, mut neuron) in neurons.into_iter().enumerate() {
+            neuron.permit = outputs.permit[uid];
+            neuron.incentive = outputs.incentive[uid];
+            neuron.dividends = outputs.dividends[uid];
+            neuron.emission += paid[uid];
+            self.put_standing(&neuron, block)?;
+        }
+        self.store_bonds(&outputs.bonds)
+    }
+
+    fn epoch_inputs(&self, neurons: &[Neuron], last_epoch: u64) -> Result<yuma::Inputs, Fault> {
+        let n = neurons.len();
+        let mut weights = Array2::zeros((n, n));
+        for neuron in neurons.iter().filter(|neuron| neuron.permit) {
+            for (uid, weight) in self.weights_of(&neuron.hotkey)? {
+                if let Some(entry) = weights.get_mut((usize::from(neuron.uid), usize::from(uid))) {
+                    *entry = f64::from(weight);
+                }
+            }
+        }
+        Ok(yuma::Inputs {
+            block: self.head.number,
+            last_epoch,
+            owner: Some(0),
+            stake: neurons.iter().map(|neuron| neuron.stake).collect(),
+            permit: neurons.iter().map(|neuron| neuron.permit).collect(),
+            registered: neurons.iter().map(|neuron| neuron.registered).collect(),
+            last_update: neurons.iter().map(|neuron| neuron.last_update).collect(),
+            weights,
+            bonds: self.stored_bonds(n)?,
+        })
+    }
+
+    /// The bonds that the last epoch left, padded by zeros for uids that came since.
+    fn stored_bonds(&self, n: usize) -> Result<Array2<u16>, Fault> {
+        let mut bonds = Array2::zeros((n, n));
+        let mut statement = self.conn.prepare_cached("SELECT uid, row FROM bonds")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (uid, bytes): (u16, Vec<u8>) = (row.get(0)?, row.get(1)?);
+            for (j, bond) in bytes.as_chunks::<2>().0.iter().enumerate() {
+                if let Some(entry) = bonds.get_mut((usize::from(uid), j)) {
+                    *entry = u16::from_le_bytes(*bond);
+                }
+            }
+        }
+        Ok(bonds)
+    }
+
+    fn store_bonds(&self, bonds: &Array2<u16>) -> Result<(), Fault> {
+        let mut statement = self.conn.prepare_cached("INSERT OR REPLACE INTO bonds (uid, row) VALUES (?1, ?2)")?;
+        for (uid, row) in bonds.rows().into_iter().enumerate() {
+            let bytes: Vec<u8> = row.iter().flat_map(|bond| bond.to_le_bytes()).collect();
+            statement.execute(params![uid as u32, bytes])?;
+        }
+        Ok(())
+    }
+}

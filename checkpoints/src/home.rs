@@ -1,0 +1,192 @@
+//! A node's home directory: one process at a time, and files that are either whole or absent.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use compression::{Layout, State};
+use protocol::Digest;
+use safetensors::{Dtype, SafeTensors, View};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{Anchor, Replica, Run, RunError};
+
+/// Why a home directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    /// Another process has it.
+    #[error("{0} is in use by another process; stop it, or choose another --home")]
+    InUse(PathBuf),
+    /// The file system failed.
+    #[error("{path}: {source}")]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file is not what this program wrote.
+    #[error("{path} is damaged ({problem}); remove it and the node rebuilds it from the run's log")]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// A locked home directory.
+#[derive(Debug)]
+pub struct Home {
+    dir: PathBuf,
+    _lock: File,
+}
+
+/// Named f32 tensors and a JSON value, written and read as one safetensors file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Saved<T> {
+    /// What the tensors mean.
+    pub meta: T,
+    /// (name, elements).
+    pub tensors: Vec<(String, Vec<f32>)>,
+}
+
+struct Flat<'a>(&'a [f32], [usize; 1]);
+
+impl View for Flat<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        &self.1
+    }
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        bytemuck::cast_slice(self.0).into()
+    }
+    fn data_len(&self) -> usize {
+        self.0.len() * 4
+    }
+}
+
+impl Home {
+    /// Creates `dir` if needed and locks it until drop.
+    ///
+    /// # Errors
+    /// [`HomeError::InUse`] if another process holds the lock, [`HomeError::Io`] if the directory cannot be made.
+    pub fn open(dir: &Path) -> Result<Self, HomeError> {
+        let io = |source| HomeError::Io { path: dir.to_owned(), source };
+        fs::create_dir_all(dir).map_err(io)?;
+        let lock = File::create(dir.join("lock")).map_err(io)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(HomeError::InUse(dir.to_owned())),
+            Err(TryLockError::Error(source)) => Err(io(source)),
+        }
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Writes tensors and their meaning durably: whole or not at all, whatever happens.
+    ///
+    /// # Errors
+    /// [`HomeError::Io`], a full disk among them.
+    pub fn save<T: Serialize>(&self, name: &str, meta: &T, tensors: &[(String, &[f32])]) -> Result<(), HomeError> {
+        let path = self.dir.join(name);
+        let io = |source| HomeError::Io { path: path.clone(), source };
+        let meta = serde_json::to_string(meta).map_err(|e| io(io::Error::other(e)))?;
+        let metadata = [("tributary".to_owned(), meta)].into();
+        let views = tensors.iter().map(|(name, data)| (name.clone(), Flat(data, [data.len()])));
+        let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| io(io::Error::other(e)))?;
+        write_durably(&path, &bytes).map_err(io)
+    }
+
+    /// Reads them back; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`HomeError::Damaged`] if it is not what [`Home::save`] wrote.
+    pub fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<Saved<T>>, HomeError> {
+        let path = self.dir.join(name);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(HomeError::Io { path, source }),
+        };
+        parse_saved(&bytes).map(Some).map_err(|problem| HomeError::Damaged { path, problem })
+    }
+
+    /// Removes a file if it is there.
+    pub fn remove(&self, name: &str) {
+        let _ = fs::remove_file(self.dir.join(name));
+    }
+
+    /// Makes θ and its place in the log durable.
+    ///
+    /// # Errors
+    /// [`HomeError::Io`].
+    pub fn save_replica(&self, replica: &Replica) -> Result<(), HomeError> {
+        let specs = replica.state.layout().tensors();
+        let tensors: Vec<_> = specs.iter().zip(replica.state.tensors()).map(|(s, t)| (s.name.clone(), t.as_slice())).collect();
+        self.save(STATE, &(&replica.anchor, replica.root), &tensors)
+    }
+
+    /// The newest durable replica, or genesis. A damaged file is set aside with a warning: the log rebuilds it.
+    ///
+    /// # Errors
+    /// [`RunError`] if neither can be had.
+    pub fn load_replica(&self, run: &Arc<Run>) -> Result<Replica, RunError> {
+        match self.load::<(Anchor, Digest)>(STATE) {
+            Ok(Some(saved)) => match restore(run, saved) {
+                Some(replica) => return Ok(replica),
+                None => tracing::warn!(home = %self.dir.display(), "the saved state does not have its root; replaying from genesis"),
+            },
+            Ok(None) => {}
+            Err(error @ HomeError::Damaged { .. }) => tracing::warn!(%error, "replaying from genesis"),
+            Err(error) => return Err(error.into()),
+        }
+        Replica::genesis(run.clone())
+    }
+}
+
+const STATE: &str = "state.safetensors";
+
+fn restore(run: &Arc<Run>, saved: Saved<(Anchor, Digest)>) -> Option<Replica> {
+    let (anchor, root) = saved.meta;
+    let tensors = in_layout_order(&run.layout, saved.tensors)?;
+    let state = State::new(run.layout.clone(), anchor.round, tensors).ok()?;
+    let replica = Replica::at(run.clone(), state, anchor);
+    (replica.root == root).then_some(replica)
+}
+
+/// Tensors by the layout's names, in its order; `None` if one is missing.
+pub fn in_layout_order(layout: &Layout, tensors: Vec<(String, Vec<f32>)>) -> Option<Vec<Vec<f32>>> {
+    let mut by_name: std::collections::HashMap<_, _> = tensors.into_iter().collect();
+    layout.tensors().iter().map(|spec| by_name.remove(&spec.name)).collect()
+}
+
+fn parse_saved<T: DeserializeOwned>(bytes: &[u8]) -> Result<Saved<T>, String> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
+    let meta = metadata.metadata().as_ref().and_then(|m| m.get("tributary")).ok_or("no metadata")?;
+    let meta = serde_json::from_str(meta).map_err(|e| e.to_string())?;
+    let file = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
+    let read = |(name, view): (String, safetensors::tensor::TensorView)| (name, bytemuck::pod_collect_to_vec(view.data()));
+    if file.iter().any(|(_, v)| v.dtype() != Dtype::F32) {
+        return Err("a tensor is not f32".into());
+    }
+    Ok(Saved { meta, tensors: file.tensors().into_iter().map(read).collect() })
+}
+
+/// Writes beside, syncs, renames, syncs the directory.
+pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+}

@@ -1,0 +1,118 @@
+//! Fetching payloads and checking them, cheapest first; every way to fail is a [`Refusal`] of that one miner.
+
+use std::collections::HashMap;
+
+use compression::{Payload, parse_bundle};
+use protocol::{Applied, Digest, Envelope, ObjectKey, Refusal, SealContext, SealList, Sealed, Signed};
+use storage::Bucket;
+
+use crate::{Run, RunError};
+
+/// The envelope of one seal-list entry, checked against run, round, uid and base root, without any download.
+///
+/// # Errors
+/// The first [`Refusal`] that applies.
+pub fn check_envelope(
+    run: &Run,
+    round: u64,
+    base_root: Digest,
+    hotkey: protocol::Hotkey,
+    sealed: &Sealed,
+) -> Result<Signed<Envelope>, Refusal> {
+    let signed = sealed.open().map_err(|e| Refusal::Envelope(e.to_string()))?;
+    let envelope = &signed.value;
+    if signed.signer != hotkey {
+        return Err(Refusal::WrongSigner);
+    }
+    if envelope.run != run.id {
+        return Err(Refusal::WrongRun);
+    }
+    if envelope.round != round {
+        return Err(Refusal::WrongRound);
+    }
+    if envelope.base_root != base_root {
+        return Err(Refusal::WrongRoot);
+    }
+    if envelope.sealed_len != run.sealed_len() {
+        return Err(Refusal::WrongSize { found: envelope.sealed_len, expected: run.sealed_len() });
+    }
+    Ok(signed)
+}
+
+/// Fetches, opens and parses the payload behind a checked envelope.
+///
+/// # Errors
+/// The first [`Refusal`] that applies; a store that fails counts as [`Refusal::Missing`].
+pub async fn fetch_payload(run: &Run, bucket: &Bucket, envelope: &Signed<Envelope>) -> Result<Payload, Refusal> {
+    let (claim, hotkey) = (&envelope.value, envelope.signer);
+    let context = SealContext { run: run.id, round: claim.round, hotkey, base_root: claim.base_root };
+    let key = bucket.get(&ObjectKey::PayloadKey(claim.round), 32).await.ok().flatten();
+    let key: [u8; 32] = key.as_deref().and_then(|k| k.try_into().ok()).ok_or(Refusal::NotRevealed)?;
+    let sealed = bucket.get(&ObjectKey::Payload(claim.round), run.sealed_len()).await.ok().flatten().ok_or(Refusal::Missing)?;
+    if sealed.len() as u64 != run.sealed_len() {
+        return Err(Refusal::WrongSize { found: sealed.len() as u64, expected: run.sealed_len() });
+    }
+    if Digest::of(&sealed) != claim.sealed {
+        return Err(Refusal::SealedDigest);
+    }
+    let opened = context.open(&key, &sealed).ok_or(Refusal::Unopenable)?;
+    if Digest::of(&opened) != claim.payload {
+        return Err(Refusal::PayloadDigest);
+    }
+    let payload = Payload::parse(opened, &run.layout, &run.codec).map_err(|e| Refusal::Malformed(e.to_string()))?;
+    if !owned_by(&payload, &context) {
+        return Err(Refusal::WrongOwner);
+    }
+    Ok(payload)
+}
+
+pub(crate) fn owned_by(payload: &Payload, context: &SealContext) -> bool {
+    let header = payload.header();
+    header.run == context.run.0
+        && header.round == context.round
+        && header.hotkey == context.hotkey.0
+        && header.base_root == context.base_root.0
+}
+
+/// The payloads of a record, in its order: from `known`, from a bundle, or one by one. `None` if some cannot be had now.
+///
+/// # Errors
+/// Only the chain's own.
+pub async fn fetch_applied(
+    run: &Run,
+    round: u64,
+    applied: &[Applied],
+    list: &SealList,
+    known: &HashMap<Digest, Payload>,
+) -> Result<Option<Vec<Payload>>, RunError> {
+    let mut found: HashMap<Digest, Payload> = HashMap::new();
+    let missing = |found: &HashMap<Digest, Payload>| {
+        applied.iter().filter(|a| !known.contains_key(&a.payload) && !found.contains_key(&a.payload)).cloned().collect::<Vec<_>>()
+    };
+    if !missing(&found).is_empty() {
+        from_bundles(run, round, applied, &mut found).await?;
+    }
+    for wanted in missing(&found) {
+        let Some(bucket) = run.bucket_of(&wanted.hotkey).await? else { continue };
+        let Some(entry) = list.entries.iter().find(|e| e.uid == wanted.uid) else { continue };
+        let Ok(envelope) = entry.open() else { continue };
+        if let Ok(payload) = fetch_payload(run, &bucket, &envelope).await {
+            found.insert(Digest(payload.digest()), payload);
+        }
+    }
+    Ok(applied.iter().map(|a| known.get(&a.payload).or_else(|| found.get(&a.payload)).cloned()).collect())
+}
+
+/// Looks for a bundle in everybody's bucket until one holds payloads of the record.
+async fn from_bundles(run: &Run, round: u64, applied: &[Applied], found: &mut HashMap<Digest, Payload>) -> Result<(), RunError> {
+    let cap = compression::bundle_cap(&run.layout, &run.codec, applied.len());
+    for bucket in run.buckets().await?.into_values() {
+        let Ok(Some(bytes)) = bucket.get(&ObjectKey::Bundle(round), cap).await else { continue };
+        let Ok(payloads) = parse_bundle(&bytes, &run.layout, &run.codec, applied.len()) else { continue };
+        found.extend(payloads.into_iter().map(|p| (Digest(p.digest()), p)).filter(|(d, _)| applied.iter().any(|a| a.payload == *d)));
+        if applied.iter().all(|a| found.contains_key(&a.payload)) {
+            break;
+        }
+    }
+    Ok(())
+}

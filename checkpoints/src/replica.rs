@@ -1,0 +1,293 @@
+//! A node's copy of the replicated state machine: follows the log, checks each record's facts, takes the step, compares roots.
+
+use std::{collections::HashMap, sync::Arc};
+
+use compression::{Payload, State, Weighted, transition};
+use protocol::{
+    Applied, Countersign, Digest, ObjectKey, Record, ScoreSheet, SealContext, SealList, Signed,
+    round::{Availability, Candidate, Standing, standing},
+};
+
+use crate::{
+    Anchor, Run, RunError,
+    event::{Phase, Stopwatch},
+    log::{RoundLog, check_seal_list, fetch_document},
+    payloads::fetch_applied,
+};
+
+/// The seal list that stands in the current round.
+#[derive(Clone, Debug)]
+pub struct Close {
+    /// Block that committed it.
+    pub block: u64,
+    /// The list.
+    pub list: Signed<SealList>,
+}
+
+/// A record whose facts hold, with what was needed to check it.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The record.
+    pub record: Signed<Record>,
+    /// The lead's score sheet.
+    pub sheet: Signed<ScoreSheet>,
+    /// The seal list.
+    pub close: Close,
+    /// The payloads applied.
+    pub payloads: Vec<Payload>,
+}
+
+/// How far a replica came.
+#[derive(Debug)]
+pub enum Progress {
+    /// The round's record was applied; the replica stands at the next round.
+    Stepped(Box<Step>),
+    /// No seal list stands yet.
+    Training(RoundLog),
+    /// The round is closed, no record stands yet.
+    Closed(RoundLog, Box<Close>),
+    /// The bytes behind this digest are missing.
+    Awaiting(RoundLog, Candidate),
+}
+
+/// State and place in the log.
+#[derive(Debug)]
+pub struct Replica {
+    /// The run.
+    pub run: Arc<Run>,
+    /// θ at [`Anchor::round`].
+    pub state: State,
+    /// Its root.
+    pub root: Digest,
+    /// Place in the log.
+    pub anchor: Anchor,
+    close: Option<(Digest, Close)>,
+    opened: HashMap<Digest, Payload>,
+    void: Vec<Digest>,
+}
+
+impl Replica {
+    /// At round 0.
+    ///
+    /// # Errors
+    /// [`RunError::GenesisRoot`].
+    pub fn genesis(run: Arc<Run>) -> Result<Self, RunError> {
+        let state = run.genesis_state()?;
+        let anchor = Anchor::genesis(run.id, &run.manifest);
+        Ok(Self::at(run, state, anchor))
+    }
+
+    /// At a place known from a snapshot or from the home directory.
+    pub fn at(run: Arc<Run>, state: State, anchor: Anchor) -> Self {
+        let root = Digest(state.root());
+        Self { run, state, root, anchor, close: None, opened: HashMap::new(), void: Vec::new() }
+    }
+
+    /// Gives the replica a payload that was fetched and checked already, so that it need not be fetched again.
+    pub fn remember(&mut self, payload: &Payload) {
+        self.opened.insert(Digest(payload.digest()), payload.clone());
+    }
+
+    /// The payloads remembered for the current round, by digest.
+    pub fn opened(&self) -> &HashMap<Digest, Payload> {
+        &self.opened
+    }
+
+    /// Looks at the chain up to `head` and takes at most one step.
+    ///
+    /// # Errors
+    /// [`RunError`]; nothing has changed then.
+    pub async fn advance(&mut self, head: u64, watch: &mut Stopwatch) -> Result<Progress, RunError> {
+        let log = RoundLog::read(&self.run, &self.anchor, head).await?;
+        let close = match self.find_close(&log).await {
+            Ok(Some(close)) => close,
+            Ok(None) => return Ok(Progress::Training(log)),
+            Err(missing) => return Ok(Progress::Awaiting(log, missing)),
+        };
+        for candidate in log.records(close.block) {
+            if self.void.contains(&candidate.digest) || protocol::round::voted_withheld(&candidate, &log.plan.ranks, &log.withheld) {
+                continue;
+            }
+            match self.check_record(&log, &close, &candidate, watch).await? {
+                Checked::Holds(step, next) => {
+                    self.take(&step, *next, candidate.block);
+                    return Ok(Progress::Stepped(step));
+                }
+                Checked::Missing => return Ok(Progress::Awaiting(log, candidate)),
+                Checked::Void(why) => {
+                    tracing::warn!(round = self.anchor.round, lead = %candidate.lead, record = %candidate.digest, why, "void record");
+                    self.void.push(candidate.digest);
+                }
+            }
+        }
+        Ok(Progress::Closed(log, Box::new(close)))
+    }
+
+    async fn find_close(&mut self, log: &RoundLog) -> Result<Option<Close>, Candidate> {
+        let mut looked: HashMap<Digest, (Availability, Option<Close>)> = HashMap::new();
+        for candidate in &log.seal_lists {
+            let found = match &self.close {
+                Some((digest, close)) if *digest == candidate.digest => (Availability::Holds, Some(close.clone())),
+                _ => self.look_at_list(log, candidate).await,
+            };
+            looked.insert(candidate.digest, found);
+        }
+        let look = |c: &Candidate| looked.get(&c.digest).map_or(Availability::Missing, |(a, _)| *a);
+        match standing(&log.seal_lists, &log.plan.ranks, &log.withheld, look) {
+            Standing::None => Ok(None),
+            Standing::Awaiting(index) => Err(log.seal_lists[index].clone()),
+            Standing::At(index) => {
+                let digest = log.seal_lists[index].digest;
+                let close = looked.remove(&digest).and_then(|(_, close)| close);
+                self.close = close.clone().map(|c| (digest, c));
+                Ok(close)
+            }
+        }
+    }
+
+    async fn look_at_list(&self, log: &RoundLog, candidate: &Candidate) -> (Availability, Option<Close>) {
+        match fetch_document::<SealList>(&self.run, candidate, &ObjectKey::SealList(self.anchor.round)).await {
+            Ok(list) if check_seal_list(&self.run, &self.anchor, &log.plan, candidate, &list) => {
+                (Availability::Holds, Some(Close { block: candidate.block, list }))
+            }
+            Ok(_) => (Availability::Void, None),
+            Err(availability) => (availability, None),
+        }
+    }
+
+    async fn check_record(
+        &self,
+        log: &RoundLog,
+        close: &Close,
+        candidate: &Candidate,
+        watch: &mut Stopwatch,
+    ) -> Result<Checked, RunError> {
+        let round = self.anchor.round;
+        let record = match fetch_document::<Record>(&self.run, candidate, &ObjectKey::Record(round)).await {
+            Ok(record) => record,
+            Err(Availability::Missing) => return Ok(Checked::Missing),
+            Err(_) => return Ok(Checked::Void("not a record")),
+        };
+        let by_sheet = Candidate { digest: record.value.score_sheet, ..candidate.clone() };
+        let sheet = match fetch_document::<ScoreSheet>(&self.run, &by_sheet, &ObjectKey::ScoreSheet(round)).await {
+            Ok(sheet) => sheet,
+            Err(Availability::Missing) => return Ok(Checked::Missing),
+            Err(_) => return Ok(Checked::Void("not a score sheet")),
+        };
+        if let Some(why) = self.wrong_fact(log, close, candidate, &record, &sheet) {
+            return Ok(Checked::Void(why));
+        }
+        let applied = &record.value.applied;
+        let Some(payloads) = fetch_applied(&self.run, round, applied, &close.list.value, &self.opened).await? else {
+            return Ok(Checked::Missing);
+        };
+        if applied.iter().zip(&payloads).any(|(a, p)| !self.owned(a, p)) {
+            return Ok(Checked::Void("a payload names another owner"));
+        }
+        let (next, root) = self.next_state(applied, &payloads, watch)?;
+        if root != record.value.root {
+            self.diverged(log, &record, root).await?;
+            return Ok(Checked::Void("wrong root"));
+        }
+        let step = Step { record, sheet, close: close.clone(), payloads };
+        Ok(Checked::Holds(Box::new(step), Box::new(next)))
+    }
+
+    /// The first wrong fact that needs no payload.
+    fn wrong_fact(
+        &self,
+        log: &RoundLog,
+        close: &Close,
+        candidate: &Candidate,
+        record: &Signed<Record>,
+        sheet: &Signed<ScoreSheet>,
+    ) -> Option<&'static str> {
+        let (r, s, manifest) = (&record.value, &sheet.value, &self.run.manifest);
+        let list = &close.list.value;
+        let entries_match = s.entries.len() == list.entries.len() && s.entries.iter().zip(&list.entries).all(|(e, l)| e.uid == l.uid);
+        let selected: Vec<Applied> = s
+            .select(manifest.judge.top)
+            .into_iter()
+            .map(|e| Applied { uid: e.uid, hotkey: e.hotkey, payload: e.payload, weight: 1.0 })
+            .collect();
+        let facts = [
+            (record.signer == candidate.lead && sheet.signer == candidate.lead, "signed by another than the committing lead"),
+            ((r.run, r.round) == (self.run.id, self.anchor.round), "for another run or round"),
+            ((s.run, s.round) == (self.run.id, self.anchor.round), "its score sheet is for another run or round"),
+            (r.previous == self.anchor.record, "does not follow the record before"),
+            (r.seal_list == close.list.digest() && s.seal_list == r.seal_list, "made under another seal list"),
+            (r.open_block == self.anchor.open_block && r.validators == log.plan.ranks, "names other validators than the chain"),
+            (r.base_root == self.root, "starts from another root"),
+            (entries_match, "its score sheet does not match the seal list"),
+            (s.follows(&self.anchor.scores, &manifest.judge, &manifest.pay), "its scores do not follow from its measurements"),
+            (r.applied == selected, "its selection does not follow from its scores"),
+        ];
+        facts.into_iter().find(|(holds, _)| !holds).map(|(_, why)| why)
+    }
+
+    fn owned(&self, applied: &Applied, payload: &Payload) -> bool {
+        let context = SealContext { run: self.run.id, round: self.anchor.round, hotkey: applied.hotkey, base_root: self.root };
+        crate::payloads::owned_by(payload, &context)
+    }
+
+    /// The state after applying `payloads`, and its root.
+    ///
+    /// # Errors
+    /// [`RunError::Transition`].
+    pub fn next_state(&self, applied: &[Applied], payloads: &[Payload], watch: &mut Stopwatch) -> Result<(State, Digest), RunError> {
+        let round = self.anchor.round;
+        let mut next = self.state.clone();
+        let weighted: Vec<Weighted> = applied.iter().zip(payloads).map(|(a, payload)| Weighted { payload, weight: a.weight }).collect();
+        watch
+            .measure(Phase::Step, || transition(&mut next, &weighted, &self.run.rule(round)))
+            .map_err(|source| RunError::Transition { round, source })?;
+        let root = watch.measure(Phase::Hash, || Digest(next.root()));
+        Ok((next, root))
+    }
+
+    /// An error if validators with most of the stake signed a root that differs from `ours`: then this node is the wrong one.
+    async fn diverged(&self, log: &RoundLog, record: &Signed<Record>, ours: Digest) -> Result<(), RunError> {
+        let (mut agree, mut total) = (0u128, 0u128);
+        for validator in &log.plan.ranks {
+            total += u128::from(validator.stake);
+            if validator.hotkey == record.signer || self.countersigned(&validator.hotkey, record).await {
+                agree += u128::from(validator.stake);
+            }
+        }
+        if agree * 2 > total {
+            let round = self.anchor.round;
+            return Err(RunError::Diverged { round, ours, theirs: record.value.root });
+        }
+        Ok(())
+    }
+
+    async fn countersigned(&self, validator: &protocol::Hotkey, record: &Signed<Record>) -> bool {
+        let Ok(Some(bucket)) = self.run.bucket_of(validator).await else { return false };
+        let key = ObjectKey::Countersign(record.value.round);
+        let Ok(Some(bytes)) = bucket.get(&key, <Countersign as protocol::Document>::CAP).await else { return false };
+        Signed::<Countersign>::parse(&bytes).is_ok_and(|c| c.signer == *validator && c.value.record == record.digest())
+    }
+
+    fn take(&mut self, step: &Step, next: State, record_block: u64) {
+        let record = &step.record.value;
+        self.state = next;
+        self.root = record.root;
+        self.anchor = Anchor {
+            round: record.round + 1,
+            open_block: step.close.block,
+            record_block,
+            record: step.record.digest(),
+            applied: record.applied.iter().map(|a| (a.uid, a.hotkey)).collect(),
+            scores: step.sheet.value.scores.clone(),
+        };
+        self.close = None;
+        self.opened.clear();
+        self.void.clear();
+    }
+}
+
+enum Checked {
+    Holds(Box<Step>, Box<State>),
+    Missing,
+    Void(&'static str),
+}

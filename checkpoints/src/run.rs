@@ -1,0 +1,199 @@
+//! A run as a node sees it: the manifest, the chain it lives on, and everybody's buckets.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use chain::{Chain, ChainError};
+use compression::{Codec, Layout, MergeOver, Rule, State};
+use protocol::{Digest, Hotkey, MAX_MANIFEST_BYTES, Manifest, ManifestError, Merge, ObjectKey, RunId, Validator};
+use storage::{Access, Bucket, StorageError};
+
+/// Why a run cannot be joined or followed.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The store failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The chain failed.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// No manifest at the run's address.
+    #[error("no run at {0}: it has no manifest.json; check the address, or launch a run there")]
+    NoManifest(String),
+    /// The manifest is refused.
+    #[error("{url}: {source}")]
+    Manifest {
+        /// The run's address.
+        url: String,
+        /// Why.
+        source: ManifestError,
+    },
+    /// The address ends in another run id than the manifest's.
+    #[error("{url} holds run {found}, not the run its address names; do not trust this store")]
+    WrongRun {
+        /// The run's address.
+        url: String,
+        /// The manifest's own id.
+        found: RunId,
+    },
+    /// The chain is not the one the manifest names.
+    #[error("this chain's genesis is {found}, the run lives on {expected}; pass the right --chain")]
+    WrongChain {
+        /// The chain's genesis.
+        found: Digest,
+        /// The manifest's.
+        expected: Digest,
+    },
+    /// The initial tensors do not have the manifest's root.
+    #[error("the genesis state has root {found}, the manifest says {expected}; this build or this machine computes wrongly")]
+    GenesisRoot {
+        /// Computed here.
+        found: Digest,
+        /// In the manifest.
+        expected: Digest,
+    },
+    /// The state found here differs from what most validators' stake signed.
+    #[error("round {round}: this node's root {ours} differs from the signed root {theirs}; it must resynchronize")]
+    Diverged {
+        /// The round.
+        round: u64,
+        /// Computed here.
+        ours: Digest,
+        /// In the countersigned record.
+        theirs: Digest,
+    },
+    /// A snapshot was refused.
+    #[error(transparent)]
+    Snapshot(#[from] crate::CheckpointError),
+    /// The home directory failed.
+    #[error(transparent)]
+    Home(#[from] crate::HomeError),
+    /// A transition could not be computed.
+    #[error("round {round}: {source}")]
+    Transition {
+        /// The round.
+        round: u64,
+        /// Why.
+        source: compression::TransitionError,
+    },
+}
+
+/// A run: what it is, where it lives, and what follows from its manifest.
+#[derive(Debug)]
+pub struct Run {
+    /// The run's identity.
+    pub id: RunId,
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The model's tensors.
+    pub layout: Arc<Layout>,
+    /// What payloads look like.
+    pub codec: Codec,
+    /// The launcher's folder: manifest, data set, amendments.
+    pub folder: Bucket,
+    /// The chain.
+    pub chain: Arc<dyn Chain>,
+    buckets: Mutex<HashMap<Hotkey, (String, Bucket)>>,
+}
+
+impl Run {
+    /// Reads the manifest at `url` and checks it against its address and the chain.
+    ///
+    /// # Errors
+    /// [`RunError`] says what does not fit.
+    pub async fn open(url: &str, chain: Arc<dyn Chain>) -> Result<Arc<Self>, RunError> {
+        let folder = Bucket::open(url, Access::Foreign)?;
+        let bytes = folder.get(&ObjectKey::Manifest, MAX_MANIFEST_BYTES).await?.ok_or_else(|| RunError::NoManifest(url.into()))?;
+        let manifest = Manifest::from_bytes(&bytes).map_err(|source| RunError::Manifest { url: url.into(), source })?;
+        let id = Digest::of(&bytes);
+        let named: Option<RunId> = url.trim_end_matches('/').rsplit('/').next().and_then(|last| last.parse().ok());
+        if named.is_some_and(|named| named != id) {
+            return Err(RunError::WrongRun { url: url.into(), found: id });
+        }
+        let genesis = chain.genesis().await?;
+        if genesis != manifest.chain.genesis {
+            return Err(RunError::WrongChain { found: genesis, expected: manifest.chain.genesis });
+        }
+        let codec = codec(&manifest);
+        Ok(Arc::new(Self { id, layout: manifest.layout(), codec, manifest, folder, chain, buckets: Mutex::default() }))
+    }
+
+    /// The state at round 0, its root checked against the manifest's.
+    ///
+    /// # Errors
+    /// [`RunError::GenesisRoot`].
+    pub fn genesis_state(&self) -> Result<State, RunError> {
+        let state = protocol::genesis::initial_state(&self.manifest);
+        let found = Digest(state.root());
+        let expected = self.manifest.genesis_root;
+        if found == expected { Ok(state) } else { Err(RunError::GenesisRoot { found, expected }) }
+    }
+
+    /// The outer step's rule in `round`.
+    pub fn rule(&self, round: u64) -> Rule {
+        let over = match self.manifest.outer.merge {
+            Merge::Senders => MergeOver::Senders,
+            Merge::All => MergeOver::All,
+        };
+        Rule { lr: self.manifest.outer.lr.at(round), over }
+    }
+
+    /// Where `hotkey`'s objects are read; `None` if it has no bucket on the chain or an unusable one.
+    ///
+    /// # Errors
+    /// Only the chain's own.
+    pub async fn bucket_of(&self, hotkey: &Hotkey) -> Result<Option<Bucket>, ChainError> {
+        Ok(self.buckets().await?.remove(hotkey))
+    }
+
+    /// Everybody's buckets; addresses that cannot be opened are passed over.
+    ///
+    /// # Errors
+    /// Only the chain's own.
+    pub async fn buckets(&self) -> Result<HashMap<Hotkey, Bucket>, ChainError> {
+        let listed = self.chain.buckets(self.manifest.chain.netuid).await?;
+        let mut known = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        for (hotkey, url) in listed {
+            if known.get(&hotkey).is_none_or(|(old, _)| *old != url)
+                && let Ok(bucket) = Bucket::open(&url, Access::Foreign)
+            {
+                known.insert(hotkey, (url, bucket.join(&self.id.to_string())));
+            }
+        }
+        Ok(known.iter().map(|(hotkey, (_, bucket))| (*hotkey, bucket.clone())).collect())
+    }
+
+    /// The validators by rank as of block `at`.
+    ///
+    /// # Errors
+    /// Only the chain's own.
+    pub async fn ranks(&self, at: u64) -> Result<Vec<Validator>, ChainError> {
+        let neurons = self.chain.neurons(self.manifest.chain.netuid, at).await?;
+        let permitted = neurons.iter().filter(|n| n.permit && n.stake > 0);
+        Ok(protocol::round::rank_validators(permitted.map(|n| Validator { hotkey: n.hotkey, stake: n.stake }).collect()))
+    }
+
+    /// The size of every sealed payload of this run.
+    pub fn sealed_len(&self) -> u64 {
+        compression::payload_len(&self.layout, &self.codec) + protocol::SEAL_OVERHEAD
+    }
+
+    /// Bytes read from other nodes' buckets so far.
+    pub fn downloaded(&self) -> u64 {
+        let known = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        self.folder.traffic().down + known.values().map(|(_, bucket)| bucket.traffic().down).sum::<u64>()
+    }
+}
+
+/// What a manifest's payloads look like.
+pub fn codec(manifest: &Manifest) -> Codec {
+    let quantizer = match manifest.compression.quantizer {
+        protocol::Quantizer::Sign2 => compression::Quantizer::Sign2,
+    };
+    let indices = match manifest.compression.indices {
+        protocol::Indices::Packed12 => compression::Indices::Packed12,
+    };
+    Codec { k: manifest.compression.k, quantizer, indices }
+}

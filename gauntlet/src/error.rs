@@ -1,0 +1,44 @@
+//! Why a validator stops.
+
+use chain::ChainError;
+use checkpoints::{HomeError, RunError};
+use storage::StorageError;
+
+/// Why a validator stops.
+#[derive(Debug, thiserror::Error)]
+pub enum ValidatorError {
+    /// The hotkey has no uid.
+    #[error("{hotkey} is not registered on subnet {netuid}; register it with `tributary chain register`")]
+    NotRegistered {
+        /// The validator's address.
+        hotkey: String,
+        /// The subnet.
+        netuid: u16,
+    },
+    /// The data set at hand is not the run's.
+    #[error("the data set has digest {found}, the run trains on {expected}; fetch the run's own with --data")]
+    WrongData {
+        /// Digest of the data set at hand.
+        found: protocol::Digest,
+        /// The manifest's.
+        expected: protocol::Digest,
+    },
+    /// Following the run failed.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The chain failed.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// The validator's own bucket failed.
+    #[error("own bucket: {0}")]
+    Storage(#[from] StorageError),
+    /// The home directory failed.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// Measuring failed.
+    #[error(transparent)]
+    Model(#[from] model::ModelError),
+    /// The tokens failed.
+    #[error(transparent)]
+    Dataset(#[from] dataset::DatasetError),
+}

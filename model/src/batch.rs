@@ -1,0 +1,35 @@
+//! Token ids on their way to the device. Checked first: libtorch reads beyond the embedding, or dies, on an id that does not exist.
+
+use std::ops::RangeInclusive;
+
+use protocol::Architecture;
+use tch::{Device, Tensor};
+
+use crate::ModelError;
+
+/// Sequences of one length, within `lengths` and the vocabulary, as an i64 tensor [sequences, length].
+pub(crate) fn to_tensor<S: AsRef<[u32]>>(
+    batch: &[S],
+    lengths: RangeInclusive<usize>,
+    architecture: &Architecture,
+    device: Device,
+) -> Result<Tensor, ModelError> {
+    let first = batch.first().ok_or(ModelError::Empty)?.as_ref().len();
+    let mut ids = Vec::with_capacity(batch.len() * first);
+    for (index, sequence) in batch.iter().enumerate() {
+        let sequence = sequence.as_ref();
+        let length = sequence.len();
+        if !lengths.contains(&length) {
+            return Err(ModelError::Length { index, length, least: *lengths.start(), most: *lengths.end() });
+        }
+        if length != first {
+            return Err(ModelError::Ragged { index, length, first });
+        }
+        if let Some(&token) = sequence.iter().find(|&&token| token as usize >= architecture.vocab_size) {
+            return Err(ModelError::Token { token, vocab_size: architecture.vocab_size });
+        }
+        ids.extend(sequence.iter().map(|&token| i64::from(token)));
+    }
+    let tensor = Tensor::f_from_slice(&ids).and_then(|ids| ids.f_view([batch.len() as i64, first as i64])?.f_to_device(device));
+    tensor.map_err(ModelError::torch)
+}

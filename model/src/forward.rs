@@ -1,0 +1,117 @@
+//! The forward pass. Conventions are those of Hugging Face's `LlamaForCausalLM`, so that the same tensors give the same logits there.
+
+use protocol::Architecture;
+use tch::{Device, Kind, TchError, Tensor};
+
+use crate::ffi;
+
+/// Rotary tables, and what hides the future where attention does not do so itself.
+struct Positions {
+    cos: Tensor,
+    sin: Tensor,
+    mask: Option<Tensor>,
+}
+
+/// The network over borrowed parameters, for one forward pass.
+pub(crate) struct Forward<'a> {
+    pub(crate) architecture: &'a Architecture,
+    /// In the order of [`crate::packing::Packing`].
+    pub(crate) parameters: &'a [Tensor],
+    /// What is multiplied in: f32, or bf16 with f32 parameters behind it.
+    pub(crate) compute: Kind,
+    pub(crate) rotary: &'a Rotary,
+}
+
+/// Cosines and signed sines of every position, [sequence_length, 1, head_dim].
+pub(crate) struct Rotary {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Rotary {
+    /// Angles p·θ^(−2i/d) in f32, once per half of the head. The sine's first half is negated: with x rotated by half a head,
+    /// x·cos + roll(x)·sin is `x·cos + rotate_half(x)·sin`.
+    pub(crate) fn new(architecture: &Architecture, device: Device, kind: Kind) -> Result<Self, TchError> {
+        let (length, width) = (architecture.sequence_length as i64, architecture.head_dim as i64);
+        let exponents = Tensor::f_arange_start_step(0, width, 2, (Kind::Float, device))?.f_div_scalar(width)?;
+        let theta = Tensor::f_full([1], architecture.rope_theta, (Kind::Float, device))?;
+        let frequencies = theta.f_pow(&exponents)?.f_reciprocal()?;
+        let angles = Tensor::f_arange(length, (Kind::Float, device))?.f_outer(&frequencies)?;
+        let (cos, sin) = (angles.f_cos()?, angles.f_sin()?);
+        let table = |low: &Tensor, high: &Tensor| Tensor::f_cat(&[low, high], -1)?.f_to_kind(kind)?.f_view([length, 1, width]);
+        Ok(Self { cos: table(&cos, &cos)?, sin: table(&sin.f_neg()?, &sin)? })
+    }
+
+    fn positions(&self, length: i64) -> Result<Positions, TchError> {
+        let device = self.cos.device();
+        let mask = (device == Device::Cpu)
+            .then(|| Tensor::f_full([length, length], f64::NEG_INFINITY, (Kind::Float, device))?.f_triu(1))
+            .transpose()?;
+        Ok(Positions { cos: self.cos.f_narrow(0, 0, length)?, sin: self.sin.f_narrow(0, 0, length)?, mask })
+    }
+}
+
+impl Forward<'_> {
+    /// Tokens [batch, length] → the last layer's normalized state, [batch·length, hidden_size].
+    pub(crate) fn hidden(&self, tokens: &Tensor) -> Result<Tensor, TchError> {
+        let (batch, length) = tokens.size2()?;
+        let positions = self.rotary.positions(length)?;
+        let (layers, last) = self.parameters[1..].as_chunks::<6>();
+        let embedded = Tensor::f_embedding(&self.parameters[0], tokens, -1, false, false)?;
+        let mut x = embedded.f_to_kind(self.compute)?.f_view([batch * length, -1])?;
+        for [attention_norm, qkv, output, mlp_norm, gate_up, down] in layers {
+            let projected = self.linear(&self.norm(&x, attention_norm)?, qkv)?;
+            let attended = self.attention(&projected.f_view([batch, length, -1, self.architecture.head_dim as i64])?, &positions)?;
+            x = x.f_add(&self.linear(&attended, output)?)?;
+            let gate_up = self.linear(&self.norm(&x, mlp_norm)?, gate_up)?.f_chunk(2, -1)?;
+            x = x.f_add(&self.linear(&gate_up[0].f_silu()?.f_mul(&gate_up[1])?, down)?)?;
+        }
+        self.norm(&x, &last[0])
+    }
+
+    /// States [n, hidden_size] → logits [n, vocab_size] in f32.
+    pub(crate) fn logits(&self, hidden: &Tensor) -> Result<Tensor, TchError> {
+        let head = if self.architecture.tied_embeddings { 0 } else { self.parameters.len() - 1 };
+        self.linear(hidden, &self.parameters[head])?.f_to_kind(Kind::Float)
+    }
+
+    /// Projected [batch, length, heads + 2·kv_heads, head_dim] → [batch·length, heads·head_dim].
+    fn attention(&self, projected: &Tensor, positions: &Positions) -> Result<Tensor, TchError> {
+        let (heads, kv_heads) = (self.architecture.heads as i64, self.architecture.kv_heads as i64);
+        let (batch, length, _, width) = projected.size4()?;
+        let parts = projected.f_split_with_sizes([heads + kv_heads, kv_heads], 2)?;
+        let rolled = parts[0].f_roll([width / 2], [-1])?;
+        let rotated = parts[0].f_mul(&positions.cos)?.f_addcmul(&rolled, &positions.sin)?;
+        let rotated = rotated.f_transpose(1, 2)?.f_split_with_sizes([heads, kv_heads], 1)?;
+        let (query, key, value) = (&rotated[0], &rotated[1], &parts[1].f_transpose(1, 2)?);
+        let attended = match &positions.mask {
+            Some(mask) => grouped_attention(query, key, value, mask)?,
+            None => Tensor::f_scaled_dot_product_attention(query, key, value, None::<Tensor>, 0.0, true, None, true)?,
+        };
+        attended.f_transpose(1, 2)?.f_reshape([batch * length, heads * width])
+    }
+
+    fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor, TchError> {
+        x.f_rms_norm([self.architecture.hidden_size as i64], Some(weight.f_to_kind(self.compute)?), self.architecture.norm_eps)
+    }
+
+    fn linear(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor, TchError> {
+        match x.device() {
+            Device::Cpu => ffi::product(x, weight),
+            _ => x.f_linear(&weight.f_to_kind(self.compute)?, None::<Tensor>),
+        }
+    }
+}
+
+/// Causal attention on the CPU, [batch, heads, length, width], query heads grouped by the key head they share. libtorch's own kernel
+/// multiplies through MKL, and loses more by that than it saves in memory.
+fn grouped_attention(query: &Tensor, key: &Tensor, value: &Tensor, mask: &Tensor) -> Result<Tensor, TchError> {
+    let (batch, heads, length, width) = query.size4()?;
+    let groups = batch * key.size()[1];
+    let query = query.f_mul_scalar((width as f64).sqrt().recip())?.f_reshape([groups, -1, width])?;
+    let key = key.f_reshape([groups, length, width])?;
+    let value = value.f_reshape([groups, length, width])?;
+    let scores = ffi::product(&query, &key)?.f_view([groups, -1, length, length])?.f_add(mask)?;
+    let weights = scores.f_softmax(-1, Kind::Float)?.f_view([groups, -1, length])?;
+    ffi::product(&weights, &value.f_transpose(1, 2)?)?.f_view([batch, heads, length, width])
+}

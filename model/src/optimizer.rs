@@ -1,0 +1,136 @@
+//! The inner optimizer: AdamW over accumulated, clipped gradients.
+
+use protocol::Inner;
+use tch::{Kind, Reduction, TchError, Tensor};
+
+use crate::ffi::{self, Update};
+use crate::packing::Packing;
+use crate::{Llama, ModelError};
+
+/// AdamW (Loshchilov, Hutter 2019) with the schedule of [`Inner::lr_at`]; weight decay on tensors of two and more dimensions.
+///
+/// Its moments outlive rounds: only [`InnerOptimizer::step`] and [`InnerOptimizer::import`] change them.
+pub struct InnerOptimizer {
+    inner: Inner,
+    packing: Packing,
+    step: u64,
+    first: Vec<Tensor>,
+    second: Vec<Tensor>,
+}
+
+/// What one inner step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Mean negative log likelihood in nats per token of the batch, before the update.
+    pub loss: f64,
+    /// Euclidean norm of the mean loss's gradient, before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of the update.
+    pub lr: f64,
+}
+
+/// What an optimizer remembers, tensors in the model's canonical order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OptimizerState {
+    /// Inner steps taken since the run began.
+    pub step: u64,
+    /// First moments.
+    pub first: Vec<Vec<f32>>,
+    /// Second moments.
+    pub second: Vec<Vec<f32>>,
+}
+
+impl InnerOptimizer {
+    /// An optimizer at step 0, its moments zero.
+    ///
+    /// # Errors
+    /// If libtorch fails, e.g. for lack of memory.
+    pub fn new(model: &Llama, inner: &Inner) -> Result<Self, ModelError> {
+        let zeros = || model.packing.zeros(model.device).map_err(ModelError::torch);
+        Ok(Self { inner: inner.clone(), packing: model.packing.clone(), step: 0, first: zeros()?, second: zeros()? })
+    }
+
+    /// Inner steps taken since the run began; the next one has this number.
+    pub fn steps_taken(&self) -> u64 {
+        self.step
+    }
+
+    /// One inner step on a batch of sequences as [`Llama::sequence_losses`] takes them, `micro_batch` at a time.
+    ///
+    /// # Errors
+    /// For sequences that do not fit, and [`ModelError::NonFinite`]; parameters, moments and step are then as before.
+    pub fn step(&mut self, model: &mut Llama, batch: &[Vec<u32>]) -> Result<StepReport, ModelError> {
+        self.packing.check_same(&model.packing)?;
+        let windows = model.windows(batch)?;
+        let tokens = (batch.len() * (batch[0].len() - 1)) as f64;
+        let (gradients, sum) = accumulate(model, &windows, i64::from(self.inner.micro_batch)).map_err(ModelError::torch)?;
+        let loss = sum / tokens;
+        let grad_norm = ffi::global_norm(&gradients).map_err(ModelError::torch)? / tokens;
+        for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
+            if !value.is_finite() {
+                return Err(ModelError::NonFinite { what, value, step: self.step });
+            }
+        }
+        let divisor = tokens * (grad_norm / self.inner.clip).max(1.0);
+        let lr = self.update(&model.parameters, &gradients, divisor).map_err(ModelError::torch)?;
+        Ok(StepReport { loss, grad_norm, lr })
+    }
+
+    /// AdamW with `gradients / divisor`, in place; counts the step and returns its learning rate.
+    fn update(&mut self, parameters: &[Tensor], gradients: &[Tensor], divisor: f64) -> Result<f64, TchError> {
+        let lr = self.inner.lr_at(self.step);
+        let device = parameters[0].device();
+        let number = Tensor::f_full([] as [i64; 0], (self.step + 1) as f64, (Kind::Float, device))?;
+        let divisor = Tensor::f_full([] as [i64; 0], divisor, (Kind::Float, device))?;
+        let updates = parameters.iter().zip(gradients).zip(self.first.iter().zip(&self.second));
+        let updates = updates.map(|((parameter, gradient), (first, second))| Update { parameter, gradient, first, second });
+        let (matrices, vectors): (Vec<_>, Vec<_>) = updates.partition(|update| update.parameter.dim() >= 2);
+        for (updates, weight_decay) in [(matrices, self.inner.weight_decay), (vectors, 0.0)] {
+            let rule = ffi::AdamW { lr, beta1: self.inner.beta1, beta2: self.inner.beta2, eps: self.inner.eps, weight_decay };
+            ffi::fused_adamw(&updates, &number, &divisor, &rule)?;
+        }
+        self.step += 1;
+        Ok(lr)
+    }
+
+    /// A copy of step and moments.
+    ///
+    /// # Errors
+    /// If libtorch fails, e.g. for lack of memory.
+    pub fn export(&self) -> Result<OptimizerState, ModelError> {
+        let unload = |moments| self.packing.unload(moments).map_err(ModelError::torch);
+        Ok(OptimizerState { step: self.step, first: unload(&self.first)?, second: unload(&self.second)? })
+    }
+
+    /// Continues from an exported state.
+    ///
+    /// # Errors
+    /// [`ModelError::Shape`] for moments of another architecture; nothing is changed then.
+    pub fn import(&mut self, state: &OptimizerState) -> Result<(), ModelError> {
+        self.packing.check(&state.first)?;
+        self.packing.check(&state.second)?;
+        self.packing.load(&state.first, &self.first).map_err(ModelError::torch)?;
+        self.packing.load(&state.second, &self.second).map_err(ModelError::torch)?;
+        self.step = state.step;
+        Ok(())
+    }
+}
+
+/// Gradients and value of the batch's summed loss.
+fn accumulate(model: &Llama, windows: &Tensor, micro_batch: i64) -> Result<(Vec<Tensor>, f64), TchError> {
+    let mut total: Option<(Vec<Tensor>, Tensor)> = None;
+    for windows in windows.f_split(micro_batch, 0)? {
+        let loss = model.losses(&windows, Reduction::Sum)?;
+        let gradients = Tensor::f_run_backward(&[&loss], &model.parameters, false, false)?;
+        let loss = loss.detach().f_to_kind(Kind::Double)?;
+        total = Some(match total {
+            None => (gradients, loss),
+            Some((sums, sum)) => {
+                ffi::foreach_add(&sums, &gradients)?;
+                (sums, sum.f_add(&loss)?)
+            }
+        });
+    }
+    let (gradients, loss) = total.ok_or_else(|| TchError::Shape("an empty batch".to_owned()))?;
+    Ok((gradients, loss.f_double_value(&[])?))
+}

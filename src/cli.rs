@@ -1,0 +1,105 @@
+//! The command line: subcommands and the options that several of them share.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::{chain_cmd, check, context, data, demo, eval, export, launch, pull, role, status, verify, wallet};
+
+/// Train one language model with strangers: bit-exact, replayable, paid by measured loss.
+#[derive(Debug, Parser)]
+#[command(name = "tributary", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a whole network on this machine and leave a verified checkpoint.
+    Demo(demo::DemoArgs),
+    /// Join a run as a miner: train, and upload what was learned.
+    Mine(role::MineArgs),
+    /// Join a run as a validator: measure, record, pay.
+    Validate(role::ValidateArgs),
+    /// Publish each round's payloads as one bundle.
+    Aggregate(role::AggregateArgs),
+    /// Write a new run's genesis: manifest and data set.
+    Launch(launch::LaunchArgs),
+    /// Show where a run stands: rounds, miners, scores, weights.
+    Status(status::StatusArgs),
+    /// Replay a run's log from genesis and compare every root.
+    Verify(verify::VerifyArgs),
+    /// Download a run's newest snapshot, checked against its log.
+    Pull(pull::PullArgs),
+    /// Turn a snapshot into a folder that other tools load.
+    Export(export::ExportArgs),
+    /// Bits per byte of a snapshot on a text, or a sample of what it writes.
+    Eval(eval::EvalArgs),
+    /// Check a run's config and print what it costs.
+    Check(check::CheckArgs),
+    /// Turn text into token shards.
+    Data(data::DataArgs),
+    /// Make, list and use keys.
+    Wallet(wallet::WalletArgs),
+    /// Make and look after an embedded ledger.
+    Chain(chain_cmd::ChainArgs),
+    /// Print a shell's completion script.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> Result<()> {
+        match self.command {
+            Command::Demo(args) => demo::run(args),
+            Command::Mine(args) => role::mine(args),
+            Command::Validate(args) => role::validate(args),
+            Command::Aggregate(args) => role::aggregate(args),
+            Command::Launch(args) => context::block_on(launch::run(args)),
+            Command::Status(args) => context::block_on(status::run(args)),
+            Command::Verify(args) => context::block_on(verify::run(args)),
+            Command::Pull(args) => context::block_on(pull::run(args)),
+            Command::Export(args) => context::block_on(export::run(args)),
+            Command::Eval(args) => context::block_on(eval::run(args)),
+            Command::Check(args) => check::run(&args),
+            Command::Data(args) => data::run(args),
+            Command::Wallet(args) => wallet::run(args),
+            Command::Chain(args) => context::block_on(chain_cmd::run(args)),
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut Self::command(), "tributary", &mut std::io::stdout());
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Which run, on which chain.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Address of the run's folder, e.g. file:///srv/store/RUN_ID or s3://bucket/RUN_ID.
+    #[arg(long, value_name = "URL", env = "TRIBUTARY_RUN")]
+    pub run: String,
+    /// The chain: ledger:/path/to/ledger.sqlite. By default the ledger beside a run in a local folder.
+    #[arg(long, value_name = "URL", env = "TRIBUTARY_CHAIN")]
+    pub chain: Option<String>,
+}
+
+/// Whose keys.
+#[derive(Clone, Debug, Args)]
+pub struct KeyArgs {
+    /// Folder of the wallets.
+    #[arg(long, value_name = "DIR", env = "TRIBUTARY_WALLETS", default_value = "~/.bittensor/wallets")]
+    pub wallet_path: PathBuf,
+    /// The wallet's name.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub wallet: String,
+    /// The hotkey's name within the wallet.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub hotkey: String,
+}

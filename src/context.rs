@@ -1,0 +1,141 @@
+//! What commands need again and again: a runtime, a chain, a run, a key, the run's tokens.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use chain::{Chain, Ledger, Wallet};
+use checkpoints::{Home, Replica, Run, write_durably};
+use dataset::{Dataset, DatasetManifest, MANIFEST_FILE, MAX_DATASET_MANIFEST_BYTES};
+use protocol::{Digest, Keypair, ObjectKey};
+use storage::{Access, Bucket};
+
+use crate::cli::{KeyArgs, RunArgs};
+
+/// File name of the ledger beside the runs of a local store.
+pub const LEDGER_FILE: &str = "ledger.sqlite";
+
+/// An error with its causes on one line.
+pub fn one_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Runs a future on a runtime of its own.
+pub fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("the system gives no threads")?
+        .block_on(work)
+}
+
+/// `path` with a leading `~` replaced by the home directory.
+pub fn expand(path: &Path) -> PathBuf {
+    match (path.strip_prefix("~"), std::env::home_dir()) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path.to_owned(),
+    }
+}
+
+/// A URL as given, or the absolute `file://` URL of a path.
+pub fn url_of(text: &str) -> Result<String> {
+    if text.contains("://") {
+        return Ok(text.trim_end_matches('/').to_owned());
+    }
+    let path = std::path::absolute(text).with_context(|| format!("{text:?} is neither a URL nor a path"))?;
+    let url = url::Url::from_file_path(&path).map_err(|()| anyhow!("{} cannot be written as a URL", path.display()))?;
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+/// The local path of a `file://` URL.
+pub fn local_path(url: &str) -> Option<PathBuf> {
+    url::Url::parse(url).ok().filter(|u| u.scheme() == "file")?.to_file_path().ok()
+}
+
+/// The folder that holds a run's folder.
+pub fn store_of(run_url: &str) -> &str {
+    run_url.trim_end_matches('/').rsplit_once('/').map_or(run_url, |(store, _)| store)
+}
+
+/// The chain's address: as given, or the ledger beside a local store.
+pub fn chain_url(given: Option<&str>, store_url: &str) -> Result<String> {
+    match (given, local_path(store_url)) {
+        (Some(url), _) => Ok(url.to_owned()),
+        (None, Some(store)) => Ok(format!("ledger:{}", store.join(LEDGER_FILE).display())),
+        (None, None) => bail!("this store is not a local folder, so the chain must be named: pass --chain"),
+    }
+}
+
+/// Opens a chain; on an embedded ledger in lockstep, `participant` makes this process one of those the blocks wait for.
+pub async fn open_chain(url: &str, participant: Option<&str>) -> Result<Arc<dyn Chain>> {
+    match (url.strip_prefix("ledger:"), participant) {
+        (Some(path), Some(name)) => {
+            let ledger = Ledger::open(Path::new(path)).with_context(|| url.to_owned())?;
+            ledger.join(name)?;
+            Ok(Arc::new(ledger))
+        }
+        _ => chain::open(url).await.with_context(|| url.to_owned()),
+    }
+}
+
+/// Opens a run on its chain.
+pub async fn open_run(args: &RunArgs, participant: Option<&str>) -> Result<Arc<Run>> {
+    let url = url_of(&args.run)?;
+    let chain = open_chain(&chain_url(args.chain.as_deref(), store_of(&url))?, participant).await?;
+    Ok(Run::open(&url, chain).await?)
+}
+
+/// Opens a hotkey.
+pub fn open_hotkey(args: &KeyArgs) -> Result<Keypair> {
+    Ok(Wallet::open(&expand(&args.wallet_path), &args.wallet)?.hotkey(&args.hotkey)?)
+}
+
+/// The run's tokens: from `given`, from the run's folder if it is local, or downloaded into the home directory.
+pub async fn open_dataset(run: &Run, given: Option<&Path>, home: &Path) -> Result<Arc<Dataset>> {
+    let local = local_path(run.folder.url()).map(|p| p.join("data"));
+    let folder = match given.map(Path::to_owned).or(local) {
+        Some(folder) => folder,
+        None => fetch_dataset(run, &home.join("data")).await?,
+    };
+    Ok(Arc::new(Dataset::open(&folder, &home.join("cache"))?))
+}
+
+async fn fetch_dataset(run: &Run, folder: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let missing = |file: &str| format!("the run's folder has no data/{file}; ask its launcher, or pass --data");
+    let key = ObjectKey::Dataset(MANIFEST_FILE.into());
+    let bytes = run.folder.get(&key, MAX_DATASET_MANIFEST_BYTES).await?.with_context(|| missing(MANIFEST_FILE))?;
+    if Digest::of(&bytes) != run.manifest.data.digest {
+        bail!("data/{MANIFEST_FILE} is not the data set that the run's manifest names");
+    }
+    for file in DatasetManifest::from_bytes(&bytes)?.files() {
+        let path = folder.join(&file.name);
+        if std::fs::read(&path).is_ok_and(|old| Digest::of(&old) == file.digest) {
+            continue;
+        }
+        let key = ObjectKey::Dataset(file.name.clone());
+        let bytes = run.folder.get(&key, file.bytes).await?.with_context(|| missing(&file.name))?;
+        if Digest::of(&bytes) != file.digest {
+            bail!("data/{} does not have the digest that the data set's manifest names", file.name);
+        }
+        write_durably(&path, &bytes).with_context(|| path.display().to_string())?;
+    }
+    Ok(folder.to_owned())
+}
+
+/// Opens a bucket for writing: as given, or a folder of its own beside the run.
+pub fn own_bucket(given: Option<&str>, run_url: &str, keypair: &Keypair) -> Result<Bucket> {
+    let url = match given {
+        Some(url) => url_of(url)?,
+        None => format!("{}/peers/{}", store_of(run_url), keypair.hotkey()),
+    };
+    Ok(Bucket::open(&url, Access::Own)?)
+}
+
+/// A replica at the newest round whose log this node can follow: from the home directory, the newest snapshot, or genesis.
+pub async fn catch_up(run: &Arc<Run>, home: &Home) -> Result<Replica> {
+    Ok(home.load_replica(run)?)
+}

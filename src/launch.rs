@@ -1,0 +1,110 @@
+//! `tributary launch`: a new run's genesis.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use chain::Chain;
+use clap::Args;
+use dataset::{Dataset, Split};
+use protocol::{ChainSection, DataSection, Keypair, Launch, Manifest, ObjectKey, RunConfig, RunId};
+use storage::{Access, Bucket};
+
+use crate::{cli::KeyArgs, context};
+
+/// Options of `tributary launch`.
+#[derive(Debug, Args)]
+pub struct LaunchArgs {
+    /// The run's config, e.g. configs/demo.toml.
+    pub config: PathBuf,
+    /// Where the run's folder goes: a folder, or any object-store URL.
+    #[arg(long, value_name = "URL")]
+    pub store: String,
+    /// The chain. By default the ledger in a local store.
+    #[arg(long, value_name = "URL", env = "TRIBUTARY_CHAIN")]
+    pub chain: Option<String>,
+    /// The subnet.
+    #[arg(long, default_value_t = 1)]
+    pub netuid: u16,
+    /// The tokenized data set, made by `tributary data prepare`.
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Block at which round 0 opens. By default the next one.
+    #[arg(long, value_name = "BLOCK")]
+    pub start_block: Option<u64>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    keys: KeyArgs,
+}
+
+/// A launched run.
+pub struct Launched {
+    /// Its identity.
+    pub id: RunId,
+    /// Address of its folder.
+    pub url: String,
+}
+
+/// Runs the command.
+pub async fn run(args: LaunchArgs) -> Result<()> {
+    let text = std::fs::read_to_string(&args.config).with_context(|| args.config.display().to_string())?;
+    let config = RunConfig::parse(&text).with_context(|| args.config.display().to_string())?;
+    let store = context::url_of(&args.store)?;
+    let chain = context::open_chain(&context::chain_url(args.chain.as_deref(), &store)?, None).await?;
+    let keypair = context::open_hotkey(&args.keys)?;
+    let start = match args.start_block {
+        Some(block) => block,
+        None => chain.head().await?.number + 1,
+    };
+    let launched = launch(config, &store, &*chain, args.netuid, start, &args.data, &keypair).await?;
+    if args.json {
+        println!("{}", serde_json::json!({ "run": launched.id, "url": launched.url }));
+    } else {
+        println!("run {}\njoin with --run {}", launched.id, launched.url);
+    }
+    Ok(())
+}
+
+/// Resolves `config`, writes data set and manifest (last) into the store, and returns the run's address.
+pub async fn launch(
+    config: RunConfig,
+    store: &str,
+    chain: &dyn Chain,
+    netuid: u16,
+    start_block: u64,
+    data: &Path,
+    keypair: &Keypair,
+) -> Result<Launched> {
+    let cache = tempfile_in(data)?;
+    let dataset = Dataset::open(data, &cache)?;
+    if dataset.manifest().tokenizer.name != config.data.tokenizer {
+        let (have, want) = (&dataset.manifest().tokenizer.name, &config.data.tokenizer);
+        bail!("the data set was made with tokenizer {have:?}, the config says {want:?}");
+    }
+    let section = DataSection {
+        tokenizer: config.data.tokenizer.clone(),
+        source: dataset.manifest().source.clone(),
+        digest: dataset.digest(),
+        train_tokens: dataset.tokens(Split::Train),
+        held_out_tokens: dataset.tokens(Split::HeldOut),
+    };
+    let chain = ChainSection { genesis: chain.genesis().await?, netuid, launch_key: keypair.hotkey(), start_block };
+    let manifest = Manifest::resolve(config, Launch { chain, data: section })?;
+    let id = manifest.run_id();
+    let url = format!("{store}/{id}");
+    let folder = Bucket::open(&url, Access::Own)?;
+    for file in dataset.files() {
+        let bytes = std::fs::read(data.join(&file.name)).with_context(|| file.name.clone())?;
+        folder.put(&ObjectKey::Dataset(file.name), bytes.into()).await?;
+    }
+    folder.put(&ObjectKey::Manifest, manifest.to_bytes().into()).await?;
+    Ok(Launched { id, url })
+}
+
+/// A cache for the shards beside the data set.
+fn tempfile_in(data: &Path) -> Result<PathBuf> {
+    let cache = data.join(".cache");
+    std::fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
+    Ok(cache)
+}

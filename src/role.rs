@@ -1,0 +1,195 @@
+//! `tributary mine`, `validate` and `aggregate`: one role each, the same code whoever starts it.
+
+use std::{path::PathBuf, sync::Arc};
+
+use aggregator::{Aggregator, AggregatorOptions};
+use anyhow::{Context as _, Result};
+use checkpoints::{Event, Events, Run, Shutdown};
+use clap::Args;
+use gauntlet::{Validator, ValidatorOptions};
+use model::Device;
+use protocol::Keypair;
+use storage::Bucket;
+use trainer::{Miner, MinerOptions, Strategy};
+
+use crate::{
+    cli::{KeyArgs, RunArgs},
+    context,
+};
+
+/// What every role needs.
+#[derive(Debug, Args)]
+pub struct RoleArgs {
+    #[command(flatten)]
+    run: RunArgs,
+    #[command(flatten)]
+    keys: KeyArgs,
+    /// Where this node keeps what it must not lose. One process at a time.
+    #[arg(long, value_name = "DIR")]
+    home: PathBuf,
+    /// This node's own bucket, which others read. By default peers/HOTKEY beside the run's folder.
+    #[arg(long, value_name = "URL")]
+    bucket: Option<String>,
+    /// Threads for tensor work.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Print events as JSON lines.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Options of `tributary mine`.
+#[derive(Debug, Args)]
+pub struct MineArgs {
+    #[command(flatten)]
+    role: RoleArgs,
+    /// The tokenized data set. By default the run's own, downloaded into --home if it is not local.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// cpu, cuda, or cuda:N. By default the best there is.
+    #[arg(long)]
+    device: Option<Device>,
+    /// What to send: honest work, or noise (to see how a run deals with it).
+    #[arg(long, default_value = "honest", hide = true)]
+    strategy: Strategy,
+}
+
+/// Options of `tributary validate`.
+#[derive(Debug, Args)]
+pub struct ValidateArgs {
+    #[command(flatten)]
+    role: RoleArgs,
+    /// The tokenized data set. By default the run's own, downloaded into --home if it is not local.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// cpu, cuda, or cuda:N. By default the best there is.
+    #[arg(long)]
+    device: Option<Device>,
+    /// Held-out sequences to measure after each round that this validator leads.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    held_out: usize,
+}
+
+/// Options of `tributary aggregate`.
+#[derive(Debug, Args)]
+pub struct AggregateArgs {
+    #[command(flatten)]
+    role: RoleArgs,
+}
+
+/// A role's surroundings, opened.
+struct Node {
+    run: Arc<Run>,
+    keypair: Keypair,
+    bucket: Bucket,
+    events: Events,
+    shutdown: Shutdown,
+}
+
+/// Runs a miner until it is stopped.
+pub fn mine(args: MineArgs) -> Result<()> {
+    let MineArgs { role, data, device, strategy } = args;
+    let home = context::expand(&role.home);
+    role.start(|node| async move {
+        let dataset = context::open_dataset(&node.run, data.as_deref(), &home).await?;
+        let device = device.unwrap_or_else(Device::best);
+        let options = MinerOptions { keypair: node.keypair, home, bucket: node.bucket, dataset, device, strategy };
+        Ok(Miner::start(node.run, options, node.events, node.shutdown).await?.run().await?)
+    })
+}
+
+/// Runs a validator until it is stopped.
+pub fn validate(args: ValidateArgs) -> Result<()> {
+    let ValidateArgs { role, data, device, held_out } = args;
+    let home = context::expand(&role.home);
+    role.start(|node| async move {
+        let dataset = context::open_dataset(&node.run, data.as_deref(), &home).await?;
+        let device = device.unwrap_or_else(Device::best);
+        let options = ValidatorOptions { keypair: node.keypair, home, bucket: node.bucket, dataset, device, held_out };
+        Ok(Validator::start(node.run, options, node.events, node.shutdown).await?.run().await?)
+    })
+}
+
+/// Runs an aggregator until it is stopped.
+pub fn aggregate(args: AggregateArgs) -> Result<()> {
+    let home = context::expand(&args.role.home);
+    args.role.start(|node| async move {
+        let options = AggregatorOptions { keypair: node.keypair, home, bucket: node.bucket };
+        Ok(Aggregator::start(node.run, options, node.events, node.shutdown).await?.run().await?)
+    })
+}
+
+impl RoleArgs {
+    /// Opens what every role needs and runs `role` until it ends or a signal asks for it.
+    fn start<F: Future<Output = Result<()>>>(self, role: impl FnOnce(Node) -> F) -> Result<()> {
+        init_logging();
+        model::set_threads(self.threads);
+        context::block_on(async {
+            let keypair = context::open_hotkey(&self.keys)?;
+            let run = context::open_run(&self.run, Some(&keypair.hotkey().ss58())).await?;
+            let bucket = context::own_bucket(self.bucket.as_deref(), &context::url_of(&self.run.run)?, &keypair)?;
+            let (stopper, shutdown) = Shutdown::pair();
+            let (events, mut received) = Events::channel();
+            let json = self.json;
+            let printer = tokio::spawn(async move {
+                while let Some(event) = received.recv().await {
+                    print_event(&event, json);
+                }
+            });
+            tokio::spawn(async move {
+                if stop_signal().await.is_ok() {
+                    stopper.stop();
+                }
+            });
+            let outcome = role(Node { run, keypair, bucket, events, shutdown }).await;
+            // the role dropped its sender, so the printer ends when all is printed
+            printer.await.context("printing events")?;
+            outcome
+        })
+    }
+}
+
+async fn stop_signal() -> std::io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// Warnings and errors go to standard error; `RUST_LOG` asks for more.
+fn init_logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+fn print_event(event: &Event, json: bool) {
+    use std::io::Write;
+    let line = if json { serde_json::to_string(event).ok() } else { in_words(event) };
+    // whoever closed our standard output does not want to hear more
+    let _ = line.map(|line| writeln!(std::io::stdout(), "{line}"));
+}
+
+/// An event as a line for people; `None` for mere progress.
+fn in_words(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::InnerStep { .. } | Event::Usage { .. } => return None,
+        Event::Ready { round, uid: Some(uid), hotkey } => format!("ready as uid {uid} ({hotkey}) at round {round}"),
+        Event::Ready { round, uid: None, hotkey } => format!("ready ({hotkey}) at round {round}"),
+        Event::Sealed { round, loss, tokens, bytes } => format!("round {round}: trained {tokens} tokens, loss {loss:.4}, sealed {bytes} bytes"),
+        Event::Closed { round, listed } => format!("round {round}: closed with {listed} payloads"),
+        Event::Judged { round, uid, verdict, .. } => format!("round {round}: uid {uid}: {verdict}"),
+        Event::Stepped { round, root, applied, left_out } => {
+            format!("round {round}: applied {applied:?}, left out {left_out:?}, root {}", root.short())
+        }
+        Event::Scores { round, scores } => {
+            let scores: Vec<String> = scores.iter().map(|s| format!("{}: {:.3}", s.uid, s.score)).collect();
+            format!("round {round}: scores {}", scores.join(", "))
+        }
+        Event::Dissent { round, uid, reason } => format!("round {round}: dissent on uid {uid}: {reason}"),
+        Event::HeldOut { round, bits_per_byte } => format!("round {round}: held-out loss {bits_per_byte:.4} bits per byte"),
+        Event::Weights { weights } => format!("weights set: {weights:?}"),
+        Event::Published { round, what, bytes } => format!("round {round}: published {what}, {bytes} bytes"),
+        Event::Warning { message } => format!("warning: {message}"),
+    })
+}

@@ -1,0 +1,40 @@
+//! What a miner does with its round. All but `Honest` exist to be caught, in the demo and in tests.
+
+use std::str::FromStr;
+
+/// How a miner makes its pseudo-gradient.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strategy {
+    /// Trains.
+    #[default]
+    Honest,
+    /// Sends noise whose norm is that of honest work, and claims all sequences.
+    Noise,
+}
+
+impl FromStr for Strategy {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        match s {
+            "honest" => Ok(Self::Honest),
+            "noise" => Ok(Self::Noise),
+            _ => Err(format!("{s:?} is not a strategy; known are honest and noise")),
+        }
+    }
+}
+
+/// A pseudo-gradient of noise: uniform signs, magnitudes up to an AdamW step's worth of `lr` in each of `steps` steps.
+pub(crate) fn noise(lengths: impl Iterator<Item = usize>, lr: f64, steps: u32, seed: u64) -> Vec<Vec<f32>> {
+    let mut state = seed | 1;
+    let bound = lr * f64::from(steps).sqrt();
+    let mut draw = move || {
+        // xorshift64*: noise needs no better
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        let uniform = (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1u64 << 53) as f64;
+        ((2.0 * uniform - 1.0) * bound) as f32
+    };
+    lengths.map(|len| (0..len).map(|_| draw()).collect()).collect()
+}
