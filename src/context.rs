@@ -7,9 +7,9 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use chain::{Chain, Ledger, Wallet};
-use checkpoints::{Home, Replica, Run, write_durably};
+use checkpoints::{Run, write_durably};
 use dataset::{Dataset, DatasetManifest, MANIFEST_FILE, MAX_DATASET_MANIFEST_BYTES};
-use protocol::{Digest, Keypair, ObjectKey};
+use protocol::{Digest, Keypair, ObjectKey, RunConfig};
 use storage::{Access, Bucket};
 
 use crate::cli::{KeyArgs, RunArgs};
@@ -30,6 +30,15 @@ pub fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
         .build()
         .context("the system gives no threads")?
         .block_on(work)
+}
+
+/// Reads a run's config; what the parser says is told with its line, without a drawing.
+pub fn read_config(path: &Path) -> Result<RunConfig> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    RunConfig::parse(&text).map_err(|error| {
+        let line = 1 + text.bytes().take(error.span().map_or(0, |span| span.start)).filter(|byte| *byte == b'\n').count();
+        anyhow!("{}, line {line}: {}", path.display(), error.message())
+    })
 }
 
 /// `path` with a leading `~` replaced by the home directory.
@@ -84,13 +93,16 @@ pub async fn open_chain(url: &str, participant: Option<&str>) -> Result<Arc<dyn 
 /// Opens a run on its chain.
 pub async fn open_run(args: &RunArgs, participant: Option<&str>) -> Result<Arc<Run>> {
     let url = url_of(&args.run)?;
-    let chain = open_chain(&chain_url(args.chain.as_deref(), store_of(&url))?, participant).await?;
-    Ok(Run::open(&url, chain).await?)
+    let chain_url = chain_url(args.chain.as_deref(), store_of(&url))?;
+    let chain = open_chain(&chain_url, participant).await?;
+    // an embedded ledger is a lab, whose buckets may be local folders
+    let peers = if chain_url.starts_with("ledger:") { Access::Trusted } else { Access::Foreign };
+    Ok(Run::open(&url, chain, peers).await?)
 }
 
 /// Opens a hotkey.
 pub fn open_hotkey(args: &KeyArgs) -> Result<Keypair> {
-    Ok(Wallet::open(&expand(&args.wallet_path), &args.wallet)?.hotkey(&args.hotkey)?)
+    Ok(Wallet::open(&expand(&args.wallet_path), &args.wallet)?.hotkey(&args.hotkey, None)?)
 }
 
 /// The run's tokens: from `given`, from the run's folder if it is local, or downloaded into the home directory.
@@ -133,9 +145,4 @@ pub fn own_bucket(given: Option<&str>, run_url: &str, keypair: &Keypair) -> Resu
         None => format!("{}/peers/{}", store_of(run_url), keypair.hotkey()),
     };
     Ok(Bucket::open(&url, Access::Own)?)
-}
-
-/// A replica at the newest round whose log this node can follow: from the home directory, the newest snapshot, or genesis.
-pub async fn catch_up(run: &Arc<Run>, home: &Home) -> Result<Replica> {
-    Ok(home.load_replica(run)?)
 }

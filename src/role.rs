@@ -32,7 +32,7 @@ pub struct RoleArgs {
     bucket: Option<String>,
     /// Threads for tensor work.
     #[arg(long, default_value_t = 1)]
-    threads: usize,
+    threads: u16,
     /// Print events as JSON lines.
     #[arg(long)]
     json: bool,
@@ -176,7 +176,10 @@ fn in_words(event: &Event) -> Option<String> {
         Event::InnerStep { .. } | Event::Usage { .. } => return None,
         Event::Ready { round, uid: Some(uid), hotkey } => format!("ready as uid {uid} ({hotkey}) at round {round}"),
         Event::Ready { round, uid: None, hotkey } => format!("ready ({hotkey}) at round {round}"),
-        Event::Sealed { round, loss, tokens, bytes } => format!("round {round}: trained {tokens} tokens, loss {loss:.4}, sealed {bytes} bytes"),
+        Event::Sealed { round, loss, tokens, bytes } => {
+            let loss = loss.map_or_else(String::new, |l| format!(", loss {l:.4}"));
+            format!("round {round}: trained {tokens} tokens{loss}, sealed {bytes} bytes")
+        }
         Event::Closed { round, listed } => format!("round {round}: closed with {listed} payloads"),
         Event::Judged { round, uid, verdict, .. } => format!("round {round}: uid {uid}: {verdict}"),
         Event::Stepped { round, root, applied, left_out } => {

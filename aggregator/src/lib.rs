@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use chain::ChainError;
 use checkpoints::{Event, Events, Home, HomeError, Progress, Replica, Run, RunError, Shutdown, Step, Stopwatch};
 use protocol::{Keypair, ObjectKey};
-use storage::{Bucket, StorageError};
+use storage::Bucket;
 
 /// Why an aggregator stops.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +57,7 @@ impl Aggregator {
     ) -> Result<Self, AggregatorError> {
         let home = Home::open(&options.home)?;
         run.chain.set_bucket(&options.keypair, run.manifest.chain.netuid, options.bucket.url()).await?;
-        let replica = home.load_replica(&run)?;
+        let replica = checkpoints::join(&run, &home).await?;
         events.tell(Event::Ready { round: replica.anchor.round, uid: None, hotkey: options.keypair.hotkey().ss58() }).await;
         let bucket = options.bucket.join(&run.id.to_string());
         Ok(Self { run, home, bucket, replica, watch: Stopwatch::default(), events, shutdown })
@@ -102,13 +102,14 @@ impl Aggregator {
     /// Publishes a record's payloads as one bundle, then makes the new state durable.
     async fn publish(&mut self, step: &Step) -> Result<(), AggregatorError> {
         let round = step.record.value.round;
-        let bundle = compression::encode_bundle(&step.payloads.iter().collect::<Vec<_>>());
-        let bytes = bundle.len() as u64;
-        match self.bucket.put(&ObjectKey::Bundle(round), bundle.into()).await {
-            Ok(()) | Err(StorageError::Conflict { .. }) => {
-                self.events.tell(Event::Published { round, what: "bundle".into(), bytes }).await;
-            }
-            Err(error) => self.events.tell(Event::Warning { message: format!("bundle of round {round}: {error}") }).await,
+        // a record that applies nothing has no bundle
+        if let Ok(bundle) = compression::encode_bundle(&step.payloads.iter().collect::<Vec<_>>()) {
+            let bytes = bundle.len() as u64;
+            let published = match self.bucket.put(&ObjectKey::Bundle(round), bundle.into()).await {
+                Ok(()) => Event::Published { round, what: "bundle".into(), bytes },
+                Err(error) => Event::Warning { message: format!("bundle of round {round}: {error}") },
+            };
+            self.events.tell(published).await;
         }
         self.home.save_replica(&self.replica)?;
         let usage = Event::Usage { up: self.bucket.traffic().up, down: self.run.downloaded(), cpu: self.watch.split() };

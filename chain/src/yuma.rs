@@ -116,7 +116,8 @@ pub fn epoch(inputs: &Inputs, params: &Params) -> Outputs {
     let permit = permits(&inputs.stake, inputs.owner, params);
     let active_stake = active_stake(inputs, &stake, params);
     let weights = effective_weights(inputs);
-    let consensus: Array1<f64> = weights.columns().into_iter().map(|column| stake_median(column.iter().copied(), &active_stake, params)).collect();
+    let consensus: Array1<f64> =
+        weights.columns().into_iter().map(|column| stake_median(column.iter().copied(), &active_stake, params)).collect();
     let clipped = Zip::from(&weights).and_broadcast(&consensus).map_collect(|&w, &c| w.min(c));
     let incentive = normalized(clipped.t().dot(&active_stake));
     let penalty = unit(params.bonds_penalty);
@@ -219,7 +220,10 @@ fn stake_median(weights: impl Iterator<Item = f64>, active_stake: &Array1<f64>, 
 
 /// Stored bonds without those of miners registered since the last epoch, whose uid may have had another owner.
 fn old_bonds(inputs: &Inputs) -> Array2<f64> {
-    Array2::from_shape_fn(inputs.bonds.dim(), |(i, j)| if inputs.registered[j] >= inputs.last_epoch { 0.0 } else { unit(inputs.bonds[(i, j)]) })
+    Array2::from_shape_fn(
+        inputs.bonds.dim(),
+        |(i, j)| if inputs.registered[j] >= inputs.last_epoch { 0.0 } else { unit(inputs.bonds[(i, j)]) },
+    )
 }
 
 fn moving_average(params: &Params, new: &Array2<f64>, old: &Array2<f64>) -> Array2<f64> {
@@ -228,7 +232,13 @@ fn moving_average(params: &Params, new: &Array2<f64>, old: &Array2<f64>) -> Arra
 }
 
 /// Bonds and dividends by Yuma3: D_i ∝ A_i Σ_j I_j E_ij / Σ_i E_ij.
-fn yuma3(inputs: &Inputs, params: &Params, weights: Array2<f64>, active_stake: &Array1<f64>, incentive: &Array1<f64>) -> (Array2<f64>, Array1<f64>) {
+fn yuma3(
+    inputs: &Inputs,
+    params: &Params,
+    weights: Array2<f64>,
+    active_stake: &Array1<f64>,
+    incentive: &Array1<f64>,
+) -> (Array2<f64>, Array1<f64>) {
     let bonds = moving_average(params, &weights, &old_bonds(inputs));
     let mut shares = bonds.clone();
     normalize_columns(&mut shares);
@@ -264,6 +274,8 @@ fn yuma1(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use ndarray::array;
     use proptest::prelude::*;
 
@@ -337,12 +349,12 @@ mod tests {
     #[test]
     fn bonds_of_a_new_registration_are_cleared() {
         let mut inputs = network(&[10, 10, 0, 0, 0], &[&[1.0, 1.0, 1.0], &[1.0, 1.0, 1.0]]);
-        inputs.bonds[(0, 2)] = 65535;
-        inputs.bonds[(0, 3)] = 65535;
+        inputs.bonds[(0, 2)] = 60_000;
+        inputs.bonds[(0, 3)] = 60_000;
         inputs.registered[3] = 4;
         let out = epoch(&inputs, &Params::default());
-        // 0.9 · 1 + 0.1 / 3 against 0.1 / 3
-        assert_eq!((out.bonds[(0, 2)], out.bonds[(0, 3)]), (61165, 2184));
+        // 0.9 · 60,000 + 0.1 · 65,535 / 3 against the second term alone
+        assert_eq!((out.bonds[(0, 2)], out.bonds[(0, 3)]), (56184, 2184));
     }
 
     #[test]

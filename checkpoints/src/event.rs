@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cpu_time::ProcessTime;
-use protocol::{Digest, MinerScore};
+use protocol::{Digest, score::MinerScore};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -129,8 +129,8 @@ pub enum Event {
     Sealed {
         /// The round.
         round: u64,
-        /// Mean training loss of the round, in nats per token.
-        loss: f64,
+        /// Mean training loss of the round, in nats per token, if anything was trained.
+        loss: Option<f64>,
         /// Tokens trained.
         tokens: u64,
         /// Bytes of the sealed payload.

@@ -12,7 +12,7 @@ use protocol::Digest;
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Anchor, Replica, Run, RunError};
+use crate::{Anchor, Replica, Run};
 
 /// Why a home directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -135,21 +135,26 @@ impl Home {
         self.save(STATE, &(&replica.anchor, replica.root), &tensors)
     }
 
-    /// The newest durable replica, or genesis. A damaged file is set aside with a warning: the log rebuilds it.
+    /// The newest durable replica. A damaged file is set aside with a warning: the log rebuilds what it held.
     ///
     /// # Errors
-    /// [`RunError`] if neither can be had.
-    pub fn load_replica(&self, run: &Arc<Run>) -> Result<Replica, RunError> {
+    /// [`HomeError::Io`].
+    pub fn load_replica(&self, run: &Arc<Run>) -> Result<Option<Replica>, HomeError> {
         match self.load::<(Anchor, Digest)>(STATE) {
-            Ok(Some(saved)) => match restore(run, saved) {
-                Some(replica) => return Ok(replica),
-                None => tracing::warn!(home = %self.dir.display(), "the saved state does not have its root; replaying from genesis"),
-            },
-            Ok(None) => {}
-            Err(error @ HomeError::Damaged { .. }) => tracing::warn!(%error, "replaying from genesis"),
-            Err(error) => return Err(error.into()),
+            Ok(Some(saved)) => {
+                let replica = restore(run, saved);
+                if replica.is_none() {
+                    tracing::warn!(home = %self.dir.display(), "the saved state does not have its root; starting over");
+                }
+                Ok(replica)
+            }
+            Ok(None) => Ok(None),
+            Err(error @ HomeError::Damaged { .. }) => {
+                tracing::warn!(%error, "starting over");
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
-        Replica::genesis(run.clone())
     }
 }
 
@@ -174,7 +179,7 @@ fn parse_saved<T: DeserializeOwned>(bytes: &[u8]) -> Result<Saved<T>, String> {
     let meta = metadata.metadata().as_ref().and_then(|m| m.get("tributary")).ok_or("no metadata")?;
     let meta = serde_json::from_str(meta).map_err(|e| e.to_string())?;
     let file = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
-    let read = |(name, view): (String, safetensors::tensor::TensorView)| (name, bytemuck::pod_collect_to_vec(view.data()));
+    let read = |(name, view): (String, safetensors::tensor::TensorView)| (name, view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect());
     if file.iter().any(|(_, v)| v.dtype() != Dtype::F32) {
         return Err("a tensor is not f32".into());
     }

@@ -1,8 +1,9 @@
 //! The run's log on the chain: which seal lists and records were committed, by whom, in which order.
 
 use protocol::{
-    Announcement, Digest, Document, Hotkey, Manifest, MinerScore, ObjectKey, RunId, SealList, Signed,
+    Announcement, Digest, Document, Hotkey, Manifest, ObjectKey, RunId, SealList, Signed,
     round::{Availability, Candidate, RoundPlan},
+    score::MinerScore,
 };
 use serde::{Deserialize, Serialize};
 

@@ -105,7 +105,7 @@ pub async fn fetch_applied(
 
 /// Looks for a bundle in everybody's bucket until one holds payloads of the record.
 async fn from_bundles(run: &Run, round: u64, applied: &[Applied], found: &mut HashMap<Digest, Payload>) -> Result<(), RunError> {
-    let cap = compression::bundle_cap(&run.layout, &run.codec, applied.len());
+    let cap = compression::bundle_len(&run.layout, &run.codec, applied.len());
     for bucket in run.buckets().await?.into_values() {
         let Ok(Some(bytes)) = bucket.get(&ObjectKey::Bundle(round), cap).await else { continue };
         let Ok(payloads) = parse_bundle(&bytes, &run.layout, &run.codec, applied.len()) else { continue };

@@ -4,8 +4,9 @@ use std::{collections::HashMap, sync::Arc};
 
 use compression::{Payload, State, Weighted, transition};
 use protocol::{
-    Applied, Countersign, Digest, ObjectKey, Record, ScoreSheet, SealContext, SealList, Signed,
+    Applied, Countersign, Digest, ObjectKey, Record, SealContext, SealList, Signed,
     round::{Availability, Candidate, Standing, standing},
+    score::ScoreSheet,
 };
 
 use crate::{
@@ -63,7 +64,7 @@ pub struct Replica {
     pub anchor: Anchor,
     close: Option<(Digest, Close)>,
     opened: HashMap<Digest, Payload>,
-    void: Vec<Digest>,
+    void: Vec<(Digest, &'static str)>,
 }
 
 impl Replica {
@@ -93,6 +94,11 @@ impl Replica {
         &self.opened
     }
 
+    /// The current round's records that were found void, by digest, and the first wrong fact of each.
+    pub fn void(&self) -> &[(Digest, &'static str)] {
+        &self.void
+    }
+
     /// Looks at the chain up to `head` and takes at most one step.
     ///
     /// # Errors
@@ -105,7 +111,8 @@ impl Replica {
             Err(missing) => return Ok(Progress::Awaiting(log, missing)),
         };
         for candidate in log.records(close.block) {
-            if self.void.contains(&candidate.digest) || protocol::round::voted_withheld(&candidate, &log.plan.ranks, &log.withheld) {
+            let known = self.void.iter().any(|(void, _)| *void == candidate.digest);
+            if known || protocol::round::voted_withheld(&candidate, &log.plan.ranks, &log.withheld) {
                 continue;
             }
             match self.check_record(&log, &close, &candidate, watch).await? {
@@ -116,7 +123,7 @@ impl Replica {
                 Checked::Missing => return Ok(Progress::Awaiting(log, candidate)),
                 Checked::Void(why) => {
                     tracing::warn!(round = self.anchor.round, lead = %candidate.lead, record = %candidate.digest, why, "void record");
-                    self.void.push(candidate.digest);
+                    self.void.push((candidate.digest, why));
                 }
             }
         }

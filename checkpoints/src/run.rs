@@ -64,6 +64,14 @@ pub enum RunError {
         /// In the countersigned record.
         theirs: Digest,
     },
+    /// A snapshot that does not stand on this run's log.
+    #[error("the snapshot of round {round} by {validator} names a record that is not on the chain")]
+    OffChain {
+        /// The state's round.
+        round: u64,
+        /// Who published it.
+        validator: Hotkey,
+    },
     /// A snapshot was refused.
     #[error(transparent)]
     Snapshot(#[from] crate::CheckpointError),
@@ -95,29 +103,40 @@ pub struct Run {
     pub folder: Bucket,
     /// The chain.
     pub chain: Arc<dyn Chain>,
+    peers: Access,
     buckets: Mutex<HashMap<Hotkey, (String, Bucket)>>,
 }
 
+/// The folder of a run, its manifest and its id, checked against its address. Needs no chain.
+///
+/// # Errors
+/// [`RunError`] says what does not fit.
+pub async fn open_folder(url: &str) -> Result<(Bucket, Manifest, RunId), RunError> {
+    let folder = Bucket::open(url, Access::Trusted)?;
+    let bytes = folder.get(&ObjectKey::Manifest, MAX_MANIFEST_BYTES).await?.ok_or_else(|| RunError::NoManifest(url.into()))?;
+    let manifest = Manifest::from_bytes(&bytes).map_err(|source| RunError::Manifest { url: url.into(), source })?;
+    let id = Digest::of(&bytes);
+    let named: Option<RunId> = url.trim_end_matches('/').rsplit('/').next().and_then(|last| last.parse().ok());
+    if named.is_some_and(|named| named != id) {
+        return Err(RunError::WrongRun { url: url.into(), found: id });
+    }
+    Ok((folder, manifest, id))
+}
+
 impl Run {
-    /// Reads the manifest at `url` and checks it against its address and the chain.
+    /// Reads the manifest at `url` and checks it against its address and the chain. `peers` says how far other nodes' buckets are
+    /// trusted: [`Access::Foreign`] on a public network, [`Access::Trusted`] in a lab, where they may be local folders.
     ///
     /// # Errors
     /// [`RunError`] says what does not fit.
-    pub async fn open(url: &str, chain: Arc<dyn Chain>) -> Result<Arc<Self>, RunError> {
-        let folder = Bucket::open(url, Access::Foreign)?;
-        let bytes = folder.get(&ObjectKey::Manifest, MAX_MANIFEST_BYTES).await?.ok_or_else(|| RunError::NoManifest(url.into()))?;
-        let manifest = Manifest::from_bytes(&bytes).map_err(|source| RunError::Manifest { url: url.into(), source })?;
-        let id = Digest::of(&bytes);
-        let named: Option<RunId> = url.trim_end_matches('/').rsplit('/').next().and_then(|last| last.parse().ok());
-        if named.is_some_and(|named| named != id) {
-            return Err(RunError::WrongRun { url: url.into(), found: id });
-        }
+    pub async fn open(url: &str, chain: Arc<dyn Chain>, peers: Access) -> Result<Arc<Self>, RunError> {
+        let (folder, manifest, id) = open_folder(url).await?;
         let genesis = chain.genesis().await?;
         if genesis != manifest.chain.genesis {
             return Err(RunError::WrongChain { found: genesis, expected: manifest.chain.genesis });
         }
         let codec = codec(&manifest);
-        Ok(Arc::new(Self { id, layout: manifest.layout(), codec, manifest, folder, chain, buckets: Mutex::default() }))
+        Ok(Arc::new(Self { id, layout: manifest.layout(), codec, manifest, folder, chain, peers, buckets: Mutex::default() }))
     }
 
     /// The state at round 0, its root checked against the manifest's.
@@ -157,7 +176,7 @@ impl Run {
         let mut known = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         for (hotkey, url) in listed {
             if known.get(&hotkey).is_none_or(|(old, _)| *old != url)
-                && let Ok(bucket) = Bucket::open(&url, Access::Foreign)
+                && let Ok(bucket) = Bucket::open(&url, self.peers)
             {
                 known.insert(hotkey, (url, bucket.join(&self.id.to_string())));
             }

@@ -140,7 +140,11 @@ pub async fn write_snapshot(
 ///
 /// # Errors
 /// [`CheckpointError`] has a variant for each refusal.
-pub async fn read_snapshot(bucket: &Bucket, round: u64, expected: &Expected<'_>) -> Result<(State, Signed<SnapshotManifest>), CheckpointError> {
+pub async fn read_snapshot(
+    bucket: &Bucket,
+    round: u64,
+    expected: &Expected<'_>,
+) -> Result<(State, Signed<SnapshotManifest>), CheckpointError> {
     let layout = expected.layout;
     let signed = read_manifest(bucket, round, layout).await?;
     let manifest = &signed.value;

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::chunk::{Chunk, Grid};
+use crate::chunk::{CHUNK_ELEMENTS, Chunk, Grid};
 use crate::codec::{Codec, payload_len, sections};
 use crate::payload::{HASH_BYTES, HEADER_BYTES, Header, Payload};
 use crate::select::TopK;
@@ -15,13 +15,8 @@ pub enum EncodeError {
     #[error(transparent)]
     Layout(#[from] LayoutError),
     /// A NaN, an infinity, or a sum with the error feedback that overflows.
-    #[error("tensor {tensor:?}: element {index} of the pseudo-gradient plus error feedback is not finite; drop this round's progress")]
-    NonFinite {
-        /// The tensor.
-        tensor: String,
-        /// Its first element that is not finite.
-        index: usize,
-    },
+    #[error("tensor {0:?}: the pseudo-gradient plus error feedback is not finite; drop this round's progress")]
+    NonFinite(String),
     /// A `k` outside 1 to 4096.
     #[error("k = {0}, it must be 1 to 4096 values per chunk")]
     K(u16),
@@ -101,10 +96,10 @@ pub fn encode(
 }
 
 fn check_finite(layout: &Layout, feedback: &[Vec<f32>], gradient: &[Vec<f32>], beta: f32) -> Result<(), EncodeError> {
-    let broken = |e: &[f32], g: &[f32]| e.par_iter().zip(g).position_first(|(e, g)| !(beta * e + g).is_finite());
+    let finite = |e: &[f32], g: &[f32]| e.iter().zip(g).all(|(e, g)| (beta * e + g).is_finite());
     for ((spec, e), g) in layout.tensors().iter().zip(feedback).zip(gradient) {
-        if let Some(index) = broken(e, g) {
-            return Err(EncodeError::NonFinite { tensor: spec.name.clone(), index });
+        if !e.par_chunks(CHUNK_ELEMENTS).zip(g.par_chunks(CHUNK_ELEMENTS)).all(|(e, g)| finite(e, g)) {
+            return Err(EncodeError::NonFinite(spec.name.clone()));
         }
     }
     Ok(())
@@ -127,7 +122,7 @@ fn encode_tensor(codec: &Codec, grid: Grid, data: Slices<'_>, beta: f32) {
     let indices = data.indices.par_chunks_mut(grid.sum_band(0, |n| codec.index_bytes(n)));
     let bands = (feedback, gradient, scales, codes, indices).into_par_iter().enumerate();
     bands.for_each_init(Encoder::default, |encoder, (band, (feedback, gradient, scales, codes, indices))| {
-        let mut data = Slices { feedback, gradient, scales, codes, indices };
+        let data = Slices { feedback, gradient, scales, codes, indices };
         let (mut code_at, mut index_at) = (0, 0);
         for tile in 0..grid.band_chunks() {
             let chunk = grid.chunk_in_band(band, tile);

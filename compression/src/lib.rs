@@ -14,8 +14,6 @@ mod select;
 mod state;
 #[cfg(test)]
 mod test_data;
-#[cfg(test)]
-mod tests;
 
 pub use bundle::{BundleError, bundle_len, encode_bundle, parse_bundle};
 pub use chunk::{CHUNK_ELEMENTS, Chunk, Grid, TILE};

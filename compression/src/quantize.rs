@@ -6,8 +6,7 @@
 //! constant values that error feedback produces (wide pairs are for heavy tails, the pair with a zero for sparse chunks).
 
 /// The pairs of one octave, in 64ths.
-const PAIRS: [(u16, u16); 10] =
-    [(0, 98), (64, 94), (66, 80), (74, 97), (83, 99), (87, 128), (87, 194), (96, 117), (103, 128), (113, 147)];
+const PAIRS: [(u16, u16); 10] = [(0, 98), (64, 94), (66, 80), (74, 97), (83, 99), (87, 128), (87, 194), (96, 117), (103, 128), (113, 147)];
 /// The octave of scale codes 1 to 10.
 const LOWEST_OCTAVE: i32 = -20;
 /// The octave of scale codes 241 to 250.

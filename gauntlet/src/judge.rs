@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use checkpoints::{Close, Phase, Replica, Run, Stopwatch, check_envelope, fetch_payload};
+use checkpoints::{Close, Phase, Replica, Run, RunError, Stopwatch, check_envelope, fetch_payload};
 use compression::{Payload, try_step};
 use dataset::{Dataset, Split};
 use model::Llama;
@@ -110,6 +110,8 @@ impl Judgement {
             Some(_) => None,
         };
         let step = manifest.judge.step * bench.run.rule(replica.anchor.round).lr;
+        let round = replica.anchor.round;
+        let tried = try_step(&replica.state, payload, step).map_err(|source| RunError::Transition { round, source })?;
         let (model, known) = (&mut *bench.model, &mut self.random);
         let losses = bench.watch.measure(Phase::Judge, || {
             tokio::task::block_in_place(|| {
@@ -119,7 +121,7 @@ impl Judgement {
                     *known = Some(Batch { windows, before });
                 }
                 let own_before = model.sequence_losses(&own_windows)?;
-                model.load(&try_step(&replica.state, payload, step))?;
+                model.load(&tried)?;
                 let own_after = model.sequence_losses(&own_windows)?;
                 let random_after = known.as_ref().map(|b| model.sequence_losses(&b.windows)).transpose()?;
                 Ok::<_, model::ModelError>((own_before, own_after, random_after.unwrap_or_default()))

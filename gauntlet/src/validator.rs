@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use checkpoints::{
-    Close, Event, Events, Home, Phase, Progress, Replica, RoundLog, Run, RunError, Shutdown, SnapshotSource, Step, Stopwatch,
+    Close, Event, Events, Home, Phase, Progress, Replica, RoundLog, Run, RunError, Shutdown, Step, Stopwatch,
     write_snapshot,
 };
 use dataset::{Dataset, Split};
 use model::{Device, Llama};
 use protocol::{
-    Assignment, Countersign, Digest, Dissent, Document, Envelope, Hotkey, Keypair, ObjectKey,
+    Countersign, Digest, Dissent, Document, Envelope, Hotkey, Keypair, ObjectKey,
     round::{Candidate, Turn},
     score::{self, Entry, MinerScore, Outcome},
 };
@@ -71,6 +71,8 @@ struct Books {
     weights_at: Option<u64>,
 }
 
+/// Size of a snapshot's files.
+const SHARD_BYTES: usize = 1 << 30;
 const BOOKS: &str = "scores.safetensors";
 
 impl Validator {
@@ -90,7 +92,7 @@ impl Validator {
         let uid = neurons.iter().find(|n| n.hotkey == hotkey).map(|n| n.uid);
         let uid = uid.ok_or_else(|| ValidatorError::NotRegistered { hotkey: hotkey.ss58(), netuid })?;
         run.chain.set_bucket(&options.keypair, netuid, options.bucket.url()).await?;
-        let replica = home.load_replica(&run)?;
+        let replica = checkpoints::join(&run, &home).await?;
         let books = home.load::<Books>(BOOKS)?.map(|saved| saved.meta).unwrap_or_default();
         let model = Llama::new(&run.manifest.model, options.device)?;
         let held_out = held_out(&options.dataset, run.manifest.model.sequence_length, options.held_out)?;
@@ -270,7 +272,7 @@ impl Validator {
         self.events.tell(Event::Scores { round, scores: self.books.scores.clone() }).await;
         if record_leads(step, &self.keypair) {
             self.measure_held_out().await?;
-            self.snapshot(step).await?;
+            self.snapshot().await?;
         }
         self.pay(head).await?;
         self.tell_usage().await;
@@ -327,13 +329,14 @@ impl Validator {
         Ok(())
     }
 
-    async fn snapshot(&mut self, step: &Step) -> Result<(), ValidatorError> {
+    async fn snapshot(&mut self) -> Result<(), ValidatorError> {
         let round = self.replica.anchor.round;
         if !round.is_multiple_of(self.run.manifest.checkpoints.every) {
             return Ok(());
         }
-        let source = SnapshotSource { run: self.run.id, record: Some(step.record.digest()) };
-        let bytes = write_snapshot(&self.bucket, &self.replica.state, &source, &self.keypair).await.map_err(RunError::from)?;
+        let Replica { state, anchor, .. } = &self.replica;
+        let written = write_snapshot(&self.bucket, state, self.run.id, anchor, &self.keypair, SHARD_BYTES).await;
+        let bytes = written.map_err(RunError::from)?.value.shards.iter().map(|s| s.bytes).sum();
         self.events.tell(Event::Published { round, what: "snapshot".into(), bytes }).await;
         Ok(())
     }

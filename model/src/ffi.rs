@@ -159,3 +159,24 @@ pub(crate) fn keep_freed_memory() {
         libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use tch::{Device, Kind};
+
+    #[test]
+    fn an_exception_is_an_error() {
+        let matrix = |rows, columns| Tensor::zeros([rows, columns], (Kind::Float, Device::Cpu));
+        assert_eq!(product(&matrix(2, 3), &matrix(4, 3)).unwrap().size(), [2, 4]);
+        assert!(matches!(product(&matrix(2, 3), &matrix(4, 5)), Err(TchError::Torch(_))));
+        assert!(matches!(foreach_add(&[matrix(2, 3)], &[matrix(4, 5)]), Err(TchError::Torch(_))));
+    }
+
+    #[test]
+    fn a_missing_library_is_an_error() {
+        assert!(load_globally(Path::new("/nowhere/libtorch_cuda.so")).unwrap_err().contains("libtorch_cuda.so"));
+    }
+}

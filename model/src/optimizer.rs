@@ -50,16 +50,25 @@ impl InnerOptimizer {
         Ok(Self { inner: inner.clone(), packing: model.packing.clone(), step: 0, first: zeros()?, second: zeros()? })
     }
 
-    /// Inner steps taken since the run began; the next one has this number.
+    /// Inner steps taken.
     pub fn steps_taken(&self) -> u64 {
         self.step
     }
 
-    /// One inner step on a batch of sequences as [`Llama::sequence_losses`] takes them, `micro_batch` at a time.
+    /// [`InnerOptimizer::step_at`] for one who has taken part since the run began.
+    ///
+    /// # Errors
+    /// As [`InnerOptimizer::step_at`].
+    pub fn step(&mut self, model: &mut Llama, batch: &[Vec<u32>]) -> Result<StepReport, ModelError> {
+        self.step_at(model, batch, self.step)
+    }
+
+    /// One inner step on a batch of sequences as [`Llama::sequence_losses`] takes them, `micro_batch` at a time. `position` is the run's
+    /// place in the learning-rate schedule; a miner that joined late has taken fewer steps than that.
     ///
     /// # Errors
     /// For sequences that do not fit, and [`ModelError::NonFinite`]; parameters, moments and step are then as before.
-    pub fn step(&mut self, model: &mut Llama, batch: &[Vec<u32>]) -> Result<StepReport, ModelError> {
+    pub fn step_at(&mut self, model: &mut Llama, batch: &[Vec<u32>], position: u64) -> Result<StepReport, ModelError> {
         self.packing.check_same(&model.packing)?;
         let windows = model.windows(batch)?;
         let tokens = (batch.len() * (batch[0].len() - 1)) as f64;
@@ -72,13 +81,13 @@ impl InnerOptimizer {
             }
         }
         let divisor = tokens * (grad_norm / self.inner.clip).max(1.0);
-        let lr = self.update(&model.parameters, &gradients, divisor).map_err(ModelError::torch)?;
+        let lr = self.inner.lr_at(position);
+        self.update(&model.parameters, &gradients, divisor, lr).map_err(ModelError::torch)?;
         Ok(StepReport { loss, grad_norm, lr })
     }
 
-    /// AdamW with `gradients / divisor`, in place; counts the step and returns its learning rate.
-    fn update(&mut self, parameters: &[Tensor], gradients: &[Tensor], divisor: f64) -> Result<f64, TchError> {
-        let lr = self.inner.lr_at(self.step);
+    /// AdamW with `gradients / divisor`, in place; counts the step.
+    fn update(&mut self, parameters: &[Tensor], gradients: &[Tensor], divisor: f64, lr: f64) -> Result<(), TchError> {
         let device = parameters[0].device();
         let number = Tensor::f_full([] as [i64; 0], (self.step + 1) as f64, (Kind::Float, device))?;
         let divisor = Tensor::f_full([] as [i64; 0], divisor, (Kind::Float, device))?;
@@ -90,7 +99,7 @@ impl InnerOptimizer {
             ffi::fused_adamw(&updates, &number, &divisor, &rule)?;
         }
         self.step += 1;
-        Ok(lr)
+        Ok(())
     }
 
     /// A copy of step and moments.
@@ -133,4 +142,86 @@ fn accumulate(model: &Llama, windows: &Tensor, micro_batch: i64) -> Result<(Vec<
     }
     let (gradients, loss) = total.ok_or_else(|| TchError::Shape("an empty batch".to_owned()))?;
     Ok((gradients, loss.f_double_value(&[])?))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// Decoupled AdamW in f64, as in the paper.
+    fn reference(inner: &Inner, step: i32, decay: f64, theta: &mut f64, moments: &mut (f64, f64), gradient: f64) {
+        let (lr, t) = (inner.lr_at(step as u64), step + 1);
+        moments.0 = inner.beta1 * moments.0 + (1.0 - inner.beta1) * gradient;
+        moments.1 = inner.beta2 * moments.1 + (1.0 - inner.beta2) * gradient * gradient;
+        let (first, second) = (moments.0 / (1.0 - inner.beta1.powi(t)), moments.1 / (1.0 - inner.beta2.powi(t)));
+        *theta -= lr * decay * *theta + lr * first / (second.sqrt() + inner.eps);
+    }
+
+    #[test]
+    fn the_fused_update_is_adamw() {
+        let inner = rule();
+        let packing = Packing::new(&protocol::Architecture {
+            vocab_size: 3,
+            hidden_size: 2,
+            layers: 1,
+            heads: 1,
+            kv_heads: 1,
+            head_dim: 2,
+            intermediate_size: 1,
+            sequence_length: 1,
+            rope_theta: 1e4,
+            norm_eps: 1e-5,
+            tied_embeddings: true,
+            init_std: 0.1,
+        });
+        let zeros = || packing.zeros(tch::Device::Cpu).unwrap();
+        let mut optimizer = InnerOptimizer { inner: inner.clone(), packing: packing.clone(), step: 0, first: zeros(), second: zeros() };
+        let parameters = zeros();
+        let value = |i: usize, step: i32| ((i * 7 + 3) as f64 * 0.37 + f64::from(step)).sin();
+        let start: Vec<Vec<f32>> = sized(&packing, |i| value(i, 0) as f32);
+        packing.load(&start, &parameters).unwrap();
+        let mut expected: Vec<f64> = start.iter().flatten().map(|x| f64::from(*x)).collect();
+        let decays: Vec<f64> =
+            parameters.iter().flat_map(|p| vec![if p.dim() >= 2 { inner.weight_decay } else { 0.0 }; p.numel()]).collect();
+        let mut moments = vec![(0.0, 0.0); expected.len()];
+        for step in 0..8 {
+            let divisor = 1.0 + f64::from(step);
+            let gradients = zeros();
+            packing.load(&sized(&packing, |i| value(i, step + 1) as f32), &gradients).unwrap();
+            optimizer.update(&parameters, &gradients, divisor).unwrap();
+            for (i, theta) in expected.iter_mut().enumerate() {
+                let gradient = f64::from(value(i, step + 1) as f32) / divisor;
+                reference(&inner, step, decays[i], theta, &mut moments[i], gradient);
+            }
+        }
+        let got = packing.unload(&parameters).unwrap();
+        for (got, want) in got.iter().flatten().zip(&expected) {
+            assert!((f64::from(*got) - want).abs() < 1e-6, "{got} {want}");
+        }
+    }
+
+    fn sized(packing: &Packing, value: impl Fn(usize) -> f32) -> Vec<Vec<f32>> {
+        let mut next = 0..;
+        let zeros = packing.unload(&packing.zeros(tch::Device::Cpu).unwrap()).unwrap();
+        zeros.iter().map(|tensor| tensor.iter().zip(next.by_ref()).map(|(_, i)| value(i)).collect()).collect()
+    }
+
+    fn rule() -> Inner {
+        Inner {
+            steps: 1,
+            batch: 1,
+            micro_batch: 1,
+            lr: 0.02,
+            warmup: 2,
+            decay: 20,
+            floor: 0.1,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            clip: 1.0,
+        }
+    }
 }

@@ -45,7 +45,7 @@ template <typename Body> const char *guarded(Body body) noexcept {
   return message.c_str();
 }
 
-at::Tensor multiply(const at::Tensor &a, const at::Tensor &b) {
+at::Tensor matrix_product(const at::Tensor &a, const at::Tensor &b) {
   std::vector<int64_t> shape = a.sizes().vec();
   shape.back() = b.size(-1);
   at::Tensor result = at::empty(shape, a.options());
@@ -57,13 +57,13 @@ at::Tensor multiply(const at::Tensor &a, const at::Tensor &b) {
 struct Product : torch::autograd::Function<Product> {
   static at::Tensor forward(AutogradContext *context, const at::Tensor &a, const at::Tensor &b) {
     context->save_for_backward({a, b});
-    return multiply(a, b.transpose(-2, -1));
+    return matrix_product(a, b.transpose(-2, -1));
   }
 
   static variable_list backward(AutogradContext *context, const variable_list &gradients) {
     const variable_list saved = context->get_saved_variables();
     const at::Tensor gradient = gradients[0].contiguous();
-    return {multiply(gradient, saved[1]), multiply(gradient.transpose(-2, -1), saved[0])};
+    return {matrix_product(gradient, saved[1]), matrix_product(gradient.transpose(-2, -1), saved[0])};
   }
 };
 

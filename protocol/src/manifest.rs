@@ -105,7 +105,25 @@ impl Manifest {
     /// # Errors
     /// [`ConfigError`] names the section and the field.
     pub fn resolve(config: RunConfig, launch: Launch) -> Result<Self, ConfigError> {
-        let mut manifest = Self {
+        let mut manifest = Self::rootless(config, launch)?;
+        manifest.genesis_root = Digest(crate::genesis::initial_state(&manifest).root());
+        Ok(manifest)
+    }
+
+    /// Validates a config and joins it with a launch that never happens: no chain, no text, no genesis root. Good for asking what a run
+    /// would cost, at any size, since no tensor is made.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the section and the field.
+    pub fn draft(config: RunConfig) -> Result<Self, ConfigError> {
+        let chain = ChainSection { genesis: Digest::default(), netuid: 0, launch_key: Hotkey([0; 32]), start_block: 0 };
+        let (tokenizer, source) = (config.data.tokenizer.clone(), config.data.source.clone());
+        let data = DataSection { tokenizer, source, digest: Digest::default(), train_tokens: u64::MAX, held_out_tokens: u64::MAX };
+        Self::rootless(config, Launch { chain, data })
+    }
+
+    fn rootless(config: RunConfig, launch: Launch) -> Result<Self, ConfigError> {
+        let manifest = Self {
             version: MANIFEST_VERSION,
             name: config.name,
             chain: launch.chain,
@@ -121,7 +139,6 @@ impl Manifest {
             genesis_root: Digest::default(),
         };
         manifest.validate()?;
-        manifest.genesis_root = Digest(crate::genesis::initial_state(&manifest).root());
         Ok(manifest)
     }
 

@@ -68,7 +68,7 @@ pub enum StorageError {
         source: Cause,
     },
     /// No good answer within the deadline and the attempts of [`crate::Limits`].
-    #[error("{url}: no good answer after {attempts} attempts; check the network and the address: {source}")]
+    #[error("{url}: no good answer in {attempts} attempt(s); check the network and the address: {source}")]
     Unreachable {
         /// The object.
         url: String,

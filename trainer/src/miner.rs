@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use checkpoints::{Close, Event, Events, Home, Phase, Progress, Replica, Run, RunError, Shutdown, Step, Stopwatch};
-use compression::{ErrorFeedback, Header, Payload};
+use compression::{EncodeError, ErrorFeedback, Header, Payload};
 use dataset::{Dataset, Split};
 use model::{Device, InnerOptimizer, Llama, ModelError};
 use protocol::{Assignment, Digest, Envelope, Keypair, ObjectKey, PayloadKey, SealContext, Signed};
@@ -73,12 +73,12 @@ impl Miner {
             return Err(MinerError::NotRegistered { hotkey: hotkey.ss58(), netuid });
         };
         run.chain.set_bucket(&options.keypair, netuid, options.bucket.url()).await?;
-        let replica = home.load_replica(&run)?;
+        let replica = checkpoints::join(&run, &home).await?;
         let model = Llama::new(&run.manifest.model, options.device)?;
         let mut optimizer = InnerOptimizer::new(&model, &run.manifest.inner)?;
         let (error_feedback, pending) = match Durable::load(&home, &run.layout)? {
             Some(saved) => {
-                optimizer.import(saved.optimizer)?;
+                optimizer.import(&saved.optimizer)?;
                 (saved.error_feedback, saved.pending)
             }
             None => (ErrorFeedback::zeros(&run.layout), None),
@@ -177,18 +177,21 @@ impl Miner {
             Strategy::Honest => self.train(&open.hash, stop_at),
             Strategy::Noise => self.pretend(&open.hash),
         };
-        match trained {
+        let sealed = match trained {
             Ok(Some(trained)) => self.seal(trained).await,
             Ok(None) => {
                 self.skipped = (!self.shutdown.requested()).then_some(round);
                 Ok(())
             }
-            Err(error @ MinerError::Model(ModelError::NonFinite { .. })) => {
+            Err(error) => Err(error),
+        };
+        match sealed {
+            Err(error @ (MinerError::Model(ModelError::NonFinite { .. }) | MinerError::Encode(EncodeError::NonFinite(_)))) => {
                 self.skipped = Some(round);
                 self.events.tell(Event::Warning { message: format!("round {round}: {error}; no payload in this round") }).await;
                 Ok(())
             }
-            Err(error) => Err(error),
+            other => other,
         }
     }
 
@@ -206,7 +209,8 @@ impl Miner {
                     let indices = assignment.indices(u64::from(done) * u64::from(inner.batch), inner.batch as usize);
                     let windows = indices.into_iter().map(|i| self.dataset.window(Split::Train, i, length));
                     let batch = windows.collect::<Result<Vec<_>, _>>()?;
-                    let report = self.optimizer.step(&mut self.model, &batch, round * u64::from(inner.steps) + u64::from(done))?;
+                    let position = round * u64::from(inner.steps) + u64::from(done);
+                    let report = self.optimizer.step_at(&mut self.model, &batch, position)?;
                     done += 1;
                     losses += report.loss;
                     self.events.mention(Event::InnerStep { round, done, of: inner.steps, loss: report.loss });
@@ -219,11 +223,11 @@ impl Miner {
         if self.shutdown.requested() || done == 0 {
             return Ok(None);
         }
-        let end = self.model.parameters();
+        let end = self.model.parameters()?;
         let pairs = self.replica.state.tensors().iter().zip(&end);
         let pseudo_gradient = pairs.map(|(start, end)| start.iter().zip(end).map(|(s, e)| s - e).collect()).collect();
         let sequences = u64::from(done) * u64::from(inner.batch);
-        Ok(Some(Trained { pseudo_gradient, sequences, loss: losses / f64::from(done) }))
+        Ok(Some(Trained { pseudo_gradient, sequences, loss: Some(losses / f64::from(done)) }))
     }
 
     /// What a cheat does instead of training.
@@ -233,7 +237,7 @@ impl Miner {
         let seed = u64::from_le_bytes(*open.0.first_chunk().unwrap_or(&[1; 8]));
         let lr = inner.lr_at(self.replica.anchor.round * u64::from(inner.steps));
         let pseudo_gradient = strategy::noise(lengths, lr, inner.steps, seed);
-        Ok(Some(Trained { pseudo_gradient, sequences: u64::from(inner.steps) * u64::from(inner.batch), loss: f64::NAN }))
+        Ok(Some(Trained { pseudo_gradient, sequences: u64::from(inner.steps) * u64::from(inner.batch), loss: None }))
     }
 
     /// Encodes and seals, and makes everything durable before anything is uploaded.
@@ -248,7 +252,7 @@ impl Miner {
             let feedback = &mut self.error_feedback;
             let payload = compression::encode(&run.codec, &run.layout, &header, feedback, &trained.pseudo_gradient, beta)?;
             let sealed = context.seal(&key, &payload);
-            Ok::<_, compression::EncodeError>((payload, sealed))
+            Ok::<_, EncodeError>((payload, sealed))
         })?;
         let envelope = Envelope {
             run: run.id,
@@ -272,7 +276,7 @@ impl Miner {
     fn save(&self) -> Result<(), MinerError> {
         let saved = Durable {
             error_feedback: self.error_feedback.clone(),
-            optimizer: self.optimizer.export(),
+            optimizer: self.optimizer.export()?,
             pending: self.pending.clone(),
         };
         Ok(saved.save(&self.home, &self.run.layout)?)
@@ -317,7 +321,8 @@ impl Miner {
             && self.run.manifest.compression.reabsorb
         {
             if let Ok(payload) = Payload::parse(pending.payload, &self.run.layout, &self.run.codec) {
-                self.watch.measure(Phase::Compress, || self.error_feedback.absorb(&payload));
+                let absorbed = self.watch.measure(Phase::Compress, || self.error_feedback.absorb(&payload));
+                absorbed.map_err(EncodeError::from)?;
             }
             self.save()?;
         }
@@ -339,6 +344,6 @@ impl Miner {
 struct Trained {
     pseudo_gradient: Vec<Vec<f32>>,
     sequences: u64,
-    /// Mean nats per token.
-    loss: f64,
+    /// Mean nats per token, if anything was trained.
+    loss: Option<f64>,
 }

@@ -58,7 +58,8 @@ impl Tx<'_> {
     /// Recomputes every block's hash and verifies every call's signature.
     pub(super) fn audit(&self) -> Result<(), Fault> {
         let damaged = |number: u64, what: &str| Fault::Damaged(format!("block {number} {what}"));
-        let mut at = Tx { conn: self.conn, config: self.config, genesis: self.genesis, head: Block { number: 0, hash: self.genesis, time_ms: 0 } };
+        let mut at =
+            Tx { conn: self.conn, config: self.config, genesis: self.genesis, head: Block { number: 0, hash: self.genesis, time_ms: 0 } };
         while at.head.number < self.head.number {
             let number = at.next();
             at.head = at.successor()?;

@@ -235,3 +235,43 @@ fn call_of(row: &Row<'_>, block: u64) -> rusqlite::Result<Option<Call>> {
     let body = row.get(3)?;
     Ok(Kind::of(kind).map(|kind| Call { block, kind, body, proof }))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use crate::ledger::db::Db;
+    use crate::{Blocks, LedgerConfig};
+
+    use super::*;
+
+    #[test]
+    fn nobody_calls_in_another_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let [owner, thief] = [1, 2].map(|n| Keypair::from_seed(&[n; 32]));
+        let mut db = Db::create(&dir.path().join("chain.sqlite"), &LedgerConfig::new(Blocks::Manual, owner.hotkey())).unwrap();
+        let mut call = Call { block: 1, kind: Kind::Commit, body: b"x".to_vec(), proof: None };
+        let by_thief = db.read(|tx| Ok(thief.sign(Domain::Text, &call.message(tx).0))).unwrap();
+        for proof in [None, Some((owner.hotkey(), by_thief)), Some((owner.hotkey(), [0; 64]))] {
+            call.proof = proof;
+            assert!(matches!(db.write(|tx| tx.insert(&call)), Err(ChainError::BadProof(_))));
+        }
+        // a right signature holds for its own block and bytes alone
+        let by_owner = db.read(|tx| Ok(owner.sign(Domain::Text, &call.message(tx).0))).unwrap();
+        call.proof = Some((owner.hotkey(), by_owner));
+        for other in
+            [Call { block: 2, ..call.clone() }, Call { body: b"y".to_vec(), ..call.clone() }, Call { kind: Kind::Bucket, ..call.clone() }]
+        {
+            assert!(matches!(db.write(|tx| tx.insert(&other)), Err(ChainError::BadProof(_))));
+        }
+        db.write(|tx| tx.insert(&call)).unwrap();
+        assert_eq!(db.read(|tx| Ok(tx.calls_in(1)?.len())).unwrap(), 1);
+    }
+
+    #[test]
+    fn weights_survive_their_encoding() {
+        let weights = [(0, 65535), (258, 1)];
+        assert_eq!(encode(&weights), [0, 0, 255, 255, 2, 1, 1, 0]);
+        assert_eq!(decode(&encode(&weights)), weights);
+    }
+}

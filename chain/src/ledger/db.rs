@@ -130,7 +130,8 @@ impl Db {
             return Err(LedgerError::Format { path: path.to_owned(), found }.into());
         }
         let json: String = conn.query_row("SELECT json FROM config", [], |row| row.get(0))?;
-        let config: LedgerConfig = serde_json::from_str(&json).map_err(|e| Fault::Damaged(format!("its configuration cannot be read: {e}")))?;
+        let config: LedgerConfig =
+            serde_json::from_str(&json).map_err(|e| Fault::Damaged(format!("its configuration cannot be read: {e}")))?;
         config.validate()?;
         let genesis = LedgerConfig::genesis(&json);
         let stored = conn.query_row("SELECT hash FROM block WHERE number = 0", [], |row| row.get(0))?;

@@ -85,7 +85,9 @@ impl Fault {
         match self {
             Self::Refused(error) => error,
             Self::Damaged(what) => LedgerError::Damaged { path, what }.into(),
-            Self::Sql(rusqlite::Error::SqliteFailure(e, _)) if e.code == rusqlite::ErrorCode::NotADatabase => LedgerError::NotALedger(path).into(),
+            Self::Sql(rusqlite::Error::SqliteFailure(e, _)) if e.code == rusqlite::ErrorCode::NotADatabase => {
+                LedgerError::NotALedger(path).into()
+            }
             Self::Sql(source) => LedgerError::Sqlite { path, source }.into(),
         }
     }

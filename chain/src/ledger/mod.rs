@@ -19,8 +19,8 @@ use protocol::{Digest, Hotkey, Keypair};
 
 pub use config::{Blocks, LedgerConfig, VIRTUAL_BLOCK_MS};
 use db::{Db, FORMAT, Tx};
-pub use error::LedgerError;
 use error::Fault;
+pub use error::LedgerError;
 use lockstep::{Look, Seen, Waiting};
 
 use crate::{Block, Chain, ChainError, Commitment, Neuron, Subnet};

@@ -31,7 +31,9 @@ impl Cost {
         let failed = |e: argon2::Error| WalletError::Derivation(e.to_string());
         let params = Params::new(self.memory_kib, self.passes, 1, Some(32)).map_err(failed)?;
         let mut key = Zeroizing::new([0; 32]);
-        Argon2::new(Algorithm::Argon2i, Version::V0x13, params).hash_password_into(password.as_bytes(), &SALT, &mut *key).map_err(failed)?;
+        Argon2::new(Algorithm::Argon2i, Version::V0x13, params)
+            .hash_password_into(password.as_bytes(), &SALT, &mut *key)
+            .map_err(failed)?;
         Ok(XSalsa20Poly1305::new((&*key).into()))
     }
 }

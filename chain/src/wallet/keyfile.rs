@@ -82,7 +82,8 @@ impl Fields {
         let mut stated = Vec::new();
         for key in [&self.public_key, &self.account_id].into_iter().flatten() {
             let mut bytes = [0; 32];
-            hex::decode_to_slice(key.strip_prefix("0x").unwrap_or(key), &mut bytes).map_err(|_| refuse("its public key is not 32 bytes of hex"))?;
+            hex::decode_to_slice(key.strip_prefix("0x").unwrap_or(key), &mut bytes)
+                .map_err(|_| refuse("its public key is not 32 bytes of hex"))?;
             stated.push(Hotkey(bytes));
         }
         if let Some(address) = &self.ss58_address {

@@ -258,7 +258,7 @@ mod tests {
         let wallet = Wallet::create(root.path(), "w", &cold, None).unwrap();
         wallet.create_hotkey("h", &hot).unwrap();
         let wallet = Wallet::open(root.path(), "w").unwrap();
-        assert_eq!(Wallet::list(root.path()).unwrap(), [wallet.clone()]);
+        assert_eq!(Wallet::list(root.path()).unwrap(), std::slice::from_ref(&wallet));
         assert_eq!(wallet.hotkeys().unwrap(), ["h"]);
         assert_eq!(wallet.coldkey_public().unwrap(), cold.keypair().hotkey());
         assert_eq!(wallet.coldkey(None).unwrap().hotkey(), cold.keypair().hotkey());

@@ -1,0 +1,182 @@
+//! `tributary check`: is this config a run, and what would it cost?
+
+use std::{fmt, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use protocol::{Manifest, SEAL_OVERHEAD};
+use serde::Serialize;
+
+use crate::{context, output};
+
+/// Seconds of a block, here and on Subtensor.
+const BLOCK_SECONDS: u64 = 12;
+/// What a node of one and of eight GPUs needs is shown.
+const GPUS: [u64; 2] = [1, 8];
+/// Bytes of training state per parameter: f32 master weights 4, bf16 copy 2, f32 gradient 4, AdamW's two f32 moments 8, f32 error feedback 4.
+const STATE_BYTES: u64 = 4 + 2 + 4 + 8 + 4;
+
+/// Options of `tributary check`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Memory per GPU is 22 bytes per parameter, sharded evenly (f32 weights 4, bf16 copy 2, gradients 4, AdamW moments 8, error feedback 4),
+and activations of one micro-batch: 34 bytes per token, layer and unit of hidden size (Korthikanti et al., arXiv 2205.05198, eq. 1 with
+flash attention and without recomputation), and 6 per token and entry of the vocabulary (bf16 and f32 logits).
+
+Examples:
+  tributary check configs/72b.toml
+  tributary check configs/8b.toml --peers 8 --json")]
+pub struct CheckArgs {
+    /// The run's config, e.g. configs/demo.toml.
+    pub config: PathBuf,
+    /// Miners whose payloads a round applies. By default as many as the config allows.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub peers: Option<u32>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &CheckArgs) -> Result<()> {
+    let manifest = Manifest::draft(context::read_config(&args.config)?).with_context(|| args.config.display().to_string())?;
+    output::report(&Costs::of(&manifest, args.peers), args.json);
+    Ok(())
+}
+
+/// What a run asks of those who take part.
+#[derive(Debug, PartialEq, Serialize)]
+struct Costs {
+    name: String,
+    parameters: u64,
+    parameters_without_embeddings: u64,
+    memory_per_gpu: Vec<Memory>,
+    peers: u64,
+    payload_bytes: u64,
+    ratio_to_f32: f64,
+    ratio_to_bf16: f64,
+    up_bytes_per_round: u64,
+    down_bytes_per_round: u64,
+    tokens_per_miner: u64,
+    tokens_per_round: u64,
+    round_blocks: u64,
+    round_seconds: u64,
+    training_seconds: u64,
+    early_close: bool,
+    snapshot_bytes: u64,
+    snapshot_every_rounds: u64,
+}
+
+/// Bytes on each GPU of a node that trains.
+#[derive(Debug, PartialEq, Serialize)]
+struct Memory {
+    gpus: u64,
+    state_bytes: u64,
+    activation_bytes: u64,
+}
+
+impl Costs {
+    fn of(manifest: &Manifest, peers: Option<u32>) -> Self {
+        let (model, inner, times, layout) = (&manifest.model, &manifest.inner, &manifest.round, manifest.layout());
+        let parameters = layout.parameters() as u64;
+        let tables = if model.tied_embeddings { 1 } else { 2 };
+        let payload_bytes = compression::payload_len(&layout, &checkpoints::codec(manifest));
+        let peers = u64::from(peers.unwrap_or(manifest.judge.top));
+        let up = payload_bytes.saturating_add(SEAL_OVERHEAD);
+        let tokens_per_miner =
+            u64::from(inner.steps).saturating_mul(u64::from(inner.batch)).saturating_mul(model.sequence_length as u64);
+        let round_blocks = times.train.saturating_add(times.reveal).saturating_add(times.judge);
+        let activation_bytes = activation_bytes(manifest);
+        Self {
+            name: manifest.name.clone(),
+            parameters,
+            parameters_without_embeddings: parameters - tables * (model.vocab_size * model.hidden_size) as u64,
+            memory_per_gpu: GPUS
+                .map(|gpus| Memory { gpus, state_bytes: parameters.saturating_mul(STATE_BYTES).div_ceil(gpus), activation_bytes })
+                .into(),
+            peers,
+            payload_bytes,
+            ratio_to_f32: 4.0 * parameters as f64 / payload_bytes as f64,
+            ratio_to_bf16: 2.0 * parameters as f64 / payload_bytes as f64,
+            up_bytes_per_round: up,
+            down_bytes_per_round: up.saturating_mul(peers),
+            tokens_per_miner,
+            tokens_per_round: tokens_per_miner.saturating_mul(peers),
+            round_blocks,
+            round_seconds: round_blocks.saturating_mul(BLOCK_SECONDS),
+            training_seconds: (times.train - times.upload).saturating_mul(BLOCK_SECONDS),
+            early_close: times.early_close,
+            snapshot_bytes: parameters.saturating_mul(4),
+            snapshot_every_rounds: manifest.checkpoints.every,
+        }
+    }
+}
+
+/// Activations of one micro-batch; the formula is in the command's help.
+fn activation_bytes(manifest: &Manifest) -> u64 {
+    let model = &manifest.model;
+    let per_token = (34 * model.layers as u64).saturating_mul(model.hidden_size as u64).saturating_add(6 * model.vocab_size as u64);
+    u64::from(manifest.inner.micro_batch).saturating_mul(model.sequence_length as u64).saturating_mul(per_token)
+}
+
+impl fmt::Display for Costs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use output::{bytes, count, duration};
+        let mut table = output::Table::new(2, &[&self.name, "valid"]);
+        let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
+        row("parameters", format!("{} ({} without embeddings)", count(self.parameters), count(self.parameters_without_embeddings)));
+        for Memory { gpus, state_bytes, activation_bytes } in &self.memory_per_gpu {
+            let name = if *gpus == 1 { "memory of 1 GPU".to_owned() } else { format!("memory of each of {gpus} GPUs") };
+            row(&name, format!("{} and about {} of activations", bytes(*state_bytes), bytes(*activation_bytes)));
+        }
+        let ratios = format!("f32 / {:.0}, bf16 / {:.0}", self.ratio_to_f32, self.ratio_to_bf16);
+        row("payload", format!("{} ({ratios})", bytes(self.payload_bytes)));
+        row("miner and round, up", bytes(self.up_bytes_per_round));
+        row("miner and round, down", format!("{} ({} payloads)", bytes(self.down_bytes_per_round), self.peers));
+        row("tokens per round", format!("{} per miner, {} in all", count(self.tokens_per_miner), count(self.tokens_per_round)));
+        let at_most = if self.early_close { "at most " } else { "" };
+        let (round, training) = (duration(self.round_seconds), duration(self.training_seconds));
+        row("round", format!("{at_most}{} blocks of {BLOCK_SECONDS} s = {round}, training {at_most}{training}", self.round_blocks));
+        row("snapshot", format!("{} each {} rounds", bytes(self.snapshot_bytes), self.snapshot_every_rounds));
+        table.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn covenant() -> Manifest {
+        Manifest::draft(protocol::RunConfig::parse(include_str!("../configs/72b.toml")).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn covenant_72b_has_the_published_size() {
+        let costs = Costs::of(&covenant(), None);
+        assert_eq!(costs.parameters, 72_747_327_488);
+        assert_eq!(costs.parameters_without_embeddings, 68_452_360_192);
+        assert_eq!(costs.tokens_per_miner, 30 * 192 * 2048);
+        assert_eq!(costs.tokens_per_round, 20 * 30 * 192 * 2048);
+        assert_eq!(costs.down_bytes_per_round, 20 * costs.up_bytes_per_round);
+        assert_eq!(costs.memory_per_gpu[1].state_bytes, 22 * 72_747_327_488 / 8);
+        // 16 bits of each 4096: k = 64 values of 2 bits, as many indices of 12 bits, and a scale
+        assert!((costs.ratio_to_f32 - 16_384.0 / 113.0).abs() < 0.1, "{}", costs.ratio_to_f32);
+    }
+
+    #[test]
+    fn fewer_peers_send_less() {
+        let costs = Costs::of(&covenant(), Some(3));
+        assert_eq!((costs.peers, costs.down_bytes_per_round), (3, 3 * costs.up_bytes_per_round));
+    }
+
+    #[test]
+    fn the_largest_numbers_do_not_overflow() {
+        let mut manifest = covenant();
+        (manifest.inner.steps, manifest.inner.batch, manifest.inner.micro_batch) = (1 << 24, 1 << 24, 1 << 24);
+        manifest.model.sequence_length = 1 << 22;
+        manifest.validate().unwrap();
+        assert_eq!(Costs::of(&manifest, Some(u32::MAX)).tokens_per_round, u64::MAX);
+    }
+}

@@ -1,0 +1,104 @@
+//! `tributary demo`: a whole network on this machine, every role its own process.
+
+mod crew;
+mod report;
+mod screen;
+mod setup;
+mod story;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::context;
+use crew::{Crew, News};
+use screen::Screen;
+use setup::Lab;
+use story::Story;
+
+/// Options of `tributary demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Where everything goes. An earlier demo there is replaced, unless --resume is given.
+    #[arg(long, value_name = "DIR", default_value = "demo")]
+    dir: PathBuf,
+    /// Go on with the demo in --dir from its last durable round.
+    #[arg(long)]
+    resume: bool,
+    /// Rounds in all.
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    rounds: u64,
+    /// Miners, the cheats among them.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    miners: usize,
+    /// Miners that upload noise instead of training.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    cheats: usize,
+    /// Validators.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    validators: usize,
+    /// Another run config than the built-in configs/demo.toml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Text to train on: files, folders or globs. By default the books, READMEs and doc comments that Rust has put on this machine.
+    #[arg(long, value_name = "PATH")]
+    text: Vec<String>,
+    /// At most so many bytes of text.
+    #[arg(long, value_name = "BYTES", default_value_t = 12_000_000)]
+    max_bytes: u64,
+    /// Print the summary as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How long a stopped process may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs the command.
+pub fn run(args: DemoArgs) -> Result<()> {
+    if args.cheats >= args.miners || args.validators == 0 || args.rounds == 0 {
+        bail!("a demo needs at least one round, one validator and one honest miner");
+    }
+    context::block_on(async {
+        let lab = if args.resume { Lab::load(&args.dir)? } else { Lab::create(&args).await? };
+        let mut story = Story::load(&lab)?;
+        if story.next_round() < args.rounds {
+            play(&lab, &mut story, args.rounds, args.json).await?;
+        }
+        report::finish(&lab, &story, args.json).await
+    })
+}
+
+/// Runs the network until `rounds` are recorded, or until interrupted.
+async fn play(lab: &Lab, story: &mut Story, rounds: u64, quiet: bool) -> Result<()> {
+    let mut crew = Crew::start(lab).await?;
+    let mut screen = Screen::new(lab, rounds, quiet);
+    let mut interrupted = false;
+    while story.next_round() < rounds {
+        tokio::select! {
+            news = crew.next() => match news {
+                News::Event(node, event) => {
+                    story.hear(node, &event);
+                    screen.show(node, &event, story);
+                }
+                News::Gone(node, why) => screen.gone(node, &why),
+                News::AllGone(why) => {
+                    crew.stop(PATIENCE, story).await;
+                    bail!("{why}; the logs are in {}", lab.logs().display());
+                }
+            },
+            _ = tokio::signal::ctrl_c() => {
+                interrupted = true;
+                break;
+            }
+        }
+    }
+    screen.close();
+    crew.stop(PATIENCE, story).await;
+    story.save(lab)?;
+    if interrupted {
+        bail!("stopped after {} rounds; go on with `tributary demo --resume --dir {}`", story.next_round(), lab.dir.display());
+    }
+    Ok(())
+}

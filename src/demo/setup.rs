@@ -1,0 +1,191 @@
+//! What a demo needs before its processes start: text, keys, ledger, run.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use chain::{Blocks, Chain as _, Ledger, LedgerConfig, Phrase, RAO_PER_TAO, Wallet};
+use dataset::{CollectOptions, PrepareOptions, Source, Tokenizer};
+use protocol::RunConfig;
+use serde::{Deserialize, Serialize};
+
+use super::DemoArgs;
+use crate::{context, launch};
+
+const MARKER: &str = "demo.json";
+const WALLET: &str = "demo";
+
+/// What a node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Trains.
+    Miner,
+    /// Uploads noise.
+    Cheat,
+    /// Measures and records.
+    Validator,
+    /// Bundles.
+    Aggregator,
+}
+
+impl Role {
+    /// Whether it sends payloads.
+    pub fn mines(self) -> bool {
+        matches!(self, Self::Miner | Self::Cheat)
+    }
+}
+
+/// One process of the demo.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Node {
+    /// Name of the process, its hotkey and its home directory.
+    pub name: String,
+    /// What it does.
+    pub role: Role,
+    /// Its uid.
+    pub uid: u16,
+    /// Its address.
+    pub hotkey: String,
+}
+
+/// A demo's folder and what lies in it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Lab {
+    /// The folder, absolute.
+    pub dir: PathBuf,
+    /// The run's address.
+    pub run: String,
+    /// The processes.
+    pub nodes: Vec<Node>,
+    /// Bytes of training text per token.
+    pub bytes_per_token: f64,
+}
+
+impl Lab {
+    /// Prepares a new demo; an earlier one in the folder is removed.
+    pub async fn create(args: &DemoArgs) -> Result<Self> {
+        let dir = std::path::absolute(&args.dir)?;
+        remove_earlier(&dir)?;
+        fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+        let config = read_config(args.config.as_deref())?;
+        eprintln!("preparing text");
+        let data = dir.join("data");
+        let bytes_per_token = prepare_text(args, &config, &data)?;
+        let wallets = dir.join("wallets");
+        let wallet = Wallet::create(&wallets, WALLET, &Phrase::generate()?, None)?;
+        let owner = wallet.create_hotkey("owner", &Phrase::generate()?)?;
+        let store = dir.join("store");
+        fs::create_dir_all(&store)?;
+        let path = store.join(context::LEDGER_FILE);
+        let tempo = 20;
+        let ledger_config = LedgerConfig { tempo, weights_rate_limit: tempo, ..LedgerConfig::new(Blocks::Lockstep, owner.hotkey()) };
+        let ledger = Ledger::create(&path, &ledger_config)?;
+        ledger.join("demo")?;
+        let nodes = register(&ledger, &wallet, args)?;
+        // registrations count from the next block on
+        let head = ledger.next_block(0).await?.number;
+        let store_url = context::url_of(&store.display().to_string())?;
+        let launched = launch::launch(config, &store_url, &ledger, ledger_config.netuid, head, &data, &owner).await?;
+        ledger.leave()?;
+        let lab = Self { dir, run: launched.url, nodes, bytes_per_token };
+        fs::create_dir_all(lab.logs())?;
+        fs::write(lab.dir.join(MARKER), serde_json::to_vec_pretty(&lab)?)?;
+        Ok(lab)
+    }
+
+    /// Reads an earlier demo.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let path = dir.join(MARKER);
+        let bytes = fs::read(&path).with_context(|| format!("{} holds no demo to resume", dir.display()))?;
+        serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
+    }
+
+    /// The ledger's file.
+    pub fn ledger(&self) -> PathBuf {
+        self.dir.join("store").join(context::LEDGER_FILE)
+    }
+
+    /// Folder of the processes' logs.
+    pub fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+
+    /// Folder of the wallets.
+    pub fn wallets(&self) -> PathBuf {
+        self.dir.join("wallets")
+    }
+
+    /// The wallet's name.
+    pub fn wallet(&self) -> &'static str {
+        WALLET
+    }
+
+    /// A node's home directory.
+    pub fn home(&self, node: &Node) -> PathBuf {
+        self.dir.join("homes").join(&node.name)
+    }
+}
+
+fn remove_earlier(dir: &Path) -> Result<()> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    if dir.join(MARKER).exists() {
+        return fs::remove_dir_all(dir).with_context(|| format!("removing the earlier demo in {}", dir.display()));
+    }
+    if fs::read_dir(dir)?.next().is_some() {
+        bail!("{} is not empty and holds no demo; choose another --dir", dir.display());
+    }
+    Ok(())
+}
+
+fn read_config(path: Option<&Path>) -> Result<RunConfig> {
+    let (name, text) = match path {
+        Some(path) => (path.display().to_string(), fs::read_to_string(path).with_context(|| path.display().to_string())?),
+        None => ("configs/demo.toml".to_owned(), include_str!("../../configs/demo.toml").to_owned()),
+    };
+    RunConfig::parse(&text).context(name)
+}
+
+/// Makes the data set and returns its bytes per training token.
+fn prepare_text(args: &DemoArgs, config: &RunConfig, out: &Path) -> Result<f64> {
+    if config.data.tokenizer != dataset::BYTES {
+        bail!("the demo tokenizes to bytes, this config asks for {:?}; use `tributary data prepare` and `launch`", config.data.tokenizer);
+    }
+    let (source, description) = match args.text.as_slice() {
+        [] => (Source::Machine, "books, READMEs and doc comments of this machine's Rust toolchain and crates".to_owned()),
+        paths => (Source::Paths(paths.to_vec()), paths.join(", ")),
+    };
+    let mut options = PrepareOptions::new(source, description, Tokenizer::Bytes);
+    options.collect = CollectOptions { max_bytes: Some(args.max_bytes), ..CollectOptions::default() };
+    let train = dataset::prepare(&options, out)?.train;
+    Ok(train.bytes as f64 / train.tokens as f64)
+}
+
+/// Gives every node a hotkey and a uid, and validators their stake: 1000, 990, … TAO, so that ranks are plain.
+fn register(ledger: &Ledger, wallet: &Wallet, args: &DemoArgs) -> Result<Vec<Node>> {
+    let netuid = ledger.config().netuid;
+    let mut nodes = Vec::new();
+    let coldkey = wallet.coldkey_public()?;
+    let mut add = |name: String, role: Role, stake: u64| -> Result<()> {
+        let hotkey = wallet.create_hotkey(&name, &Phrase::generate()?)?.hotkey();
+        let uid = ledger.register(netuid, hotkey, coldkey)?;
+        if stake > 0 {
+            ledger.add_stake(netuid, hotkey, stake * RAO_PER_TAO)?;
+        }
+        nodes.push(Node { name, role, uid, hotkey: hotkey.ss58() });
+        Ok(())
+    };
+    for i in 0..args.miners {
+        let cheat = i >= args.miners - args.cheats;
+        add(format!("miner-{}", i + 1), if cheat { Role::Cheat } else { Role::Miner }, 0)?;
+    }
+    for i in 0..args.validators {
+        add(format!("validator-{}", i + 1), Role::Validator, 1000u64.saturating_sub(10 * i as u64).max(10))?;
+    }
+    add("aggregator".into(), Role::Aggregator, 0)?;
+    Ok(nodes)
+}
