@@ -22,6 +22,8 @@ pub enum Domain {
     Amendment,
     /// A checkpoint's manifest.
     Checkpoint,
+    /// A call to the embedded ledger.
+    Call,
     /// Free text signed with `tributary wallet sign`.
     Text,
 }
@@ -36,6 +38,7 @@ impl Domain {
             Self::Countersign => b"tributary/1/countersign",
             Self::Amendment => b"tributary/1/amendment",
             Self::Checkpoint => b"tributary/1/checkpoint",
+            Self::Call => b"tributary/1/ledger-call",
             // btcli and polkadot tools sign free text in this context
             Self::Text => b"substrate",
         }

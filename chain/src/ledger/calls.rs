@@ -70,7 +70,7 @@ impl Call {
     pub(super) fn is_authentic(&self, tx: &Tx<'_>) -> bool {
         match (self.kind, &self.proof) {
             (Kind::Register | Kind::Stake, proof) => proof.is_none(),
-            (_, Some((signer, signature))) => verify(signer, Domain::Text, &self.message(tx).0, signature),
+            (_, Some((signer, signature))) => verify(signer, Domain::Call, &self.message(tx).0, signature),
             (_, None) => false,
         }
     }
@@ -108,7 +108,7 @@ impl Tx<'_> {
 
     fn submit(&self, signer: &Keypair, kind: Kind, body: &[u8]) -> Result<(), Fault> {
         let mut call = Call { block: self.next(), kind, body: body.to_vec(), proof: None };
-        call.proof = Some((signer.hotkey(), signer.sign(Domain::Text, &call.message(self).0)));
+        call.proof = Some((signer.hotkey(), signer.sign(Domain::Call, &call.message(self).0)));
         self.insert(&call)
     }
 
@@ -251,13 +251,13 @@ mod tests {
         let [owner, thief] = [1, 2].map(|n| Keypair::from_seed(&[n; 32]));
         let mut db = Db::create(&dir.path().join("chain.sqlite"), &LedgerConfig::new(Blocks::Manual, owner.hotkey())).unwrap();
         let mut call = Call { block: 1, kind: Kind::Commit, body: b"x".to_vec(), proof: None };
-        let by_thief = db.read(|tx| Ok(thief.sign(Domain::Text, &call.message(tx).0))).unwrap();
+        let by_thief = db.read(|tx| Ok(thief.sign(Domain::Call, &call.message(tx).0))).unwrap();
         for proof in [None, Some((owner.hotkey(), by_thief)), Some((owner.hotkey(), [0; 64]))] {
             call.proof = proof;
             assert!(matches!(db.write(|tx| tx.insert(&call)), Err(ChainError::BadProof(_))));
         }
         // a right signature holds for its own block and bytes alone
-        let by_owner = db.read(|tx| Ok(owner.sign(Domain::Text, &call.message(tx).0))).unwrap();
+        let by_owner = db.read(|tx| Ok(owner.sign(Domain::Call, &call.message(tx).0))).unwrap();
         call.proof = Some((owner.hotkey(), by_owner));
         for other in
             [Call { block: 2, ..call.clone() }, Call { body: b"y".to_vec(), ..call.clone() }, Call { kind: Kind::Bucket, ..call.clone() }]
