@@ -83,8 +83,7 @@ impl Costs {
         let payload_bytes = compression::payload_len(&layout, &checkpoints::codec(manifest));
         let peers = u64::from(peers.unwrap_or(manifest.judge.top));
         let up = payload_bytes.saturating_add(SEAL_OVERHEAD);
-        let tokens_per_miner =
-            u64::from(inner.steps).saturating_mul(u64::from(inner.batch)).saturating_mul(model.sequence_length as u64);
+        let tokens_per_miner = u64::from(inner.steps).saturating_mul(u64::from(inner.batch)).saturating_mul(model.sequence_length as u64);
         let round_blocks = times.train.saturating_add(times.reveal).saturating_add(times.judge);
         let activation_bytes = activation_bytes(manifest);
         Self {

@@ -8,8 +8,8 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use chain::{Chain, Ledger, Wallet};
 use checkpoints::{Run, write_durably};
-use dataset::{Dataset, DatasetManifest, MANIFEST_FILE, MAX_DATASET_MANIFEST_BYTES};
-use protocol::{Digest, Keypair, ObjectKey, RunConfig};
+use dataset::{Dataset, DatasetFile, DatasetManifest, MANIFEST_FILE, MAX_DATASET_MANIFEST_BYTES};
+use protocol::{Digest, Keypair, Manifest, ObjectKey, RunConfig};
 use storage::{Access, Bucket};
 
 use crate::cli::{KeyArgs, RunArgs};
@@ -117,25 +117,39 @@ pub async fn open_dataset(run: &Run, given: Option<&Path>, home: &Path) -> Resul
 
 async fn fetch_dataset(run: &Run, folder: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let missing = |file: &str| format!("the run's folder has no data/{file}; ask its launcher, or pass --data");
-    let key = ObjectKey::Dataset(MANIFEST_FILE.into());
-    let bytes = run.folder.get(&key, MAX_DATASET_MANIFEST_BYTES).await?.with_context(|| missing(MANIFEST_FILE))?;
-    if Digest::of(&bytes) != run.manifest.data.digest {
-        bail!("data/{MANIFEST_FILE} is not the data set that the run's manifest names");
-    }
-    for file in DatasetManifest::from_bytes(&bytes)?.files() {
+    for file in fetch_dataset_manifest(&run.folder, &run.manifest).await?.files() {
         let path = folder.join(&file.name);
         if std::fs::read(&path).is_ok_and(|old| Digest::of(&old) == file.digest) {
             continue;
         }
-        let key = ObjectKey::Dataset(file.name.clone());
-        let bytes = run.folder.get(&key, file.bytes).await?.with_context(|| missing(&file.name))?;
-        if Digest::of(&bytes) != file.digest {
-            bail!("data/{} does not have the digest that the data set's manifest names", file.name);
-        }
+        let bytes = fetch_dataset_file(&run.folder, &file).await?;
         write_durably(&path, &bytes).with_context(|| path.display().to_string())?;
     }
     Ok(folder.to_owned())
+}
+
+/// The data set's table of contents, from a run's folder.
+pub async fn fetch_dataset_manifest(folder: &Bucket, manifest: &Manifest) -> Result<DatasetManifest> {
+    let key = ObjectKey::Dataset(MANIFEST_FILE.into());
+    let bytes = folder.get(&key, MAX_DATASET_MANIFEST_BYTES).await?.with_context(|| missing(MANIFEST_FILE))?;
+    if Digest::of(&bytes) != manifest.data.digest {
+        bail!("data/{MANIFEST_FILE} is not the data set that the run's manifest names");
+    }
+    Ok(DatasetManifest::from_bytes(&bytes)?)
+}
+
+/// A file of the data set, from a run's folder.
+pub async fn fetch_dataset_file(folder: &Bucket, file: &DatasetFile) -> Result<Vec<u8>> {
+    let key = ObjectKey::Dataset(file.name.clone());
+    let bytes = folder.get(&key, file.bytes).await?.with_context(|| missing(&file.name))?;
+    if Digest::of(&bytes) != file.digest {
+        bail!("data/{} does not have the digest that the data set's manifest names", file.name);
+    }
+    Ok(bytes.into())
+}
+
+fn missing(file: &str) -> String {
+    format!("the run's folder has no data/{file}; ask its launcher, or pass --data")
 }
 
 /// Opens a bucket for writing: as given, or a folder of its own beside the run.

@@ -179,7 +179,9 @@ fn parse_saved<T: DeserializeOwned>(bytes: &[u8]) -> Result<Saved<T>, String> {
     let meta = metadata.metadata().as_ref().and_then(|m| m.get("tributary")).ok_or("no metadata")?;
     let meta = serde_json::from_str(meta).map_err(|e| e.to_string())?;
     let file = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
-    let read = |(name, view): (String, safetensors::tensor::TensorView)| (name, view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect());
+    let read = |(name, view): (String, safetensors::tensor::TensorView)| {
+        (name, view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    };
     if file.iter().any(|(_, v)| v.dtype() != Dtype::F32) {
         return Err("a tensor is not f32".into());
     }

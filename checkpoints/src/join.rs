@@ -5,7 +5,7 @@ use std::sync::Arc;
 use protocol::{Announcement, Hotkey, Validator};
 use storage::Bucket;
 
-use crate::{Anchor, Expected, Home, Replica, Run, RunError, Trust, list_snapshots, read_snapshot};
+use crate::{Anchor, Expected, Home, Replica, Run, RunError, Trust, copy_snapshot, list_snapshots, read_manifest, read_snapshot};
 
 /// The replica a node starts with. What came after it is replayed from the log, with every fact checked.
 ///
@@ -50,19 +50,25 @@ pub async fn offers(run: &Run, round: Option<u64>) -> Result<Vec<Offer>, RunErro
 }
 
 impl Offer {
-    /// Reads the snapshot from `bucket`, which is the offer's own or holds a copy, and checks all of it: the validator's signature, hashes,
-    /// root, and that its record is on the chain.
+    /// Reads the snapshot and checks all of it: that its record is on the chain, the validator's signature, hashes, root. With `copy`, its
+    /// files are written there too.
     ///
     /// # Errors
     /// [`RunError::Snapshot`] and [`RunError::OffChain`] for a snapshot that is refused, else the chain's own.
-    pub async fn read(&self, run: &Arc<Run>, bucket: &Bucket) -> Result<Replica, RunError> {
-        let expected = Expected { run: run.id, layout: &run.layout, trust: Trust::Signers(&[self.validator]) };
-        let (state, manifest) = read_snapshot(bucket, self.round, &expected).await?;
-        let anchor = manifest.value.anchor;
+    pub async fn read(&self, run: &Arc<Run>, copy: Option<&Bucket>) -> Result<Replica, RunError> {
+        let Self { round, validator, bucket } = self;
+        let off_chain = || RunError::OffChain { round: *round, validator: *validator };
+        let anchor = read_manifest(bucket, *round, &run.layout).await?.value.anchor;
         if !on_chain(run, &anchor).await? {
-            return Err(RunError::OffChain { round: self.round, validator: self.validator });
+            return Err(off_chain());
         }
-        Ok(Replica::at(run.clone(), state, anchor))
+        let expected = Expected { run: run.id, layout: &run.layout, trust: Trust::Signers(&[*validator]) };
+        let (state, manifest) = match copy {
+            Some(copy) => copy_snapshot(bucket, *round, &expected, copy).await?,
+            None => read_snapshot(bucket, *round, &expected).await?,
+        };
+        // the manifest was read twice, and its bucket is not ours
+        if manifest.value.anchor == anchor { Ok(Replica::at(run.clone(), state, anchor)) } else { Err(off_chain()) }
     }
 }
 
@@ -72,7 +78,7 @@ impl Offer {
 /// Only the chain's own; a snapshot that is refused is passed over with a warning.
 pub async fn newest_snapshot(run: &Arc<Run>, round: Option<u64>) -> Result<Option<Replica>, RunError> {
     for offer in offers(run, round).await? {
-        match offer.read(run, &offer.bucket).await {
+        match offer.read(run, None).await {
             Ok(replica) => return Ok(Some(replica)),
             Err(error @ (RunError::Snapshot(_) | RunError::OffChain { .. })) => {
                 tracing::warn!(round = offer.round, validator = %offer.validator, %error, "trying the next snapshot");

@@ -23,4 +23,6 @@ pub use payloads::{check_envelope, fetch_applied, fetch_payload};
 pub use replica::{Close, Progress, Replica, Step};
 pub use run::{Run, RunError, codec, open_folder};
 pub use shutdown::{Shutdown, Stopper};
-pub use snapshot::{Expected, SNAPSHOT_VERSION, Shard, SnapshotManifest, Trust, list_snapshots, read_manifest, read_snapshot, write_snapshot};
+pub use snapshot::{
+    Expected, SNAPSHOT_VERSION, Shard, SnapshotManifest, Trust, copy_snapshot, list_snapshots, read_manifest, read_snapshot, write_snapshot,
+};

@@ -162,13 +162,7 @@ impl Replica {
         }
     }
 
-    async fn check_record(
-        &self,
-        log: &RoundLog,
-        close: &Close,
-        candidate: &Candidate,
-        watch: &mut Stopwatch,
-    ) -> Result<Checked, RunError> {
+    async fn check_record(&self, log: &RoundLog, close: &Close, candidate: &Candidate, watch: &mut Stopwatch) -> Result<Checked, RunError> {
         let round = self.anchor.round;
         let record = match fetch_document::<Record>(&self.run, candidate, &ObjectKey::Record(round)).await {
             Ok(record) => record,
@@ -213,7 +207,7 @@ impl Replica {
         let list = &close.list.value;
         let entries_match = s.entries.len() == list.entries.len() && s.entries.iter().zip(&list.entries).all(|(e, l)| e.uid == l.uid);
         let selected: Vec<Applied> = s
-            .select(manifest.judge.top)
+            .select(&manifest.judge)
             .into_iter()
             .map(|e| Applied { uid: e.uid, hotkey: e.hotkey, payload: e.payload, weight: 1.0 })
             .collect();

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use compression::{Layout, State};
 use protocol::{Digest, Document, DocumentError, Domain, Hotkey, Keypair, ObjectKey, RunId, Signed};
 use serde::{Deserialize, Serialize};
@@ -145,6 +146,29 @@ pub async fn read_snapshot(
     round: u64,
     expected: &Expected<'_>,
 ) -> Result<(State, Signed<SnapshotManifest>), CheckpointError> {
+    read(bucket, round, expected, None).await
+}
+
+/// Reads a snapshot as [`read_snapshot`] does and writes the same files into `copy`: each shard once its hash holds, the manifest once all
+/// is checked.
+///
+/// # Errors
+/// As [`read_snapshot`] and [`Bucket::put`].
+pub async fn copy_snapshot(
+    bucket: &Bucket,
+    round: u64,
+    expected: &Expected<'_>,
+    copy: &Bucket,
+) -> Result<(State, Signed<SnapshotManifest>), CheckpointError> {
+    read(bucket, round, expected, Some(copy)).await
+}
+
+async fn read(
+    bucket: &Bucket,
+    round: u64,
+    expected: &Expected<'_>,
+    copy: Option<&Bucket>,
+) -> Result<(State, Signed<SnapshotManifest>), CheckpointError> {
     let layout = expected.layout;
     let signed = read_manifest(bucket, round, layout).await?;
     let manifest = &signed.value;
@@ -159,12 +183,20 @@ pub async fn read_snapshot(
     let ranges = tensor_ranges(manifest, layout)?;
     let mut tensors = Vec::with_capacity(layout.tensors().len());
     for (shard, range) in manifest.shards.iter().zip(ranges) {
-        tensors.append(&mut read_shard(bucket, round, shard, layout, range).await?);
+        let bytes = fetch_shard(bucket, round, shard).await?;
+        let decoded = shards::decode(&bytes, layout, range);
+        tensors.append(&mut decoded.map_err(|problem| CheckpointError::Shard { file: shard.file.clone(), problem })?);
+        if let Some(copy) = copy {
+            copy.put(&ObjectKey::Checkpoint { round, file: shard.file.clone() }, bytes).await?;
+        }
     }
     let state = State::new(layout.clone(), round, tensors).map_err(|e| CheckpointError::Tensors(e.to_string()))?;
     let root = Digest(state.root());
     if root != manifest.root {
         return Err(CheckpointError::Root { expected: manifest.root, found: root });
+    }
+    if let Some(copy) = copy {
+        copy.put(&manifest_key(round), signed.to_bytes().to_vec().into()).await?;
     }
     Ok((state, signed))
 }
@@ -227,19 +259,11 @@ fn tensor_ranges(manifest: &SnapshotManifest, layout: &Layout) -> Result<Vec<Ran
     }
 }
 
-async fn read_shard(
-    bucket: &Bucket,
-    round: u64,
-    shard: &Shard,
-    layout: &Layout,
-    range: Range<usize>,
-) -> Result<Vec<Vec<f32>>, CheckpointError> {
+/// A shard's bytes, once their hash is the listed one.
+async fn fetch_shard(bucket: &Bucket, round: u64, shard: &Shard) -> Result<Bytes, CheckpointError> {
     let file = shard.file.clone();
     let key = ObjectKey::Checkpoint { round, file: file.clone() };
     let bytes = bucket.get(&key, shard.bytes).await?.ok_or_else(|| CheckpointError::MissingShard(file.clone()))?;
     let found = Digest::of(&bytes);
-    if found != shard.blake3 {
-        return Err(CheckpointError::Corrupt { file, expected: shard.blake3, found });
-    }
-    shards::decode(&bytes, layout, range).map_err(|problem| CheckpointError::Shard { file, problem })
+    if found == shard.blake3 { Ok(bytes) } else { Err(CheckpointError::Corrupt { file, expected: shard.blake3, found }) }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use checkpoints::{
-    Anchor, CheckpointError, Expected, SnapshotManifest, Trust, list_snapshots, read_manifest, read_snapshot, write_snapshot,
+    Anchor, CheckpointError, Expected, SnapshotManifest, Trust, copy_snapshot, list_snapshots, read_manifest, read_snapshot, write_snapshot,
 };
 use compression::{Layout, State, TensorSpec};
 use protocol::{Digest, Document, DocumentError, Hotkey, Keypair, ObjectKey, RunId, Signed};
@@ -101,6 +101,24 @@ async fn a_state_comes_back_bit_for_bit() {
         assert_eq!((signed.value.anchor, signed.signer), (anchor(), signer().hotkey()));
         assert_eq!(list_snapshots(&bucket).await.unwrap(), [ROUND]);
     }
+}
+
+#[tokio::test]
+async fn a_copy_has_the_same_files_and_a_refused_snapshot_leaves_no_manifest() {
+    let (source, copy, refused) = (bucket("source"), bucket("copy"), bucket("refused"));
+    let written = write(&source, 40).await.unwrap();
+    let trusted = [signer().hotkey()];
+    let layout = layout();
+    let expected = Expected { run: run(), layout: &layout, trust: Trust::Signers(&trusted) };
+    copy_snapshot(&source, ROUND, &expected, &copy).await.unwrap();
+    assert_eq!(read_manifest(&copy, ROUND, &layout).await.unwrap().to_bytes(), written.to_bytes());
+    assert_eq!(read(&copy).await.unwrap().0.root(), state().root());
+    let mut manifest = written.value;
+    manifest.root = Digest::of(b"another");
+    replace(&source, "manifest", Signed::new(manifest, &signer()).to_bytes().to_vec()).await;
+    let refusal = copy_snapshot(&source, ROUND, &expected, &refused).await;
+    assert!(matches!(refusal, Err(CheckpointError::Root { .. })));
+    assert_eq!(list_snapshots(&refused).await.unwrap(), []);
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ pub use chunk::{CHUNK_ELEMENTS, Chunk, Grid, TILE};
 pub use codec::{Codec, Indices, Quantizer, payload_len};
 pub use encode::{EncodeError, ErrorFeedback, encode};
 pub use layout::{Layout, MAX_NAME, MAX_RANK, TensorSpec};
-pub use merge::{MergeOver, Rule, TransitionError, Weighted, norms, transition, try_step};
+pub use merge::{MergeOver, Rule, TransitionError, Weighted, check_record, clip_factors, norms, transition, try_step};
 pub use payload::{CodedChunk, HEADER_BYTES, Header, Payload, PayloadError};
 pub use quantize::SIGN2;
 pub use state::{LEAF_ELEMENTS, Root, State, check_lengths};

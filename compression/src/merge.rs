@@ -75,12 +75,7 @@ pub enum TransitionError {
 /// # Errors
 /// [`TransitionError`]; the state is unchanged then.
 pub fn transition(state: &mut State, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), TransitionError> {
-    for (number, &Weighted { payload, weight }) in payloads.iter().enumerate() {
-        check_layout(state, payload, number)?;
-        if !(weight.is_finite() && weight > 0.0) {
-            return Err(TransitionError::Weight { payload: number, weight });
-        }
-    }
+    check_record(state, payloads)?;
     if !payloads.is_empty() {
         let norms: Vec<Vec<f64>> = payloads.iter().map(|entry| norms(entry.payload)).collect();
         let next = |(tensor, theta): (usize, &Vec<f32>)| {
@@ -92,6 +87,20 @@ pub fn transition(state: &mut State, payloads: &[Weighted<'_>], rule: &Rule) -> 
         state.tensors_mut().iter_mut().zip(stepped).for_each(|(theta, next)| *theta = next);
     }
     state.round += 1;
+    Ok(())
+}
+
+/// What [`transition`] demands of a record before it computes anything: payloads for the state's tensors, weights finite and above zero.
+///
+/// # Errors
+/// [`TransitionError::Layout`] or [`TransitionError::Weight`] of the first payload that breaks a rule.
+pub fn check_record(state: &State, payloads: &[Weighted<'_>]) -> Result<(), TransitionError> {
+    for (number, &Weighted { payload, weight }) in payloads.iter().enumerate() {
+        check_layout(state, payload, number)?;
+        if !(weight.is_finite() && weight > 0.0) {
+            return Err(TransitionError::Weight { payload: number, weight });
+        }
+    }
     Ok(())
 }
 
@@ -223,11 +232,12 @@ impl Sums {
     }
 }
 
-/// `min(1, lower median / norm)`, 1 for a norm of 0.
-fn clip_factors(norms: &[f64]) -> impl Iterator<Item = f32> {
+/// The clip factor of each payload from the [`norms`] of one tensor, in record order: `min(1, lower median / norm)` in f64, rounded to
+/// f32, and 1 for a norm of 0.
+pub fn clip_factors(norms: &[f64]) -> impl Iterator<Item = f32> {
     let mut sorted = norms.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
-    let median = sorted[(sorted.len() - 1) / 2];
+    let median = sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or_default();
     norms.iter().map(move |&norm| if norm == 0.0 { 1.0 } else { (median / norm).min(1.0) as f32 })
 }
 
@@ -248,6 +258,7 @@ mod tests {
         assert_eq!(clip(&[4.0, 1.0, 2.0, 8.0]), [0.5, 1.0, 1.0, 0.25]);
         assert_eq!(clip(&[3.0]), [1.0]);
         assert_eq!(clip(&[0.0, 5.0]), [1.0, 0.0]);
+        assert!(clip(&[]).is_empty());
     }
 
     #[test]

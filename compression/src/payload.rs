@@ -235,6 +235,15 @@ impl Payload {
         self.sections[tensor].grid.chunks()
     }
 
+    /// Where the scales, codes and indices of tensor number `tensor` start in [`Payload::bytes`].
+    ///
+    /// # Panics
+    /// If there is no such tensor.
+    pub fn sections(&self, tensor: usize) -> [usize; 3] {
+        let s = &self.sections[tensor];
+        [s.scales, s.codes, s.indices]
+    }
+
     /// Chunk number `chunk` of tensor number `tensor`, found in constant time.
     ///
     /// # Panics

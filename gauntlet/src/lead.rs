@@ -36,7 +36,7 @@ impl Validator {
 
     async fn make_record(&mut self, sheet: &Signed<ScoreSheet>, close: &Close, ranks: &[Ranked]) -> Result<Option<Record>, ValidatorError> {
         let replica: &Replica = &self.replica;
-        let select = sheet.value.select(self.run.manifest.judge.top);
+        let select = sheet.value.select(&self.run.manifest.judge);
         let applied: Vec<Applied> =
             select.iter().map(|e| Applied { uid: e.uid, hotkey: e.hotkey, payload: e.payload, weight: 1.0 }).collect();
         let known = replica.opened();

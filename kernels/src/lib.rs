@@ -1,1 +1,60 @@
-//! kernels
+#![doc = include_str!("../README.md")]
+
+mod device;
+mod floor;
+mod image;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+pub use device::{DeviceInfo, Kernels, devices};
+pub use image::{Arch, compile};
+
+/// Why a kernel could not be compiled, loaded or run.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The driver's library is not on this machine.
+    #[error("libcuda.so.1 cannot be loaded: install the NVIDIA driver, or run on the CPU")]
+    NoDriver,
+    /// NVRTC's library is not on this machine.
+    #[error(
+        "libnvrtc.so.13 cannot be loaded: put it on the library path, or `pip download --no-deps nvidia-cuda-nvrtc==13.0.88`, unzip the wheel \
+         and set TRIBUTARY_NVRTC to its folder nvidia/cu13/lib"
+    )]
+    NoNvrtc,
+    /// There is no device of this number.
+    #[error("there is no CUDA device {device}: this machine has {found}, numbered from 0")]
+    NoDevice {
+        /// The number asked for.
+        device: usize,
+        /// How many devices there are.
+        found: usize,
+    },
+    /// NVRTC refused the source or the architecture.
+    #[error("NVRTC cannot compile the kernels for {arch}; an architecture newer than NVRTC needs a newer NVRTC. It says: {log}")]
+    Compile {
+        /// What it was to be compiled for.
+        arch: Arch,
+        /// NVRTC's own words.
+        log: String,
+    },
+    /// A compiled image could not be kept.
+    #[error("cannot write the compiled kernels to {path}: make the folder writable or choose another one ({source})")]
+    Cache {
+        /// The image's file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The driver refused something while running.
+    #[error("the CUDA driver says: {0}")]
+    Driver(#[from] cudarc::driver::DriverError),
+    /// More chunks than one launch has blocks.
+    #[error("a tensor has 2^31 chunks or more, too many for one launch: apply this record on the CPU")]
+    TooManyChunks,
+    /// The record cannot be applied; the state is as it was.
+    #[error(transparent)]
+    Transition(#[from] compression::TransitionError),
+}

@@ -283,6 +283,8 @@ pub struct Judge {
     pub sequences: u32,
     /// Share c of the outer learning rate at which a payload is tried.
     pub step: f32,
+    /// A payload must gain more than this share of the round's median gain on random data.
+    pub floor: f64,
     /// Payloads per record at most, G.
     pub top: u32,
     /// Payloads per round that a validator measures for itself when another leads.
@@ -299,7 +301,18 @@ pub struct Judge {
 
 impl Default for Judge {
     fn default() -> Self {
-        Self { mode: JudgeMode::All, sequences: 8, step: 0.2, top: 20, spot_checks: 2, z: 4.0, mu_rate: 0.05, mu_floor: 0.1, mu_rounds: 10 }
+        Self {
+            mode: JudgeMode::All,
+            sequences: 8,
+            step: 0.2,
+            floor: 0.2,
+            top: 20,
+            spot_checks: 2,
+            z: 4.0,
+            mu_rate: 0.05,
+            mu_floor: 0.1,
+            mu_rounds: 10,
+        }
     }
 }
 

@@ -255,7 +255,7 @@ impl Manifest {
         if judge.sequences == 0 || judge.top == 0 || judge.top > 4096 {
             return Err(ConfigError::new("judge", "top", "sequences and top must be at least 1, top at most 4096"));
         }
-        let shares = [("mu_rate", judge.mu_rate), ("mu_floor", judge.mu_floor), ("step", f64::from(judge.step))];
+        let shares = [("mu_rate", judge.mu_rate), ("mu_floor", judge.mu_floor), ("floor", judge.floor), ("step", f64::from(judge.step))];
         for (field, value) in shares {
             if !(value > 0.0 && value <= 1.0) {
                 return Err(ConfigError::new("judge", field, format!("{value} is not above 0 and at most 1")));

@@ -12,8 +12,8 @@ const SIGMA: f64 = 25.0 / 3.0;
 const BETA: f64 = 7.0;
 const TAU: f64 = 0.1;
 const KAPPA: f64 = 1e-4;
-/// A harmful payload leaves this share of a score.
-const HARMFUL: f64 = 0.25;
+/// A payload without use leaves this share of a score.
+const USELESS: f64 = 0.25;
 /// Two nodes' recomputed figures agree within this relative difference; `exp` differs in the last bits between machines.
 const TOLERANCE: f64 = 1e-6;
 
@@ -163,15 +163,27 @@ impl ScoreSheet {
         self.scores.len() == expected.len() && self.scores.iter().zip(&expected).all(|(a, b)| a.agrees(b))
     }
 
-    /// The entries to apply: measured, not harmful on random data, the `top` best by rating (ties to the lower uid), ascending by uid.
-    pub fn select(&self, top: u32) -> Vec<&Entry> {
+    /// The entries to apply: measured, useful on random data by [`useful_gain`], the `top` best by rating (ties to the lower uid), ascending by uid.
+    pub fn select(&self, judge: &Judge) -> Vec<&Entry> {
+        let least = useful_gain(&self.entries, judge);
         let rating = |uid: u16| self.scores.iter().find(|s| s.uid == uid).map_or(f64::MIN, MinerScore::ordinal);
-        let mut chosen: Vec<&Entry> = self.entries.iter().filter(|e| e.outcome.gain().is_some_and(|g| g > 0.0)).collect();
+        let mut chosen: Vec<&Entry> = self.entries.iter().filter(|e| e.outcome.gain().is_some_and(|g| g > least)).collect();
         chosen.sort_by(|a, b| rating(b.uid).total_cmp(&rating(a.uid)).then(a.uid.cmp(&b.uid)));
-        chosen.truncate(top as usize);
+        chosen.truncate(judge.top as usize);
         chosen.sort_by_key(|e| e.uid);
         chosen
     }
+}
+
+/// The gain on random data that a payload must exceed to count as useful: zero, or the judge's floor times the round's lower median gain.
+///
+/// Zero alone would not do: a random direction of plausible norm lowers the loss a little in almost every second round, by luck and to first
+/// order, and does harm at full size.
+pub fn useful_gain(entries: &[Entry], judge: &Judge) -> f64 {
+    let mut gains: Vec<f64> = entries.iter().filter_map(|e| e.outcome.gain()).collect();
+    gains.sort_by(f64::total_cmp);
+    let median = gains.get(gains.len().saturating_sub(1) / 2).copied().unwrap_or(0.0);
+    (judge.floor * median).max(0.0)
 }
 
 /// Every miner's scores after a round's entries. A uid that changed hands starts anew.
@@ -185,15 +197,16 @@ pub fn advance(previous: &[MinerScore], entries: &[Entry], judge: &Judge, pay: &
         }
     }
     scores.sort_by_key(|s| s.uid);
+    let least = useful_gain(entries, judge);
     rate(&mut scores, entries);
     for score in &mut scores {
         let outcome = entries.iter().find(|e| e.hotkey == score.hotkey).map(|e| &e.outcome);
-        update(score, outcome, judge, pay);
+        update(score, outcome, least, judge, pay);
     }
     scores
 }
 
-fn update(score: &mut MinerScore, outcome: Option<&Outcome>, judge: &Judge, pay: &Pay) {
+fn update(score: &mut MinerScore, outcome: Option<&Outcome>, least: f64, judge: &Judge, pay: &Pay) {
     let Some(Outcome::Measured { assigned, random }) = outcome else {
         score.missed = score.missed.saturating_add(1);
         score.score = if score.missed >= 3 { 0.0 } else { score.score * pay.missing };
@@ -207,8 +220,8 @@ fn update(score: &mut MinerScore, outcome: Option<&Outcome>, judge: &Judge, pay:
     let computed = score.measured <= judge.mu_rounds || score.computation >= judge.mu_floor;
     let computation = if computed { score.computation.max(0.0) } else { 0.0 };
     score.score = computation * score.ordinal().max(0.0);
-    if random.gain() <= 0.0 {
-        score.score *= HARMFUL;
+    if random.gain() <= least {
+        score.score *= USELESS;
     }
 }
 

@@ -1,0 +1,128 @@
+//! Everything unsafe of this crate: foreign libraries, device memory, launches.
+
+use std::env;
+use std::ffi::{CStr, CString, c_char};
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+use std::sync::Once;
+
+use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUresult};
+use cudarc::driver::{DeviceRepr, DriverError, LaunchConfig, PushKernelArg, result as driver};
+use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
+
+use crate::KernelError;
+use crate::device::{DeviceInfo, Kernels};
+use crate::image::Arch;
+use crate::plan::{Plan, Source, Step, Task};
+
+/// Threads of a block, the kernel's `THREADS`.
+const THREADS: u32 = 256;
+
+/// Whether the driver's library can be loaded; without it every other call of the driver would panic.
+pub(crate) fn driver_is_present() -> bool {
+    // SAFETY: loads and unloads NVIDIA's own library, whose initializers may run at any time.
+    unsafe { cudarc::driver::sys::is_culib_present() }
+}
+
+/// Whether NVRTC can be loaded, from the library path or from the folder that TRIBUTARY_NVRTC names; without it [`compile`] would panic.
+pub(crate) fn nvrtc_is_present() -> bool {
+    static PRELOAD: Once = Once::new();
+    PRELOAD.call_once(|| {
+        if let Some(folder) = env::var_os("TRIBUTARY_NVRTC") {
+            preload(Path::new(&folder));
+        }
+    });
+    // SAFETY: loads and unloads NVIDIA's own library, whose initializers may run at any time.
+    unsafe { nvrtc_sys::is_culib_present() }
+}
+
+/// Loads NVRTC and its built-in functions for good, so that loading them by name finds them later.
+fn preload(folder: &Path) {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    for path in files.filter(|path| path.file_name().is_some_and(is_nvrtc)) {
+        if let Ok(path) = CString::new(path.into_os_string().into_vec()) {
+            // SAFETY: `path` is a C string, and the user names this folder as that of NVIDIA's libraries, whose initializers may run at any time.
+            unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+        }
+    }
+}
+
+fn is_nvrtc(name: &std::ffi::OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with("libnvrtc.so") || name.starts_with("libnvrtc-builtins.so"))
+}
+
+/// The driver's devices. The driver must be present.
+pub(crate) fn devices() -> Result<Vec<DeviceInfo>, DriverError> {
+    match driver::init() {
+        Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => Ok(Vec::new()),
+        other => other.and_then(|()| (0..driver::device::get_count()?).map(device).collect()),
+    }
+}
+
+fn device(ordinal: i32) -> Result<DeviceInfo, DriverError> {
+    let device = driver::device::get(ordinal)?;
+    // SAFETY: `device` comes from `get`.
+    let attribute = |attribute| unsafe { driver::device::get_attribute(device, attribute) };
+    let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    // SAFETY: `device` comes from `get`.
+    let memory = unsafe { driver::device::total_mem(device)? };
+    Ok(DeviceInfo { name: driver::device::get_name(device)?, arch: Arch((10 * major + minor).unsigned_abs()), memory })
+}
+
+/// An NVRTC program, released at the end.
+struct Program(nvrtc_sys::nvrtcProgram);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // SAFETY: the program was created and is not used after this. There is nothing to do if that fails.
+        let _ = unsafe { nvrtc::destroy_program(self.0) };
+    }
+}
+
+/// A cubin from CUDA C++, or what NVRTC says instead. NVRTC must be present.
+pub(crate) fn compile(source: &CStr, options: &[String]) -> Result<Vec<u8>, String> {
+    let said = |error: nvrtc::NvrtcError| error.to_string();
+    let program = Program(nvrtc::create_program(source, Some(c"kernels.cu")).map_err(said)?);
+    // SAFETY: the program was created above and lives until the end of this function.
+    if let Err(error) = unsafe { nvrtc::compile_program(program.0, options) } {
+        // SAFETY: as above.
+        let log = unsafe { nvrtc::get_program_log(program.0) }.unwrap_or_default();
+        let log: Vec<u8> = log.into_iter().map(|c| c as u8).filter(|&byte| byte != 0).collect();
+        return Err(format!("{error}: {}", String::from_utf8_lossy(&log).trim()));
+    }
+    let mut size = 0;
+    // SAFETY: the program lives, and `size` is valid for one write.
+    unsafe { nvrtc_sys::nvrtcGetCUBINSize(program.0, &mut size) }.result().map_err(said)?;
+    let mut image = vec![0u8; size];
+    // SAFETY: the program lives, and `image` has the number of bytes that NVRTC asked for.
+    unsafe { nvrtc_sys::nvrtcGetCUBIN(program.0, image.as_mut_ptr().cast::<c_char>()) }.result().map_err(said)?;
+    Ok(image)
+}
+
+// SAFETY: `repr(C)` without padding, field by field the kernel's `Task`.
+unsafe impl DeviceRepr for Task {}
+// SAFETY: `repr(C)` without padding, field by field the kernel's `Source`.
+unsafe impl DeviceRepr for Source {}
+
+impl Step for Kernels {
+    fn step(&self, plan: &Plan, tensors: &[Vec<f32>]) -> Result<Vec<Vec<f32>>, KernelError> {
+        let bytes = self.stream.clone_htod(&plan.bytes)?;
+        let step = |((task, sources), theta): (&(Task, Vec<Source>), &Vec<f32>)| {
+            assert_eq!((task.elements(), task.payloads), (theta.len() as u64, sources.len() as u64), "a state keeps its tensors' lengths");
+            let blocks = task.blocks().ok_or(KernelError::TooManyChunks)?;
+            let sources = self.stream.clone_htod(sources)?;
+            let mut theta = self.stream.clone_htod(theta)?;
+            let mut launch = self.stream.launch_builder(&self.apply);
+            launch.arg(&mut theta).arg(task).arg(&bytes).arg(&sources).arg(&self.magnitudes);
+            let shape = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
+            // SAFETY: the arguments are those of `apply`, in its order and types. It writes only elements of the chunks of `task`, which has as
+            // many elements as `theta`; it reads `task.payloads` sources, and of `bytes` only the sections of this tensor, which parsing
+            // proved to be complete and to have indices below each chunk's number of elements.
+            unsafe { launch.launch(shape)? };
+            Ok(self.stream.clone_dtoh(&theta)?)
+        };
+        plan.tensors.iter().zip(tensors).map(step).collect()
+    }
+}

@@ -1,0 +1,197 @@
+//! The kernel against `compression::transition`, bit for bit: one body of tests, run by the CPU under the host shim and by a device.
+#![allow(clippy::unwrap_used)]
+
+mod host;
+
+use std::sync::Arc;
+
+use compression::{
+    Codec, ErrorFeedback, Header, Indices, Layout, MergeOver, Payload, Quantizer, Rule, State, TensorSpec, TransitionError, Weighted,
+    encode,
+};
+
+use crate::plan::{self, Step};
+use crate::{KernelError, Kernels, devices};
+use host::{Host, Order};
+
+/// Whole and cut tiles, one row, one column, one element, whole and cut runs.
+const SHAPES: [&[usize]; 9] = [&[70, 65], &[64, 64], &[3, 43, 30], &[200, 1], &[1, 200], &[1], &[4096], &[9000], &[130, 70]];
+/// Payloads of a record may differ in k.
+const KS: [u16; 5] = [64, 4096, 1, 300, 64];
+const WEIGHTS: [f32; 5] = [1.0, 0.3, 1.7, 5.0, 1e-3];
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// In -1..1.
+    fn value(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    fn subnormal(&mut self) -> f32 {
+        f32::from_bits(self.bits() as u32 & 0x807F_FFFF)
+    }
+}
+
+/// What the elements of a pseudo-gradient look like.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Spread,
+    /// One magnitude everywhere.
+    Ties,
+    Zero,
+    /// One large value among small ones and zeros: scale pairs whose lower magnitude is zero.
+    Outliers,
+}
+
+fn payload(layout: &Arc<Layout>, kind: Kind, k: u16, seed: u64, factor: f32) -> Payload {
+    let mut random = Random(seed);
+    let mut value = |_| match (kind, random.bits() % 100) {
+        (Kind::Spread, _) => factor * random.value(),
+        (Kind::Ties, _) => factor.copysign(random.value()),
+        (Kind::Outliers, 0) => factor * 4.0,
+        (Kind::Outliers, 1..4) => factor * random.value() * 0.01,
+        (Kind::Zero | Kind::Outliers, _) => 0.0,
+    };
+    let gradient: Vec<Vec<f32>> = layout.tensors().iter().map(|t| (0..t.len()).map(&mut value).collect()).collect();
+    let codec = Codec { k, quantizer: Quantizer::Sign2, indices: Indices::Packed12 };
+    let header = Header { run: [1; 32], round: 7, hotkey: [2; 32], base_root: [3; 32] };
+    let bytes = encode(&codec, layout, &header, &mut ErrorFeedback::zeros(layout), &gradient, 1.0).unwrap();
+    Payload::parse(bytes, layout, &codec).unwrap()
+}
+
+fn layout() -> Arc<Layout> {
+    let spec = |(i, shape): (usize, &&[usize])| TensorSpec::new(format!("t{i}"), shape);
+    Arc::new(Layout::new(SHAPES.iter().enumerate().map(spec).collect()).unwrap())
+}
+
+fn state(layout: &Arc<Layout>, mut element: impl FnMut() -> f32) -> State {
+    let tensors = layout.tensors().iter().map(|t| (0..t.len()).map(|_| element()).collect()).collect();
+    State::new(layout.clone(), 7, tensors).unwrap()
+}
+
+fn weighted<'a>(payloads: &'a [Payload], weights: &[f32]) -> Vec<Weighted<'a>> {
+    payloads.iter().zip(weights).map(|(payload, &weight)| Weighted { payload, weight }).collect()
+}
+
+/// Whether `step` takes `state` where `compression::transition` takes it; what it did to it otherwise.
+fn compare(step: &impl Step, state: &State, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), String> {
+    let (mut expected, mut found) = (state.clone(), state.clone());
+    compression::transition(&mut expected, payloads, rule).unwrap();
+    plan::transition(step, &mut found, payloads, rule).map_err(|error| error.to_string())?;
+    assert_eq!(found.round, expected.round);
+    assert_ne!(expected.tensors(), state.tensors(), "a step that changes nothing shows nothing");
+    for (t, (expected, found)) in expected.tensors().iter().zip(found.tensors()).enumerate() {
+        if let Some(i) = (0..expected.len()).find(|&i| expected[i].to_bits() != found[i].to_bits()) {
+            return Err(format!("{:?}, element {i}: {:e} instead of {:e}", SHAPES[t], found[i], expected[i]));
+        }
+    }
+    Ok(())
+}
+
+fn check_records_of_one_to_five(step: &impl Step) {
+    let layout = layout();
+    let kinds = [Kind::Spread, Kind::Ties, Kind::Zero, Kind::Outliers, Kind::Spread];
+    // Norms that differ by orders of magnitude, so that the larger ones are clipped.
+    let payloads: Vec<Payload> = (0..5).map(|r| payload(&layout, kinds[r], KS[r], r as u64, [0.02, 0.7, 1.0, 0.1, 9.0][r])).collect();
+    let mut random = Random(99);
+    let state = state(&layout, || random.value());
+    for over in [MergeOver::Senders, MergeOver::All] {
+        for count in 1..=5 {
+            let found = compare(step, &state, &weighted(&payloads[..count], &WEIGHTS), &Rule { lr: 0.65, over });
+            assert_eq!(found, Ok(()), "{over:?}, {count} payloads");
+        }
+    }
+}
+
+fn check_subnormals(step: &impl Step) {
+    let layout = layout();
+    let payloads: Vec<Payload> = (0..3).map(|r| payload(&layout, Kind::Spread, 4096, r, 1e-4)).collect();
+    let mut random = Random(5);
+    let state = state(&layout, || random.subnormal());
+    for over in [MergeOver::Senders, MergeOver::All] {
+        // Products, sums and steps all lie below the smallest normal number; so does the second weight.
+        let found = compare(step, &state, &weighted(&payloads, &[1e-36, 3e-40, 2e-38]), &Rule { lr: 1e-36, over });
+        assert_eq!(found, Ok(()), "{over:?}");
+    }
+}
+
+fn check_refusals(step: &impl Step) {
+    let layout = layout();
+    let payloads = [payload(&layout, Kind::Spread, 64, 1, 1.0)];
+    let before = state(&layout, || f32::MAX);
+    let refusal = |payloads: &[Weighted<'_>], lr: f32| {
+        let mut state = before.clone();
+        let rule = Rule { lr, over: MergeOver::Senders };
+        let expected = compression::transition(&mut state, payloads, &rule).unwrap_err();
+        match plan::transition(step, &mut state, payloads, &rule) {
+            Err(KernelError::Transition(found)) => assert_eq!(found, expected),
+            other => panic!("{other:?} instead of {expected}"),
+        }
+        assert!(state == before, "a refused record changed the state");
+        expected
+    };
+    assert!(matches!(refusal(&weighted(&payloads, &[1.0]), f32::MAX), TransitionError::NonFinite(_)));
+    assert!(matches!(refusal(&weighted(&payloads, &[0.0]), 1.0), TransitionError::Weight { .. }));
+}
+
+fn check_all(step: &impl Step) {
+    check_records_of_one_to_five(step);
+    check_subnormals(step);
+    check_refusals(step);
+}
+
+#[test]
+fn the_source_on_the_cpu_is_the_transition() {
+    let source = crate::image::SOURCE.to_str().unwrap();
+    for order in [Order::Ascending, Order::Descending] {
+        check_all(&Host::build(source, order));
+    }
+}
+
+/// The shim is worth something only if it notices what it is there to notice.
+#[test]
+fn every_missing_barrier_is_noticed() {
+    let source = crate::image::SOURCE.to_str().unwrap();
+    let barriers: Vec<usize> = source.match_indices("__syncthreads();").map(|(at, _)| at).collect();
+    assert_eq!(barriers.len(), 2);
+    let layout = layout();
+    // Not k = 4096: there each thread would add only to the coordinates that it clears.
+    let payloads: Vec<Payload> = (0..3).map(|r| payload(&layout, Kind::Spread, 300, r, 1.0)).collect();
+    let state = state(&layout, || 1.0);
+    let rule = Rule { lr: 0.65, over: MergeOver::Senders };
+    for at in barriers {
+        let broken = [&source[..at], &source[at + "__syncthreads();".len()..]].concat();
+        let fails = |order| compare(&Host::build(&broken, order), &state, &weighted(&payloads, &WEIGHTS), &rule).is_err();
+        assert!(fails(Order::Ascending) || fails(Order::Descending), "{}", &source[at..at + 60]);
+    }
+}
+
+/// Says so where there is no device, rather than passing unseen.
+#[test]
+fn a_device_is_the_transition() {
+    let devices = devices();
+    if devices.is_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(
+            Kernels::load(0, folder.path()),
+            Err(KernelError::NoDriver | KernelError::NoDevice { .. } | KernelError::Driver(_))
+        ));
+        eprintln!("no CUDA device: skipped");
+    }
+    for (number, device) in devices.iter().enumerate() {
+        let folder = tempfile::tempdir().unwrap();
+        check_all(&Kernels::load(number, folder.path()).unwrap());
+        eprintln!("device {number}, {}, {}: the same bits as the CPU", device.name, device.arch);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    assert!(Kernels::load(devices.len(), folder.path()).is_err(), "there is no such device");
+}

@@ -1,0 +1,200 @@
+//! The command as its user meets it: help, exit codes, one clear line on failure, files in and out.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+const SUBCOMMANDS: [&str; 15] = [
+    "demo",
+    "mine",
+    "validate",
+    "aggregate",
+    "launch",
+    "status",
+    "verify",
+    "pull",
+    "export",
+    "eval",
+    "check",
+    "data",
+    "wallet",
+    "chain",
+    "completions",
+];
+/// A wallet that btcli encrypted with "correct horse".
+const FOREIGN_WALLETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/chain/tests/wallets");
+
+fn tributary(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tributary"));
+    command.args(arguments).stdin(Stdio::null());
+    for variable in ["BT_PW", "TRIBUTARY_RUN", "TRIBUTARY_CHAIN", "TRIBUTARY_WALLETS"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// Standard output of a command that must succeed.
+fn succeeds(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    assert!(status.success(), "{command:?}: {}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
+}
+
+fn json(command: &mut Command) -> Value {
+    serde_json::from_str(&succeeds(command)).unwrap()
+}
+
+/// The one line on standard error of a command that must fail with exit code 1.
+fn fails(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert_eq!((status.code(), stdout.is_empty()), (Some(1), true), "{command:?}: {stderr}");
+    assert!(stderr.starts_with("tributary: ") && stderr.lines().count() == 1, "{command:?}: {stderr}");
+    stderr
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn every_subcommand_explains_itself() {
+    for subcommand in SUBCOMMANDS {
+        let help = succeeds(&mut tributary(&[subcommand, "--help"]));
+        assert!(help.contains("Usage: tributary"), "{subcommand}: {help}");
+    }
+    let listed = succeeds(&mut tributary(&["--help"]));
+    assert!(SUBCOMMANDS.iter().all(|subcommand| listed.contains(subcommand)));
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    for arguments in
+        [&["frobnicate"][..], &[], &["data", "prepare", "--out", "x"], &["check", "a", "--peers", "0"], &["eval", "--run", "x"]]
+    {
+        assert_eq!(tributary(arguments).output().unwrap().status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn completions_are_written() {
+    assert!(succeeds(&mut tributary(&["completions", "bash"])).contains("tributary"));
+}
+
+#[test]
+fn a_bad_config_is_refused_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = include_str!("../configs/demo.toml");
+    let path = folder.path().join("run.toml");
+    let refusal = |config: &str| {
+        fs::write(&path, config).unwrap();
+        fails(&mut tributary(&["check", text(&path)]))
+    };
+    assert!(refusal(&good.replace("head_dim = 32", "head_dim = 31")).contains("[model] head_dim: 31 is odd"));
+    assert!(refusal(&good.replace("micro_batch = 8", "micro_batch = 3")).contains("[inner] micro_batch"));
+    let unknown = refusal(&format!("speed = 3\n{good}"));
+    assert!(unknown.contains("line 1: unknown field `speed`"), "{unknown}");
+    assert!(refusal("name = [").contains("run.toml"));
+    assert!(fails(&mut tributary(&["check", text(&folder.path().join("absent.toml"))])).contains("absent.toml: No such file"));
+}
+
+#[test]
+fn check_tells_what_a_run_costs() {
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/72b.toml");
+    let words = succeeds(&mut tributary(&["check", config]));
+    for figure in
+        ["72.7 B (68.5 B without embeddings)", "memory of each of 8 GPUs  200 GB", "2.01 GB (f32 / 145, bf16 / 72)", "(20 payloads)"]
+    {
+        assert!(words.contains(figure), "{figure} is not in {words}");
+    }
+    let costs = json(&mut tributary(&["check", config, "--peers", "3", "--json"]));
+    assert_eq!(costs["down_bytes_per_round"].as_u64().unwrap(), 3 * costs["up_bytes_per_round"].as_u64().unwrap());
+}
+
+#[test]
+fn text_becomes_a_data_set_that_can_be_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let (texts, out) = (folder.path().join("texts"), folder.path().join("data"));
+    fs::create_dir(&texts).unwrap();
+    fs::write(texts.join("large.txt"), "the quick brown fox ".repeat(200)).unwrap();
+    fs::write(texts.join("small.md"), "jumps over").unwrap();
+    let prepare = ["data", "prepare", "--text", text(&texts), "--out", text(&out), "--json"];
+    let made = json(&mut tributary(&prepare));
+    assert_eq!((made["train"]["bytes"].as_u64(), made["held_out"]["bytes"].as_u64()), (Some(4000), Some(10)));
+    assert_eq!((made["tokenizer"].as_str(), made["source"].as_str()), (Some("bytes"), Some("texts")));
+    assert_eq!(json(&mut tributary(&["data", "show", text(&out), "--verify", "--json"])), made);
+    assert!(succeeds(&mut tributary(&["data", "show", text(&out)])).contains(made["digest"].as_str().unwrap()));
+    assert!(fails(&mut tributary(&prepare)).contains("exists"));
+
+    fs::remove_file(out.join("train-00000.bin.zst")).unwrap();
+    assert!(fails(&mut tributary(&["data", "show", text(&out), "--verify"])).contains("train-00000.bin.zst"));
+    assert!(fails(&mut tributary(&["data", "show", text(&texts)])).contains("dataset.json"));
+}
+
+#[test]
+fn one_text_cannot_be_split() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("only.txt");
+    fs::write(&file, "alone").unwrap();
+    let out = folder.path().join("data");
+    assert!(fails(&mut tributary(&["data", "prepare", "--text", text(&file), "--out", text(&out)])).contains("at least two"));
+}
+
+#[test]
+fn wallets_are_made_listed_and_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let wallets = ["--wallet-path", text(folder.path())];
+    assert_eq!(json(tributary(&["wallet", "list", "--json"]).args(wallets)), Value::Array(vec![]));
+    let made = tributary(&["wallet", "new", "alice", "--json"]).args(wallets).output().unwrap();
+    assert!(
+        made.status.success() && made.stderr.is_empty(),
+        "no phrase goes where nobody sits: {:?}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    let wallet: Value = serde_json::from_slice(&made.stdout).unwrap();
+    assert_eq!(json(tributary(&["wallet", "show", "alice", "--json"]).args(wallets)), wallet);
+    let two = json(tributary(&["wallet", "new", "alice", "--hotkey", "second", "--json"]).args(wallets));
+    assert_eq!((two["coldkey"].as_str(), two["hotkeys"].as_array().unwrap().len()), (wallet["coldkey"].as_str(), 2));
+    assert_eq!(json(tributary(&["wallet", "list", "--json"]).args(wallets)), Value::Array(vec![two]));
+    assert!(fails(tributary(&["wallet", "new", "alice"]).args(wallets)).contains("exists already"));
+    assert!(fails(tributary(&["wallet", "new", "../alice"]).args(wallets)).contains("cannot name a wallet"));
+    assert!(fails(tributary(&["wallet", "show", "bob"]).args(wallets)).contains("no key file"));
+
+    let signed = json(tributary(&["wallet", "sign", "--wallet", "alice", "--message", "hello", "--json"]).args(wallets));
+    assert_eq!(signed["address"], wallet["hotkeys"][0]["address"]);
+    let (address, signature) = (signed["address"].as_str().unwrap(), signed["signature"].as_str().unwrap());
+    let verify = |message: &str| tributary(&["wallet", "verify", "--address", address, "--signature", signature, "--message", message]);
+    assert!(succeeds(&mut verify("hello")).contains(address));
+    assert!(fails(&mut verify("hullo")).contains("the signature is not"));
+}
+
+#[test]
+fn an_encrypted_key_asks_for_its_password() {
+    let sign = ["wallet", "sign", "--wallet-path", FOREIGN_WALLETS, "--wallet", "alice", "--coldkey", "--message", "hello", "--json"];
+    assert!(fails(tributary(&sign).env("BT_PW", "wrong horse")).contains("password of"));
+    let folder = tempfile::tempdir().unwrap();
+    let password = folder.path().join("password");
+    fs::write(&password, "correct horse\nrest\n").unwrap();
+    let signed = json(tributary(&[&sign[..], &["--password-fd", "0"]].concat()).stdin(fs::File::open(&password).unwrap()));
+    assert_eq!(signed["address"], "5DfhGyQdFobKM8NsWvEeAKk5EQQgYe9AydgJ7rMB6E1EqRzV");
+}
+
+#[test]
+fn a_run_that_is_not_there_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = text(folder.path());
+    for arguments in [&["export", "--snapshot", run, "--out", "unused"][..], &["eval", "--snapshot", run, "--sample", "a"]] {
+        let line = fails(tributary(arguments).args(["--run", run]));
+        assert!(line.contains("manifest.json"), "{line}");
+    }
+    for subcommand in [&["status"][..], &["verify"], &["pull", "--out", run]] {
+        let line = fails(tributary(subcommand).args(["--run", &format!("{run}/none")]));
+        assert!(line.contains("ledger.sqlite"), "{line}");
+    }
+}

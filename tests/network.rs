@@ -1,0 +1,120 @@
+//! Whole networks of real processes on a tiny model.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod common;
+
+use chain::Chain as _;
+use checkpoints::Event;
+use common::{CONFIG, Net, block_on, complaint, tributary};
+
+/// The row of weights that a validator has on the ledger.
+fn weights(net: &Net, validator: &str) -> Vec<(u16, u16)> {
+    block_on(net.ledger.weights(1, net.roles[validator].uid))
+}
+
+#[test]
+fn all_nodes_agree_and_a_cheat_is_paid_nothing() {
+    let mut net = Net::new(CONFIG, 3, 1, 2);
+    net.start_all();
+    net.wait_round("validator-1", 11);
+    net.wait("weights on the ledger", |net| !weights(net, "validator-1").is_empty() && !weights(net, "validator-2").is_empty());
+    net.stop_all();
+    let names: Vec<String> = net.roles.keys().cloned().collect();
+    let newest = net.assert_equal_roots(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(newest >= 10, "all came far, the slowest to round {newest}");
+    let cheat = net.roles["cheat-1"].uid;
+    for (round, applied) in net.applied("validator-1").into_iter().filter(|(round, _)| *round >= 3) {
+        assert!(!applied.contains(&cheat), "the cheat was applied in round {round}");
+    }
+    for validator in ["validator-1", "validator-2"] {
+        let row = weights(&net, validator);
+        let of = |uid: u16| row.iter().find(|(u, _)| *u == uid).map_or(0, |(_, w)| u32::from(*w));
+        let honest: u32 = (1..=3).map(|i| of(net.roles[&format!("miner-{i}")].uid)).sum();
+        assert!(honest > 0, "{row:?}");
+        assert!(f64::from(honest) / f64::from(honest + of(cheat)) > 0.95, "{row:?}");
+    }
+    // the log on disk gives the same root to a stranger
+    let output = tributary().args(["verify", "--json", "--run", &net.run]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let last = net.roots("validator-1").into_iter().next_back().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains(&last.1.to_string()));
+}
+
+#[test]
+fn killed_nodes_come_back_to_the_roots_of_those_that_were_not() {
+    let mut net = Net::new(CONFIG, 3, 0, 2);
+    net.start_all();
+    // at different points of different rounds: the tenth event of a kind falls anywhere within a round
+    for (victim, round) in [("miner-1", 1), ("validator-1", 3), ("aggregator", 4), ("miner-1", 5), ("validator-2", 6)] {
+        net.wait_round("miner-3", round);
+        net.kill(victim);
+        net.wait_round("miner-3", round + 1);
+        net.start(&[victim]);
+    }
+    net.wait_round("miner-3", 10);
+    for name in ["miner-1", "miner-2", "validator-1", "validator-2", "aggregator"] {
+        net.wait_round(name, 10);
+    }
+    net.stop_all();
+    net.assert_equal_roots(&["miner-1", "miner-2", "miner-3", "validator-1", "validator-2", "aggregator"]);
+    let revived = net.roles["miner-1"].uid;
+    assert!(net.applied("miner-3").iter().any(|(round, applied)| *round > 7 && applied.contains(&revived)), "its work counts again");
+}
+
+#[test]
+fn a_dead_lead_is_replaced_in_the_next_span() {
+    let mut net = Net::new(CONFIG, 2, 0, 2);
+    net.start_all();
+    net.wait_round("validator-2", 1);
+    net.kill("validator-1");
+    let closes = |net: &Net| net.events("validator-2").iter().filter(|e| matches!(e, Event::Closed { .. })).count();
+    assert_eq!(closes(&net), 0, "the first in rank leads while it lives");
+    net.wait_round("miner-1", 5);
+    assert!(closes(&net) >= 3, "the second in rank closes rounds");
+    net.start(&["validator-1"]);
+    net.wait_round("validator-1", 7);
+    net.stop_all();
+    net.assert_equal_roots(&["miner-1", "miner-2", "validator-1", "validator-2"]);
+}
+
+#[test]
+fn a_late_joiner_catches_up_from_a_snapshot_and_is_applied() {
+    let mut net = Net::new(CONFIG, 3, 0, 1);
+    net.start(&["miner-1", "miner-2", "validator-1", "aggregator"]);
+    net.wait_round("miner-1", 5);
+    net.start(&["miner-3"]);
+    net.wait_round("miner-3", 8);
+    net.stop_all();
+    let first = *net.roots("miner-3").keys().next().unwrap();
+    assert!(first >= 3, "it started from a snapshot, not from genesis: its first round was {first}");
+    net.assert_equal_roots(&["miner-1", "miner-2", "miner-3", "validator-1"]);
+    let uid = net.roles["miner-3"].uid;
+    assert!(net.applied("miner-1").values().any(|applied| applied.contains(&uid)), "its work is applied");
+}
+
+#[test]
+fn a_validator_that_restarts_keeps_its_scores() {
+    let mut net = Net::new(CONFIG, 2, 0, 2);
+    net.start_all();
+    net.wait_round("validator-2", 4);
+    net.stop("validator-2");
+    net.wait_round("validator-1", 6);
+    net.start(&["validator-2"]);
+    net.wait_round("validator-2", 9);
+    net.stop_all();
+    let scores = |name: &str| {
+        let told = net.events(name).into_iter().filter_map(|e| if let Event::Scores { round: 8, scores } = e { Some(scores) } else { None });
+        told.last().expect("scores of round 8")
+    };
+    assert_eq!(scores("validator-1"), scores("validator-2"));
+}
+
+#[test]
+fn a_second_process_with_the_same_key_is_refused() {
+    let mut net = Net::new(CONFIG, 1, 0, 1);
+    net.start_all();
+    net.wait_round("miner-1", 0);
+    let line = complaint(&net.command("miner-1").output().unwrap());
+    assert!(line.contains("miner-1") || line.contains(&net.hotkey("miner-1").ss58()), "{line}");
+    net.stop_all();
+}
