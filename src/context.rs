@@ -17,9 +17,16 @@ use crate::cli::{KeyArgs, RunArgs};
 /// File name of the ledger beside the runs of a local store.
 pub const LEDGER_FILE: &str = "ledger.sqlite";
 
-/// An error with its causes on one line.
+/// An error with its causes on one line. A cause that the message before it tells already is not told again.
 pub fn one_line(error: &anyhow::Error) -> String {
-    format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
+    let mut told: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let cause = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        if told.last().is_none_or(|before| !before.contains(&cause)) {
+            told.push(cause);
+        }
+    }
+    told.join(": ")
 }
 
 /// Runs a future on a runtime of its own.
@@ -159,4 +166,15 @@ pub fn own_bucket(given: Option<&str>, run_url: &str, keypair: &Keypair) -> Resu
         None => format!("{}/peers/{}", store_of(run_url), keypair.hotkey()),
     };
     Ok(Bucket::open(&url, Access::Own)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = anyhow!("no\n  space").context("a.txt: no space").context("writing");
+        assert_eq!(one_line(&error), "writing: a.txt: no space");
+    }
 }

@@ -108,7 +108,7 @@ struct Newest {
 struct Row {
     uid: u16,
     hotkey: Hotkey,
-    validator: bool,
+    role: &'static str,
     stake: f64,
     #[serde(flatten)]
     score: Option<Score>,
@@ -131,32 +131,33 @@ impl Status {
     async fn read(run: &Run) -> Result<Self> {
         let (chain, netuid) = (&run.chain, run.manifest.chain.netuid);
         let head = chain.head().await?.number;
-        let record = newest(run, head).await?;
+        let started = run.manifest.chain.start_block <= head;
+        let record = if started { newest(run, head).await? } else { None };
         let anchor = record.as_ref().map_or_else(|| Anchor::genesis(run.id, &run.manifest), Newest::anchor);
-        let (phase, phase_ends) = match anchor.open_block {
-            start if start > head => (Phase::Waiting, Some(start)),
-            _ => {
-                let log = RoundLog::read(run, &anchor, head).await?;
-                phase(&log.plan, log.seal_lists.first().map(|list| list.block), head)
-            }
+        let (phase, phase_ends) = if started {
+            let log = RoundLog::read(run, &anchor, head).await?;
+            phase(&log.plan, log.seal_lists.first().map(|list| list.block), head)
+        } else {
+            (Phase::Waiting, Some(anchor.open_block))
         };
         let neurons = chain.neurons(netuid, head).await?;
         let mut rows: Vec<(u64, Vec<(u16, u16)>)> = Vec::new();
         for validator in neurons.iter().filter(|n| n.permit) {
             rows.push((validator.stake, chain.weights(netuid, validator.uid).await?));
         }
+        let owner = chain.subnet(netuid).await?.owner;
         let scores = record.as_ref().map_or(&[][..], |record| &record.scores);
-        let neurons = neurons.iter().map(|neuron| Row::of(neuron, scores, &rows)).collect();
+        let neurons = neurons.iter().map(|neuron| Row::of(neuron, owner, scores, &rows)).collect();
         let name = run.manifest.name.clone();
         Ok(Self { run: run.id, name, block: head, round: anchor.round, phase, phase_ends, record, neurons })
     }
 }
 
-/// The newest record that an entitled lead committed on top of another; looks back as far as it must.
+/// The newest record that an entitled lead committed on top of another; looks back as far as it must. The run has started.
 async fn newest(run: &Run, head: u64) -> Result<Option<Newest>> {
     let (start, times) = (run.manifest.chain.start_block, &run.manifest.round);
     let mut blocks = 4 * (times.train + times.reveal + times.judge);
-    while start <= head {
+    loop {
         let from = head.saturating_sub(blocks).max(start);
         let said = announcements(run, from, head).await?;
         let mut records: Vec<(u64, Candidate)> = said.iter().filter_map(|(by, said)| record_of(run.id, by, said)).collect();
@@ -167,12 +168,11 @@ async fn newest(run: &Run, head: u64) -> Result<Option<Newest>> {
                 return Ok(Some(newest));
             }
         }
-        if from == start {
-            break;
+        if from <= start {
+            return Ok(None);
         }
         blocks = blocks.saturating_mul(4);
     }
-    Ok(None)
 }
 
 /// What was announced in blocks `from` to `to`, by whom and where; the candidates' digests are not set.
@@ -242,14 +242,14 @@ impl Newest {
 }
 
 impl Row {
-    fn of(neuron: &Neuron, scores: &[MinerScore], rows: &[(u64, Vec<(u16, u16)>)]) -> Self {
+    fn of(neuron: &Neuron, owner: Hotkey, scores: &[MinerScore], rows: &[(u64, Vec<(u16, u16)>)]) -> Self {
         let tao = |rao: u64| rao as f64 / RAO_PER_TAO as f64;
         let share = |of_max: u16| f64::from(of_max) / f64::from(u16::MAX);
         let score = scores.iter().find(|s| s.hotkey == neuron.hotkey);
         Self {
             uid: neuron.uid,
             hotkey: neuron.hotkey,
-            validator: neuron.permit,
+            role: role(neuron, score, owner),
             stake: tao(neuron.stake),
             score: score.map(Score::of),
             weight: mean_weight(neuron.uid, rows),
@@ -257,6 +257,17 @@ impl Row {
             dividends: share(neuron.dividends),
             emission: tao(neuron.emission),
         }
+    }
+}
+
+/// What a neuron does, as far as chain and scores tell.
+fn role(neuron: &Neuron, score: Option<&MinerScore>, owner: Hotkey) -> &'static str {
+    match (neuron.permit && neuron.stake > 0, score) {
+        (true, Some(_)) => "both",
+        (true, None) => "validator",
+        (false, Some(_)) => "miner",
+        (false, None) if neuron.hotkey == owner => "owner",
+        (false, None) => "other",
     }
 }
 
@@ -305,15 +316,9 @@ impl Row {
         let number = |value: Option<f64>, digits: usize| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.digits$}"));
         let share = |share: f64| format!("{:.1} %", 100.0 * share);
         let score = self.score.as_ref();
-        let role = match (self.validator, score) {
-            (true, None) => "validator",
-            (true, Some(_)) => "both",
-            (false, Some(_)) => "miner",
-            (false, None) => "-",
-        };
         [
             format!("{:.12}…", self.hotkey.ss58()),
-            role.to_owned(),
+            self.role.to_owned(),
             self.uid.to_string(),
             format!("{:.0}", self.stake),
             number(score.map(|s| s.score), 3),

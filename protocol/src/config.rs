@@ -293,10 +293,10 @@ pub struct Judge {
     pub z: f64,
     /// Moving-average weight of the proof-of-computation score μ.
     pub mu_rate: f64,
-    /// μ below this pays nothing, once `mu_rounds` were measured.
+    /// μ below this pays nothing, once the probation is over.
     pub mu_floor: f64,
-    /// Measurements before `mu_floor` counts.
-    pub mu_rounds: u32,
+    /// Measurements before `mu_floor` counts, and before a miner must earn something for its payloads to be applied.
+    pub probation: u32,
 }
 
 impl Default for Judge {
@@ -311,7 +311,7 @@ impl Default for Judge {
             z: 4.0,
             mu_rate: 0.05,
             mu_floor: 0.1,
-            mu_rounds: 10,
+            probation: 10,
         }
     }
 }

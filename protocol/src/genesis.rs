@@ -55,3 +55,7 @@ fn element(bytes: &[u8; 8]) -> i32 {
     let [a, b, c, d, e, f, g, h] = *bytes;
     [[a, b], [c, d], [e, f], [g, h]].into_iter().map(|pair| i32::from(u16::from_le_bytes(pair))).sum::<i32>() - 131_070
 }
+
+#[cfg(test)]
+#[path = "genesis_tests.rs"]
+mod tests;

@@ -14,6 +14,8 @@ pub mod round;
 pub mod score;
 mod sealing;
 mod signed;
+#[cfg(test)]
+mod test_data;
 
 pub use architecture::{Architecture, Init};
 pub use assignment::Assignment;

@@ -12,6 +12,8 @@ use crate::{Architecture, Digest, Hotkey, RunId};
 pub const MANIFEST_VERSION: u32 = 1;
 /// The largest manifest that is read.
 pub const MAX_MANIFEST_BYTES: u64 = 64 << 10;
+/// The last block at which a run may start; a chain needs a hundred thousand years to get there.
+const MAX_START_BLOCK: u64 = 1 << 40;
 
 /// The chain a run lives on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +98,9 @@ pub enum ManifestError {
     /// A value that no run can have.
     #[error("the manifest is inconsistent: {0}")]
     Config(#[from] ConfigError),
+    /// Says the same in other bytes than [`Manifest::to_bytes`] would: white space, another order, a field left out.
+    #[error("the manifest is not in canonical form, so its hash is not its run id")]
+    NotCanonical,
 }
 
 impl Manifest {
@@ -152,7 +157,7 @@ impl Manifest {
         }
         let manifest: Self = serde_json::from_slice(bytes).map_err(|e| ManifestError::Parse(e.to_string()))?;
         manifest.validate()?;
-        Ok(manifest)
+        if manifest.to_bytes() == bytes { Ok(manifest) } else { Err(ManifestError::NotCanonical) }
     }
 
     /// Canonical bytes: JSON with sorted keys and shortest round-trip numbers, no white space.
@@ -183,6 +188,9 @@ impl Manifest {
         if self.name.is_empty() || self.name.len() > 64 || !self.name.bytes().all(|b| b.is_ascii_graphic()) {
             return err("run", "name", "must be 1 to 64 printable ASCII characters without spaces");
         }
+        if self.chain.start_block > MAX_START_BLOCK {
+            return err("chain", "start_block", "lies beyond any chain's life");
+        }
         self.model.validate()?;
         if self.model.layout().is_err() {
             return err("model", "layers", "the model has more parameters than can be counted");
@@ -203,6 +211,11 @@ impl Manifest {
     }
 
     fn validate_data(&self) -> Result<(), ConfigError> {
+        for (field, text, least) in [("tokenizer", &self.data.tokenizer, 1), ("source", &self.data.source, 0)] {
+            if text.len() < least || text.len() > 4096 || text.contains(char::is_control) {
+                return Err(ConfigError::new("data", field, format!("must have {least} to 4096 bytes and no control characters")));
+            }
+        }
         if self.data.tokenizer == "bytes" && self.model.vocab_size < 257 {
             return Err(ConfigError::new("model", "vocab_size", "the byte tokenizer needs 257 tokens (256 bytes and end of text)"));
         }
@@ -232,10 +245,14 @@ impl Manifest {
                 return Err(ConfigError::new("inner", field, format!("{value} is not a positive number")));
             }
         }
-        for (field, value) in [("beta1", inner.beta1), ("beta2", inner.beta2), ("floor", inner.floor), ("weight_decay", inner.weight_decay)]
-        {
+        for (field, value) in [("floor", inner.floor), ("weight_decay", inner.weight_decay)] {
             if !(0.0..=1.0).contains(&value) {
                 return Err(ConfigError::new("inner", field, format!("{value} is not between 0 and 1")));
+            }
+        }
+        for (field, value) in [("beta1", inner.beta1), ("beta2", inner.beta2)] {
+            if !(0.0..1.0).contains(&value) {
+                return Err(ConfigError::new("inner", field, format!("{value} is not at least 0 and below 1")));
             }
         }
         Ok(())
@@ -251,9 +268,20 @@ impl Manifest {
         if times.upload >= times.train {
             return Err(ConfigError::new("round", "upload", format!("{} blocks leave nothing of train = {}", times.upload, times.train)));
         }
+        self.validate_judge()?;
+        self.validate_pay()?;
+        if self.checkpoints.every == 0 {
+            return Err(ConfigError::new("checkpoints", "every", "must be at least 1 round"));
+        }
+        Ok(())
+    }
+
+    fn validate_judge(&self) -> Result<(), ConfigError> {
         let judge = &self.judge;
-        if judge.sequences == 0 || judge.top == 0 || judge.top > 4096 {
-            return Err(ConfigError::new("judge", "top", "sequences and top must be at least 1, top at most 4096"));
+        for (field, value) in [("sequences", judge.sequences), ("top", judge.top)] {
+            if value == 0 || value > 4096 {
+                return Err(ConfigError::new("judge", field, format!("{value} is not between 1 and 4096")));
+            }
         }
         let shares = [("mu_rate", judge.mu_rate), ("mu_floor", judge.mu_floor), ("floor", judge.floor), ("step", f64::from(judge.step))];
         for (field, value) in shares {
@@ -264,12 +292,18 @@ impl Manifest {
         if !(judge.z.is_finite() && judge.z > 0.0) {
             return Err(ConfigError::new("judge", "z", format!("{} is not a positive number", judge.z)));
         }
+        Ok(())
+    }
+
+    fn validate_pay(&self) -> Result<(), ConfigError> {
         let pay = &self.pay;
-        if !(pay.power.is_finite() && pay.power > 0.0 && (0.0..=1.0).contains(&pay.burn) && (0.0..=1.0).contains(&pay.missing)) {
-            return Err(ConfigError::new("pay", "power", "power must be positive, burn and missing between 0 and 1"));
+        if !(pay.power.is_finite() && pay.power > 0.0) {
+            return Err(ConfigError::new("pay", "power", format!("{} is not a positive number", pay.power)));
         }
-        if self.checkpoints.every == 0 {
-            return Err(ConfigError::new("checkpoints", "every", "must be at least 1 round"));
+        for (field, value) in [("burn", pay.burn), ("missing", pay.missing)] {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(ConfigError::new("pay", field, format!("{value} is not between 0 and 1")));
+            }
         }
         Ok(())
     }
@@ -287,3 +321,7 @@ fn sorted(value: serde_json::Value) -> serde_json::Value {
         other => other,
     }
 }
+
+#[cfg(test)]
+#[path = "manifest_tests.rs"]
+mod tests;

@@ -276,6 +276,53 @@ mod tests {
     }
 
     #[test]
+    fn bodies_are_their_fields_in_order() {
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        let envelope = Envelope { run: a, round: 3, base_root: b, sealed: a, sealed_len: 9, payload: b, sequences: 4, tokens: 512 };
+        let [three, nine, four, tokens] = [3u64, 9, 4, 512].map(u64::to_le_bytes);
+        assert_eq!(envelope.encode(), [&a.0[..], &three, &b.0, &a.0, &nine, &b.0, &four, &tokens].concat());
+        let list = SealList { run: a, round: 3, entries: vec![Sealed { uid: 258, envelope: vec![7; 4] }] };
+        let [one] = [1u64].map(u64::to_le_bytes);
+        assert_eq!(list.encode(), [&a.0[..], &three, &one, &[2, 1], &four, &[7; 4]].concat());
+        let said = Announcement::Withheld { run: a, round: 3, digest: b };
+        assert_eq!(said.encode(), [&b"TRB1"[..], &2u32.to_le_bytes(), &a.0, &three, &b.0].concat());
+    }
+
+    #[test]
+    fn a_list_that_claims_more_entries_than_bytes_is_refused() {
+        let mut body = SealList { run: Digest::default(), round: 0, entries: vec![] }.encode();
+        let count = body.len() - 8;
+        body[count..].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert!(SealList::decode(&body).is_err());
+        body[count..].copy_from_slice(&(1u64 << 20).to_le_bytes());
+        assert!(SealList::decode(&body).is_err());
+    }
+
+    #[test]
+    fn the_largest_documents_fit_their_caps() {
+        let pair = Keypair::from_seed(&[1; 32]);
+        let envelope = Signed::new(envelope(), &pair).to_bytes().to_vec();
+        let sealed = Sealed { uid: 0, envelope: vec![0; Envelope::CAP as usize] };
+        let list = SealList { run: Digest::default(), round: 0, entries: vec![sealed; MAX_NEURONS] };
+        assert!(envelope.len() as u64 <= Envelope::CAP);
+        assert!(Signed::<SealList>::parse(Signed::new(list, &pair).to_bytes()).is_ok());
+        let d = Digest::default();
+        let record = Record {
+            run: d,
+            round: 0,
+            previous: d,
+            seal_list: d,
+            score_sheet: d,
+            validators: vec![Validator { hotkey: pair.hotkey(), stake: 1 }; MAX_NEURONS],
+            open_block: 0,
+            applied: vec![Applied { uid: 0, hotkey: pair.hotkey(), payload: d, weight: 1.0 }; MAX_NEURONS],
+            base_root: d,
+            root: d,
+        };
+        assert!(Signed::<Record>::parse(Signed::new(record, &pair).to_bytes()).is_ok());
+    }
+
+    #[test]
     fn announcements_read_back_and_foreign_commitments_are_passed_over() {
         let said = Announcement::Record { run: Digest::of(b"r"), round: 7, digest: Digest::of(b"d") };
         assert_eq!(Announcement::decode(&said.encode()), Some(said.clone()));

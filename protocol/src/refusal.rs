@@ -56,8 +56,40 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether anyone can recompute the refusal from public bytes; the rest is what one validator saw.
+    /// Whether the envelope alone shows it: a replica recomputes these from the seal list.
+    pub fn is_of_envelope(&self) -> bool {
+        use Refusal::{Envelope, WrongRoot, WrongRound, WrongRun, WrongSigner, WrongSize};
+        matches!(self, Envelope(_) | WrongSigner | WrongRun | WrongRound | WrongRoot | WrongSize { .. })
+    }
+
+    /// Whether it holds for everyone: it follows from bytes whose hash the seal list fixes. The rest is testimony, since a
+    /// bucket can give each reader other bytes, or none.
     pub fn is_fact(&self) -> bool {
-        !matches!(self, Self::Missing | Self::NotRevealed | Self::LossNotFinite)
+        self.is_of_envelope() || matches!(self, Self::Malformed(_) | Self::WrongOwner)
+    }
+
+    /// The refusal's own words, if it has some.
+    pub fn words(&self) -> Option<&str> {
+        match self {
+            Self::Envelope(words) | Self::Malformed(words) => Some(words),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_committed_hash_shows_is_a_fact() {
+        use Refusal::*;
+        let of_envelope =
+            [Envelope("x".into()), WrongSigner, WrongRun, WrongRound, WrongRoot, WrongSize { found: 1, expected: 2 }];
+        let of_payload = [Malformed("x".into()), WrongOwner];
+        let testimony = [SealedDigest, Unopenable, PayloadDigest, Missing, NotRevealed, LossNotFinite];
+        assert!(of_envelope.iter().all(|r| r.is_fact() && r.is_of_envelope()));
+        assert!(of_payload.iter().all(|r| r.is_fact() && !r.is_of_envelope()));
+        assert!(testimony.iter().all(|r| !r.is_fact()));
     }
 }

@@ -95,17 +95,6 @@ impl RoundPlan {
     }
 }
 
-/// What a node knows of the bytes behind a committed digest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Availability {
-    /// Fetched; its facts hold.
-    Holds,
-    /// Fetched; a fact is wrong.
-    Void,
-    /// Not to be had so far.
-    Missing,
-}
-
 /// One digest that an entitled lead committed, in the chain's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
@@ -117,39 +106,14 @@ pub struct Candidate {
     pub digest: Digest,
 }
 
-/// Which candidate stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// The candidate at this index is the one.
-    At(usize),
-    /// The candidate at this index comes first, and its bytes are missing.
-    Awaiting(usize),
-    /// None was committed so far.
-    None,
-}
-
-/// The first candidate that is neither void nor voted withheld. `withheld` lists (voter, digest).
-pub fn standing(
-    candidates: &[Candidate],
-    ranks: &[Validator],
-    withheld: &[(Hotkey, Digest)],
-    mut look: impl FnMut(&Candidate) -> Availability,
-) -> Standing {
-    for (index, candidate) in candidates.iter().enumerate() {
-        if voted_withheld(candidate, ranks, withheld) {
-            continue;
-        }
-        match look(candidate) {
-            Availability::Holds => return Standing::At(index),
-            Availability::Missing => return Standing::Awaiting(index),
-            Availability::Void => {}
-        }
-    }
-    Standing::None
+/// The candidates whose bytes are not voted withheld, in order. The first of them whose facts hold stands; while the bytes of an earlier
+/// one are missing, nobody can know, and all wait.
+pub fn in_force<'a>(candidates: &'a [Candidate], ranks: &[Validator], withheld: &[(Hotkey, Digest)]) -> impl Iterator<Item = &'a Candidate> {
+    candidates.iter().filter(|candidate| !voted_withheld(candidate, ranks, withheld))
 }
 
 /// Whether holders of more than half of the permitted stake besides the lead's said that the bytes are withheld.
-pub fn voted_withheld(candidate: &Candidate, ranks: &[Validator], withheld: &[(Hotkey, Digest)]) -> bool {
+fn voted_withheld(candidate: &Candidate, ranks: &[Validator], withheld: &[(Hotkey, Digest)]) -> bool {
     let others = || ranks.iter().filter(|v| v.hotkey != candidate.lead);
     let total: u128 = others().map(|v| u128::from(v.stake)).sum();
     let says_so = |v: &&Validator| withheld.iter().any(|(voter, digest)| *voter == v.hotkey && *digest == candidate.digest);
@@ -158,7 +122,10 @@ pub fn voted_withheld(candidate: &Candidate, ranks: &[Validator], withheld: &[(H
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn plan() -> RoundPlan {
@@ -207,35 +174,69 @@ mod tests {
     }
 
     #[test]
-    fn the_first_candidate_whose_facts_hold_stands() {
-        let ranks = plan().ranks;
-        let candidates = [candidate(1, b"a"), candidate(1, b"b"), candidate(2, b"c")];
-        let all = |a, b, c| {
-            let known = [a, b, c];
-            let mut i = 0;
-            standing(&candidates, &ranks, &[], |_| {
-                i += 1;
-                known[i - 1]
-            })
-        };
-        use Availability::{Holds, Missing, Void};
-        assert_eq!(all(Holds, Holds, Holds), Standing::At(0));
-        assert_eq!(all(Void, Holds, Holds), Standing::At(1));
-        assert_eq!(all(Void, Void, Void), Standing::None);
-        assert_eq!(all(Void, Missing, Holds), Standing::Awaiting(1));
-    }
-
-    #[test]
     fn withheld_bytes_are_passed_over_when_most_other_stake_says_so() {
         let ranks = plan().ranks;
         let candidates = [candidate(1, b"a"), candidate(2, b"b")];
         let vote = |k: u8| (Hotkey([k; 32]), Digest::of(b"a"));
-        let stands = |votes: &[(Hotkey, Digest)]| {
-            standing(&candidates, &ranks, votes, |c| if c.digest == Digest::of(b"a") { Availability::Missing } else { Availability::Holds })
-        };
-        assert_eq!(stands(&[]), Standing::Awaiting(0));
-        // 10 of the other 30 do not suffice, 20 do; the lead's own word does not count
-        assert_eq!(stands(&[vote(3), vote(1)]), Standing::Awaiting(0));
-        assert_eq!(stands(&[vote(2)]), Standing::At(1));
+        let first = |votes: &[(Hotkey, Digest)]| in_force(&candidates, &ranks, votes).next().map(|c| c.lead.0[0]);
+        assert_eq!(first(&[]), Some(1));
+        // 10 of the other 30 do not suffice, 20 do; the lead's own word, a stranger's and one said twice do not count
+        assert_eq!(first(&[vote(3), vote(3), vote(1), vote(9)]), Some(1));
+        assert_eq!(first(&[vote(2)]), Some(2));
+        assert_eq!(first(&[vote(2), (Hotkey([1; 32]), Digest::of(b"b")), (Hotkey([3; 32]), Digest::of(b"b"))]), None);
+        // alone, nobody is left to say so
+        assert_eq!(in_force(&candidates[..1], &ranks[..1], &[vote(1), vote(2)]).count(), 1);
+    }
+
+    prop_compose! {
+        fn any_plan()(
+            train in 1u64..50, upload in 0u64..5, reveal in 1u64..10, judge in 1u64..10, span in 1u64..6,
+            early_close: bool, anchor in 0u64..1000, stakes in prop::collection::vec(1u64..9, 1..6),
+        ) -> RoundPlan {
+            let validators = stakes.iter().zip(0..).map(|(&stake, k)| Validator { hotkey: Hotkey([k; 32]), stake }).collect();
+            let times = RoundTimes { train, upload, reveal, judge, span, early_close };
+            RoundPlan { times, anchor, ranks: rank_validators(validators) }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn exactly_one_rank_is_entitled_per_block_and_spans_wrap(plan in any_plan()) {
+            let (n, span) = (plan.ranks.len() as u64, plan.times.span);
+            for close in plan.anchor + 1..plan.anchor + 4 {
+                let due = plan.record_due(close);
+                prop_assert!((plan.anchor..=close).all(|block| plan.record_rank(close, block).is_none()));
+                prop_assert!((close + 1..=due + span).all(|block| plan.record_rank(close, block) == Some(0)));
+                for block in due + 1..due + 2 * n * span {
+                    let rank = plan.record_rank(close, block).expect("somebody leads");
+                    prop_assert_eq!(Some(rank), plan.record_rank(close, block + n * span));
+                    prop_assert_eq!((rank as u64 + 1) % n, plan.record_rank(close, block + span).expect("somebody leads") as u64);
+                }
+            }
+            for block in plan.anchor + 1..plan.close_due() + 2 * n * span {
+                let acting = plan.ranks.iter().filter(|v| plan.seal_turn(&v.hotkey, block, true) == Turn::Act).count();
+                let due = block >= plan.close_due() || plan.times.early_close;
+                prop_assert_eq!(acting, usize::from(due), "one lead at block {}", block);
+            }
+        }
+
+        #[test]
+        fn the_order_of_votes_and_of_validators_does_not_matter(
+            plan in any_plan(),
+            votes in prop::collection::vec((0u8..6, 0u8..4), 0..12),
+            leads in prop::collection::vec(0u8..6, 0..4),
+        ) {
+            let candidates: Vec<Candidate> = leads.iter().zip(0u8..).map(|(&lead, d)| candidate(lead, &[d])).collect();
+            let votes: Vec<(Hotkey, Digest)> = votes.iter().map(|&(k, d)| (Hotkey([k; 32]), Digest::of(&[d]))).collect();
+            let kept: Vec<&Candidate> = in_force(&candidates, &plan.ranks, &votes).collect();
+            let reversed: Vec<(Hotkey, Digest)> = votes.iter().rev().copied().collect();
+            let ranks: Vec<Validator> = plan.ranks.iter().rev().cloned().collect();
+            prop_assert_eq!(&kept, &in_force(&candidates, &ranks, &reversed).collect::<Vec<_>>());
+            // one more vote never brings a candidate back
+            let more = [&votes[..], &[(Hotkey([0; 32]), Digest::of(&[0]))]].concat();
+            prop_assert!(in_force(&candidates, &plan.ranks, &more).all(|c| kept.contains(&c)));
+        }
     }
 }

@@ -16,6 +16,8 @@ const KAPPA: f64 = 1e-4;
 const USELESS: f64 = 0.25;
 /// Two nodes' recomputed figures agree within this relative difference; `exp` differs in the last bits between machines.
 const TOLERANCE: f64 = 1e-6;
+/// Bytes of a refusal's own words at most.
+const MAX_REASON: usize = 512;
 
 /// Loss before and after trying one payload on one batch, in nats per token.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,6 +36,10 @@ impl Trial {
     /// LossScore: what the payload gains, in nats per token.
     pub fn gain(&self) -> f64 {
         self.before - self.after
+    }
+
+    fn is_sound(&self) -> bool {
+        self.before.is_finite() && self.after.is_finite() && self.gain().is_finite() && self.std_error.is_finite() && self.std_error >= 0.0
     }
 
     /// From per-sequence summed losses of the same sequences of `length` tokens.
@@ -69,6 +75,14 @@ impl Outcome {
         match self {
             Self::Measured { random, .. } => Some(random.gain()),
             Self::Refused(_) => None,
+        }
+    }
+
+    /// Whether its figures are finite and its words few and printable.
+    fn is_sound(&self) -> bool {
+        match self {
+            Self::Measured { assigned, random } => assigned.is_sound() && random.is_sound(),
+            Self::Refused(refusal) => refusal.words().is_none_or(|w| w.len() <= MAX_REASON && !w.contains(char::is_control)),
         }
     }
 }
@@ -119,7 +133,10 @@ impl MinerScore {
 
     fn agrees(&self, other: &Self) -> bool {
         let near = |a: f64, b: f64| (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()).max(1.0);
-        (self.uid, self.hotkey, self.measured, self.missed) == (other.uid, other.hotkey, other.measured, other.missed)
+        // nothing and next to nothing are near each other, yet select differently
+        let same_sign = (self.score > 0.0) == (other.score > 0.0);
+        same_sign
+            && (self.uid, self.hotkey, self.measured, self.missed) == (other.uid, other.hotkey, other.measured, other.missed)
             && near(self.mu, other.mu)
             && near(self.sigma, other.sigma)
             && near(self.computation, other.computation)
@@ -152,7 +169,11 @@ impl Document for ScoreSheet {
     }
 
     fn decode(body: &[u8]) -> Result<Self, DocumentError> {
-        serde_json::from_slice(body).map_err(|e| DocumentError::Body(e.to_string()))
+        let sheet: Self = serde_json::from_slice(body).map_err(|e| DocumentError::Body(e.to_string()))?;
+        match sheet.entries.iter().find(|e| !e.outcome.is_sound()) {
+            None => Ok(sheet),
+            Some(entry) => Err(DocumentError::Body(format!("uid {} has figures that are not finite, or unprintable words", entry.uid))),
+        }
     }
 }
 
@@ -163,11 +184,15 @@ impl ScoreSheet {
         self.scores.len() == expected.len() && self.scores.iter().zip(&expected).all(|(a, b)| a.agrees(b))
     }
 
-    /// The entries to apply: measured, useful on random data by [`useful_gain`], the `top` best by rating (ties to the lower uid), ascending by uid.
+    /// The entries to apply: measured, useful on random data by [`useful_gain`], of miners who are on probation or earn something; of
+    /// these the `top` best by rating (ties to the lower uid), ascending by uid.
     pub fn select(&self, judge: &Judge) -> Vec<&Entry> {
         let least = useful_gain(&self.entries, judge);
-        let rating = |uid: u16| self.scores.iter().find(|s| s.uid == uid).map_or(f64::MIN, MinerScore::ordinal);
-        let mut chosen: Vec<&Entry> = self.entries.iter().filter(|e| e.outcome.gain().is_some_and(|g| g > least)).collect();
+        let score = |uid: u16| self.scores.iter().find(|s| s.uid == uid);
+        let rating = |uid: u16| score(uid).map_or(f64::MIN, MinerScore::ordinal);
+        let admitted = |uid: u16| score(uid).is_some_and(|s| s.measured <= judge.probation || s.score > 0.0);
+        let useful = |e: &&Entry| e.outcome.gain().is_some_and(|g| g > least) && admitted(e.uid);
+        let mut chosen: Vec<&Entry> = self.entries.iter().filter(useful).collect();
         chosen.sort_by(|a, b| rating(b.uid).total_cmp(&rating(a.uid)).then(a.uid.cmp(&b.uid)));
         chosen.truncate(judge.top as usize);
         chosen.sort_by_key(|e| e.uid);
@@ -217,7 +242,7 @@ fn update(score: &mut MinerScore, outcome: Option<&Outcome>, least: f64, judge: 
     let own = assigned.gain() - random.gain();
     let sign = if own > 0.0 { 1.0 } else { -1.0 };
     score.computation += judge.mu_rate * (sign - score.computation);
-    let computed = score.measured <= judge.mu_rounds || score.computation >= judge.mu_floor;
+    let computed = score.measured <= judge.probation || score.computation >= judge.mu_floor;
     let computation = if computed { score.computation.max(0.0) } else { 0.0 };
     score.score = computation * score.ordinal().max(0.0);
     if random.gain() <= least {
@@ -228,45 +253,55 @@ fn update(score: &mut MinerScore, outcome: Option<&Outcome>, least: f64, judge: 
 /// Plackett–Luce over the measured entries, the larger gain on random data ranking higher.
 fn rate(scores: &mut [MinerScore], entries: &[Entry]) {
     let gain_of = |s: &MinerScore| entries.iter().find(|e| e.hotkey == s.hotkey).and_then(|e| e.outcome.gain());
-    let mut players: Vec<(usize, f64)> = scores.iter().enumerate().filter_map(|(i, s)| Some((i, gain_of(s)?))).collect();
+    let (mut players, mut gains) = (Vec::new(), Vec::new());
+    for score in scores {
+        if let Some(gain) = gain_of(score) {
+            players.push(score);
+            gains.push(gain);
+        }
+    }
     if players.len() < 2 {
         return;
     }
-    players.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let before: Vec<(f64, f64)> = players.iter().map(|&(i, _)| (scores[i].mu, scores[i].sigma.hypot(TAU))).collect();
-    for (place, &(i, _)) in players.iter().enumerate() {
-        (scores[i].mu, scores[i].sigma) = plackett_luce(&before, &players, place);
+    let before: Vec<(f64, f64)> = players.iter().map(|s| (s.mu, s.sigma.hypot(TAU))).collect();
+    for (player, after) in players.into_iter().zip(plackett_luce(&before, &gains)) {
+        (player.mu, player.sigma) = after;
     }
 }
 
-/// The new (μ, σ) of the player in `place`; `players` descend by gain, equal gains tie.
-fn plackett_luce(before: &[(f64, f64)], players: &[(usize, f64)], place: usize) -> (f64, f64) {
+/// The new (μ, σ) of every player; equal gains tie. Quadratic in the number of players.
+///
+/// With `c² = Σ (σ_i² + β²)` and `p_iq = e^(μ_i/c) / Σ_{s: rank_s ≥ rank_q} e^(μ_s/c)`, over all q that rank as high as i or higher, A_q of them tied with q:
+/// `Ω_i = σ_i²/c · Σ ([q = i] − p_iq) / A_q`, `Δ_i = σ_i³/c³ · Σ p_iq (1 − p_iq) / A_q`; then `μ_i += Ω_i`, `σ_i ·= √max(1 − Δ_i, κ)`.
+fn plackett_luce(before: &[(f64, f64)], gains: &[f64]) -> Vec<(f64, f64)> {
     let c = before.iter().map(|(_, sigma)| sigma * sigma + BETA * BETA).sum::<f64>().sqrt();
-    let strength = |q: usize| (before[q].0 / c).exp();
-    let (mu, sigma) = before[place];
-    let (mut omega, mut delta) = (0.0, 0.0);
-    for q in 0..players.len() {
-        if players[q].1 < players[place].1 {
-            continue;
+    let strength: Vec<f64> = before.iter().map(|(mu, _)| (mu / c).exp()).collect();
+    let all = 0..before.len();
+    let field: Vec<f64> = all.clone().map(|q| all.clone().filter(|&s| gains[s] <= gains[q]).map(|s| strength[s]).sum()).collect();
+    let tied: Vec<f64> = gains.iter().map(|gain| gains.iter().filter(|other| *other == gain).count() as f64).collect();
+    let update = |i: usize| {
+        let (mu, sigma) = before[i];
+        let (mut omega, mut delta) = (0.0, 0.0);
+        for q in all.clone().filter(|&q| gains[q] >= gains[i]) {
+            let share = strength[i] / field[q];
+            omega += (f64::from(u8::from(q == i)) - share) / tied[q];
+            delta += share * (1.0 - share) / tied[q];
         }
-        let ties = players.iter().filter(|p| p.1 == players[q].1).count() as f64;
-        let field: f64 = (0..players.len()).filter(|&s| players[s].1 <= players[q].1).map(strength).sum();
-        let share = strength(place) / field;
-        omega += (f64::from(u8::from(q == place)) - share) / ties;
-        delta += share * (1.0 - share) / ties;
-    }
-    let variance = sigma * sigma;
-    let gamma = sigma / c;
-    (mu + omega * variance / c, sigma * (1.0 - delta * gamma * variance / (c * c)).max(KAPPA).sqrt())
+        let ratio = sigma / c;
+        (mu + omega * sigma * ratio, sigma * (1.0 - delta * ratio.powi(3)).max(KAPPA).sqrt())
+    };
+    all.clone().map(update).collect()
 }
 
 /// Chain weights from scores: score^power, normalized over miners, the burn share to `owner_uid`; the largest becomes 65,535.
 pub fn weights(scores: &[MinerScore], pay: &Pay, owner_uid: u16) -> Vec<(u16, u16)> {
-    let powers: Vec<(u16, f64)> = scores.iter().map(|s| (s.uid, s.score.max(0.0).powf(pay.power))).collect();
-    let total: f64 = powers.iter().map(|(_, p)| p).sum();
-    if total <= 0.0 {
+    let best = scores.iter().map(|s| s.score).fold(0.0, f64::max);
+    if best <= 0.0 {
         return vec![(owner_uid, u16::MAX)];
     }
+    // relative to the best, so that no power overflows
+    let powers: Vec<(u16, f64)> = scores.iter().map(|s| (s.uid, (s.score.max(0.0) / best).powf(pay.power))).collect();
+    let total: f64 = powers.iter().map(|(_, p)| p).sum();
     let mut shares: Vec<(u16, f64)> = powers.into_iter().map(|(uid, p)| (uid, (1.0 - pay.burn) * p / total)).collect();
     match shares.iter_mut().find(|(uid, _)| *uid == owner_uid) {
         Some((_, share)) => *share += pay.burn,
@@ -278,3 +313,7 @@ pub fn weights(scores: &[MinerScore], pay: &Pay, owner_uid: u16) -> Vec<(u16, u1
     weights.sort_unstable();
     weights
 }
+
+#[cfg(test)]
+#[path = "score_tests.rs"]
+mod tests;

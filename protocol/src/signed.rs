@@ -95,3 +95,20 @@ impl<T: Document> Signed<T> {
         Digest::derive("tributary 2026 document v1", &[&self.bytes[64..]])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Announcement, SealList};
+
+    #[test]
+    fn a_new_signature_leaves_the_digest_and_another_signer_changes_it() {
+        let (one, two) = (Keypair::from_seed(&[1; 32]), Keypair::from_seed(&[2; 32]));
+        let list = SealList { run: Digest::of(b"run"), round: 1, entries: vec![] };
+        let [a, b, c] = [&one, &one, &two].map(|pair| Signed::new(list.clone(), pair));
+        assert_ne!(a.to_bytes(), b.to_bytes(), "signatures are randomized");
+        assert_eq!(a.digest(), b.digest());
+        assert_ne!(a.digest(), c.digest());
+        assert!(Announcement::decode(a.to_bytes()).is_none());
+    }
+}

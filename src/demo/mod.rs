@@ -75,7 +75,7 @@ async fn play(lab: &Lab, story: &mut Story, rounds: u64, quiet: bool) -> Result<
     let mut crew = Crew::start(lab).await?;
     let mut screen = Screen::new(lab, rounds, quiet);
     let mut interrupted = false;
-    while story.next_round() < rounds {
+    while !story.told(rounds) {
         tokio::select! {
             news = crew.next() => match news {
                 News::Event(node, event) => {

@@ -95,6 +95,12 @@ impl Story {
         self.rounds.iter().rev().find(|(_, r)| r.root.is_some()).map_or(0, |(round, _)| round + 1)
     }
 
+    /// Whether `rounds` rounds are recorded and the last one's held-out loss is known, or will never be.
+    pub fn told(&self, rounds: u64) -> bool {
+        let measured = |round: u64| self.rounds.get(&round).is_some_and(|r| r.held_out.is_some());
+        self.next_round() > rounds || (self.next_round() == rounds && rounds.checked_sub(1).is_none_or(measured))
+    }
+
     /// Seconds of running, earlier starts included.
     pub fn seconds(&self) -> f64 {
         self.seconds + self.clock.map_or(0.0, |c| c.elapsed().as_secs_f64())

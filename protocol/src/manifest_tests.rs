@@ -1,0 +1,222 @@
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+use crate::Schedule;
+use crate::test_data::{SMALL, launch, manifest};
+
+/// The run id and the genesis root of [`SMALL`]: both must stay the same on every machine and in every version that reads manifest version 1.
+const RUN_ID: &str = "ba62125f7178dfc7caaf2ae466df75579a7f0445f0a4996724d51c20e73bdf0e";
+const GENESIS_ROOT: &str = "?";
+
+#[test]
+fn a_committed_golden_vector_pins_run_id_and_genesis_root() {
+    let manifest = manifest();
+    assert_eq!(manifest.run_id().to_string(), RUN_ID);
+    assert_eq!(manifest.genesis_root.to_string(), GENESIS_ROOT);
+}
+
+#[test]
+fn resolved_bytes_read_back_as_the_same_manifest() {
+    let manifest = manifest();
+    let bytes = manifest.to_bytes();
+    assert_eq!(Manifest::from_bytes(&bytes), Ok(manifest.clone()));
+    assert_eq!(manifest.run_id(), Digest::of(&bytes));
+}
+
+/// Every value below `value` with its path; arrays and strings count as one value.
+fn leaves(path: &str, value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, value)| leaves(&format!("{path}/{key}"), value, found)),
+        _ => found.push(path.to_owned()),
+    }
+}
+
+/// Another value of the same kind that validation accepts too; `None` where there is only one.
+fn another(value: &Value) -> Option<Value> {
+    match value {
+        Value::Bool(flag) => Some((!flag).into()),
+        Value::Number(n) if n.is_f64() => Some((n.as_f64().unwrap() * 0.5 + 0.0123).into()),
+        Value::Number(n) => Some((n.as_u64().unwrap() * 2).into()),
+        Value::String(text) if text.len() == 64 => Some(Digest::of(text.as_bytes()).to_string().into()),
+        Value::String(text) if text.len() == 48 => Some(Hotkey([1; 32]).ss58().into()),
+        Value::String(text) if text == "senders" => Some("all".into()),
+        Value::String(text) if ["sign2", "packed12", "all"].contains(&text.as_str()) => None,
+        Value::String(text) => Some(format!("{text}x").into()),
+        Value::Array(_) => Some(serde_json::json!([[0, 1.0], [51, 0.7]])),
+        _ => panic!("{value}"),
+    }
+}
+
+#[test]
+fn every_field_is_part_of_the_run_id() {
+    let manifest = manifest();
+    let value = serde_json::to_value(&manifest).unwrap();
+    let mut paths = Vec::new();
+    leaves("", &value, &mut paths);
+    assert!(paths.len() > 60, "{paths:?}");
+    for path in paths.iter().filter(|p| *p != "/version") {
+        let mut other = value.clone();
+        let Some(changed) = another(&value.pointer(path).unwrap()) else { continue };
+        *other.pointer_mut(path).unwrap() = changed;
+        let other: Manifest = serde_json::from_value(other).unwrap();
+        assert_ne!(other.run_id(), manifest.run_id(), "{path}");
+    }
+}
+
+#[test]
+fn canonical_bytes_are_compact_json_with_sorted_keys() {
+    let bytes = manifest().to_bytes();
+    let text = std::str::from_utf8(&bytes).unwrap();
+    assert!(text.starts_with(r#"{"chain":{"genesis":""#) && text.ends_with(r#","version":1}"#), "{text}");
+    // each object's keys ascend in the text itself, whatever map this build of serde_json has
+    let mut open: Vec<Option<String>> = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(['{', '}', '"']) {
+        let (mark, tail) = rest[at..].split_at(1);
+        rest = tail;
+        match mark {
+            "{" => open.push(None),
+            "}" => drop(open.pop()),
+            _ => {
+                let (word, tail) = tail.split_once('"').unwrap();
+                rest = tail;
+                if tail.starts_with(':') {
+                    let last = open.last_mut().unwrap();
+                    assert!(last.as_deref() < Some(word), "{word} after {last:?}");
+                    *last = Some(word.to_owned());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn other_bytes_of_the_same_meaning_are_refused() {
+    let manifest = manifest();
+    let pretty = serde_json::to_vec_pretty(&serde_json::to_value(&manifest).unwrap()).unwrap();
+    assert_eq!(Manifest::from_bytes(&pretty), Err(ManifestError::NotCanonical));
+    // a field that has a default in a config has none here
+    let mut value = serde_json::to_value(&manifest).unwrap();
+    value["pay"].as_object_mut().unwrap().remove("burn");
+    assert_eq!(Manifest::from_bytes(&serde_json::to_vec(&sorted(value)).unwrap()), Err(ManifestError::NotCanonical));
+}
+
+#[test]
+fn what_is_no_manifest_is_refused() {
+    let good = manifest().to_bytes();
+    let parse = |bytes: &[u8]| matches!(Manifest::from_bytes(bytes), Err(ManifestError::Parse(_)));
+    assert!(parse(b"") && parse(b"{}") && parse(b"\x80\x04.") && parse(&good[..good.len() - 1]));
+    assert!(parse(&[&good[..], b"{}"].concat()));
+    let mut large = good.clone();
+    large.resize(MAX_MANIFEST_BYTES as usize + 1, b' ');
+    assert_eq!(Manifest::from_bytes(&large), Err(ManifestError::TooLarge(MAX_MANIFEST_BYTES + 1)));
+    for section in ["", "/chain", "/data", "/model", "/inner", "/outer", "/compression", "/round", "/judge", "/pay", "/checkpoints"] {
+        let mut value: Value = serde_json::from_slice(&good).unwrap();
+        value.pointer_mut(section).unwrap().as_object_mut().unwrap().insert("extra".into(), 1.into());
+        assert!(parse(&serde_json::to_vec(&value).unwrap()), "an unknown field in {section:?}");
+    }
+    let newer = Manifest { version: 2, ..manifest() }.to_bytes();
+    assert!(matches!(Manifest::from_bytes(&newer), Err(ManifestError::Config(ConfigError { section: "manifest", field: "version", .. }))));
+}
+
+type Break = fn(&mut Manifest);
+
+const BROKEN: &[(&str, &str, Break)] = &[
+    ("manifest", "version", |m| m.version = 0),
+    ("run", "name", |m| m.name = String::new()),
+    ("run", "name", |m| m.name = "two words".into()),
+    ("run", "name", |m| m.name = "x".repeat(65)),
+    ("chain", "start_block", |m| m.chain.start_block = u64::MAX),
+    ("model", "vocab_size", |m| m.model.vocab_size = 0),
+    ("model", "vocab_size", |m| m.model.vocab_size = 256),
+    ("model", "vocab_size", |m| m.model.vocab_size = usize::MAX),
+    ("model", "hidden_size", |m| m.model.hidden_size = 0),
+    ("model", "layers", |m| m.model.layers = 1 << 13),
+    ("model", "heads", |m| m.model.heads = 0),
+    ("model", "kv_heads", |m| m.model.kv_heads = 0),
+    ("model", "kv_heads", |m| (m.model.heads, m.model.kv_heads) = (4, 3)),
+    ("model", "head_dim", |m| m.model.head_dim = 7),
+    ("model", "intermediate_size", |m| m.model.intermediate_size = 0),
+    ("model", "sequence_length", |m| m.model.sequence_length = 0),
+    ("model", "rope_theta", |m| m.model.rope_theta = 0.0),
+    ("model", "norm_eps", |m| m.model.norm_eps = f64::NAN),
+    ("model", "init_std", |m| m.model.init_std = f32::INFINITY),
+    ("data", "tokenizer", |m| m.data.tokenizer = String::new()),
+    ("data", "source", |m| m.data.source = "\u{1b}[2J".into()),
+    ("data", "source", |m| m.data.train_tokens = 32),
+    ("data", "source", |m| m.data.held_out_tokens = 0),
+    ("inner", "steps", |m| m.inner.steps = 0),
+    ("inner", "batch", |m| m.inner.batch = u32::MAX),
+    ("inner", "micro_batch", |m| m.inner.micro_batch = 0),
+    ("inner", "micro_batch", |m| m.inner.micro_batch = 3),
+    ("inner", "decay", |m| m.inner.decay = 0),
+    ("inner", "lr", |m| m.inner.lr = -1.0),
+    ("inner", "eps", |m| m.inner.eps = 0.0),
+    ("inner", "clip", |m| m.inner.clip = f64::NAN),
+    ("inner", "beta1", |m| m.inner.beta1 = 1.0),
+    ("inner", "beta2", |m| m.inner.beta2 = -0.1),
+    ("inner", "floor", |m| m.inner.floor = 1.1),
+    ("inner", "weight_decay", |m| m.inner.weight_decay = f64::INFINITY),
+    ("outer", "lr", |m| m.outer.lr = Schedule::Constant(0.0)),
+    ("outer", "lr", |m| m.outer.lr = Schedule::Constant(f32::NAN)),
+    ("outer", "lr", |m| m.outer.lr = Schedule::Steps(vec![])),
+    ("outer", "lr", |m| m.outer.lr = Schedule::Steps(vec![(1, 1.0)])),
+    ("outer", "lr", |m| m.outer.lr = Schedule::Steps(vec![(0, 1.0), (5, 0.5), (5, 0.2)])),
+    ("compression", "k", |m| m.compression.k = 0),
+    ("compression", "k", |m| m.compression.k = 4097),
+    ("compression", "beta", |m| m.compression.beta = 1.5),
+    ("round", "train", |m| m.round.train = 0),
+    ("round", "reveal", |m| m.round.reveal = 0),
+    ("round", "judge", |m| m.round.judge = u64::MAX),
+    ("round", "span", |m| m.round.span = 0),
+    ("round", "upload", |m| m.round.upload = m.round.train),
+    ("judge", "sequences", |m| m.judge.sequences = 0),
+    ("judge", "top", |m| m.judge.top = 4097),
+    ("judge", "mu_rate", |m| m.judge.mu_rate = 0.0),
+    ("judge", "mu_floor", |m| m.judge.mu_floor = 1.5),
+    ("judge", "floor", |m| m.judge.floor = f64::NAN),
+    ("judge", "step", |m| m.judge.step = 0.0),
+    ("judge", "z", |m| m.judge.z = f64::INFINITY),
+    ("pay", "power", |m| m.pay.power = 0.0),
+    ("pay", "burn", |m| m.pay.burn = 1.5),
+    ("pay", "missing", |m| m.pay.missing = -0.5),
+    ("checkpoints", "every", |m| m.checkpoints.every = 0),
+];
+
+#[test]
+fn each_impossible_value_is_refused_by_section_and_field() {
+    for (index, (section, field, spoil)) in BROKEN.iter().enumerate() {
+        let mut manifest = manifest();
+        spoil(&mut manifest);
+        let error = manifest.validate().expect_err(&format!("rule {index}: {section}.{field}"));
+        assert_eq!((error.section, error.field), (*section, *field), "rule {index}: {error}");
+    }
+}
+
+#[test]
+fn a_config_is_refused_as_its_manifest_would_be() {
+    let mut config = RunConfig::parse(SMALL).unwrap();
+    config.inner.micro_batch = 3;
+    let error = Manifest::resolve(config.clone(), launch()).unwrap_err();
+    assert_eq!(Manifest::draft(config), Err(error.clone()));
+    assert_eq!(error.to_string(), "[inner] micro_batch: 3 does not divide batch = 4");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn numbers_survive_to_the_last_bit(lr in 1e-300f64..1e300, beta in 0.0f32..=1.0, outer in f32::MIN_POSITIVE..f32::MAX, tokens in 33u64..) {
+        let mut manifest = manifest_without_root();
+        (manifest.inner.lr, manifest.compression.beta) = (lr, beta);
+        manifest.outer.lr = Schedule::Steps(vec![(0, outer), (u64::MAX, 1.0)]);
+        manifest.data.train_tokens = tokens;
+        prop_assert_eq!(Manifest::from_bytes(&manifest.to_bytes()), Ok(manifest));
+    }
+}
+
+fn manifest_without_root() -> Manifest {
+    Manifest::draft(RunConfig::parse(SMALL).unwrap()).unwrap()
+}

@@ -1,0 +1,342 @@
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{Keypair, Signed};
+
+fn key(uid: u16) -> Hotkey {
+    Hotkey([uid as u8; 32])
+}
+
+fn trial(gain: f64) -> Trial {
+    Trial { before: 2.0, after: 2.0 - gain, std_error: 0.01, tokens: 1024 }
+}
+
+fn measured(uid: u16, assigned: f64, random: f64) -> Entry {
+    let outcome = Outcome::Measured { assigned: trial(assigned), random: trial(random) };
+    Entry { uid, hotkey: key(uid), payload: Digest::of(&uid.to_le_bytes()), outcome }
+}
+
+fn refused(uid: u16, refusal: Refusal) -> Entry {
+    Entry { outcome: Outcome::Refused(refusal), ..measured(uid, 0.0, 0.0) }
+}
+
+fn known(uid: u16, mu: f64, sigma: f64) -> MinerScore {
+    MinerScore { mu, sigma, ..MinerScore::new(uid, key(uid)) }
+}
+
+fn paid(uid: u16, score: f64) -> MinerScore {
+    MinerScore { score, ..MinerScore::new(uid, key(uid)) }
+}
+
+fn sheet(entries: Vec<Entry>, previous: &[MinerScore]) -> ScoreSheet {
+    let scores = advance(previous, &entries, &Judge::default(), &Pay::default());
+    ScoreSheet { run: Digest::of(b"run"), round: 3, seal_list: Digest::of(b"list"), entries, scores }
+}
+
+fn follows(sheet: &ScoreSheet) -> bool {
+    sheet.follows(&[], &Judge::default(), &Pay::default())
+}
+
+fn selected(sheet: &ScoreSheet, top: u32) -> Vec<u16> {
+    sheet.select(&Judge { top, ..Judge::default() }).iter().map(|e| e.uid).collect()
+}
+
+/// After `rounds` rounds with the same entries.
+fn after(rounds: u32, entries: &[Entry], judge: &Judge) -> Vec<MinerScore> {
+    (0..rounds).fold(Vec::new(), |scores, _| advance(&scores, entries, judge, &Pay::default()))
+}
+
+const S: f64 = 25.0 / 3.0;
+const FIVE: [(f64, f64); 5] = [(31.5, 2.5), (25.0, S), (18.25, 4.0), (27.0, 6.5), (22.0, 1.25)];
+
+/// Priors, ranks (1 is best) and posteriors, made with PyPI's openskill 6.2.0:
+/// `PlackettLuce(mu=25, sigma=25/3, beta=7, kappa=1e-4, tau=0.1).rate(teams, ranks=ranks)`.
+#[rustfmt::skip]
+const OPENSKILL: &[(&[(f64, f64)], &[u8], &[(f64, f64)])] = &[
+    (&[(25.0, S); 2], &[1, 2], &[
+        (27.256209212552754, 8.166896460213735), (22.743790787447246, 8.166896460213735)]),
+    (&[(25.0, S); 3], &[1, 2, 3], &[
+        (27.456249477209283, 8.253534696231965), (25.61406236930232, 8.162139691070465), (21.929688153488396, 8.162139691070465)]),
+    (&[(25.0, S); 3], &[1, 1, 2], &[
+        (25.61406236930232, 8.253534696231965), (25.61406236930232, 8.253534696231965), (23.77187526139536, 8.253534696231965)]),
+    (&[(30.0, 2.0), (22.0, 5.0)], &[1, 1], &[
+        (29.9393843551316, 2.001256984626226), (22.37805418407947, 4.952488204210357)]),
+    (&FIVE, &[3, 1, 5, 2, 4], &[
+        (31.471221035224065, 2.5002195477080016), (27.8578659870469, 8.282318675033613), (17.425549645687465, 3.989262421004095),
+        (28.102775945031073, 6.456234360850223), (21.982467987460176, 1.2538669836498757)]),
+    (&FIVE, &[2, 1, 2, 4, 4], &[
+        (31.462032523419456, 2.5008775909298957), (27.8578659870469, 8.282318675033613), (18.40306238804987, 3.9966937143021783),
+        (25.798415854181453, 6.426379354400073), (21.974510490213532, 1.2539015466725292)]),
+];
+
+#[test]
+fn ratings_equal_openskill() {
+    for (priors, ranks, posteriors) in OPENSKILL {
+        let previous: Vec<MinerScore> = priors.iter().zip(1..).map(|(&(mu, sigma), uid)| known(uid, mu, sigma)).collect();
+        let entries: Vec<Entry> = ranks.iter().zip(1..).map(|(&rank, uid)| measured(uid, 0.0, 1.0 - 0.1 * f64::from(rank))).collect();
+        let scores = advance(&previous, &entries, &Judge::default(), &Pay::default());
+        for (score, (mu, sigma)) in scores.iter().zip(*posteriors) {
+            assert!((score.mu - mu).abs() < 1e-9 && (score.sigma - sigma).abs() < 1e-9, "{ranks:?}: {score:?}, expected {mu} {sigma}");
+        }
+    }
+}
+
+#[test]
+fn a_round_with_one_measured_payload_rates_nobody() {
+    let scores = after(1, &[measured(1, 0.2, 0.1), refused(2, Refusal::Missing)], &Judge::default());
+    assert!(scores.iter().all(|s| (s.mu, s.sigma) == (MU, SIGMA)));
+    assert_eq!((scores[0].measured, scores[1].measured, scores[1].missed), (1, 0, 1));
+}
+
+#[test]
+fn paired_trials_have_mean_and_standard_error_per_token() {
+    let found = Trial::paired(&[20.0, 40.0, 60.0], &[10.0, 36.0, 59.0], 10);
+    assert_eq!((found.before, found.after, found.tokens), (4.0, 3.5, 30));
+    // differences 1.0, 0.4, 0.1 per token: deviation √0.21, over √3
+    assert!((found.std_error - (0.21f64 / 3.0).sqrt()).abs() < 1e-12, "{found:?}");
+    assert_eq!(Trial::paired(&[1.0], &[0.5], 1).std_error, f64::MAX);
+}
+
+#[test]
+fn missing_rounds_cost_more_and_more() {
+    let (judge, pay) = (Judge::default(), Pay::default());
+    let mut scores = vec![paid(1, 8.0)];
+    for (missed, left) in [(1, 6.0), (2, 4.5), (3, 0.0), (4, 0.0)] {
+        // refused and absent are the same
+        let entries = if missed % 2 == 0 { vec![] } else { vec![refused(1, Refusal::WrongRoot)] };
+        scores = advance(&scores, &entries, &judge, &pay);
+        assert_eq!((scores[0].missed, scores[0].score), (missed, left));
+    }
+    scores = advance(&scores, &[measured(1, 0.2, 0.1)], &judge, &pay);
+    assert_eq!(scores[0].missed, 0);
+}
+
+#[test]
+fn computation_is_a_moving_average_of_signs() {
+    let judge = Judge { mu_rate: 0.5, ..Judge::default() };
+    let entry = [measured(1, 0.2, 0.1)];
+    let scores = after(2, &entry, &judge);
+    assert_eq!(scores[0].computation, 0.75);
+    let scores = advance(&scores, &[measured(1, 0.1, 0.2)], &judge, &Pay::default());
+    assert_eq!(scores[0].computation, -0.125);
+    // a tie shows no computation either
+    let scores = advance(&scores, &[measured(1, 0.1, 0.1)], &judge, &Pay::default());
+    assert_eq!(scores[0].computation, -0.5625);
+    assert_eq!(scores[0].score, 0.0);
+}
+
+#[test]
+fn too_little_computation_pays_nothing_once_it_was_measured_often_enough() {
+    let judge = Judge { mu_rate: 0.01, mu_floor: 0.5, probation: 3, ..Judge::default() };
+    let skilled = |measured| MinerScore { measured, ..known(1, 40.0, 1.0) };
+    let score = |measured_before| advance(&[skilled(measured_before)], &[measured(1, 0.2, 0.1)], &judge, &Pay::default())[0].score;
+    assert!(score(2) > 0.0, "the third measurement");
+    assert_eq!(score(3), 0.0, "the fourth");
+}
+
+#[test]
+fn a_useless_payload_leaves_a_quarter() {
+    let previous = [known(1, 40.0, 1.0)];
+    let score = |random| advance(&previous, &[measured(1, 1.0, random)], &Judge::default(), &Pay::default())[0].score;
+    assert_eq!(score(0.0), score(0.5) / 4.0);
+    assert_eq!(score(-0.5), score(0.5) / 4.0);
+}
+
+#[test]
+fn a_uid_that_changed_hands_starts_anew_and_a_hotkey_that_moved_does_not() {
+    let previous = [known(1, 30.0, 3.0), known(2, 20.0, 3.0)];
+    let entry = Entry { hotkey: key(9), ..refused(1, Refusal::Missing) };
+    let scores = advance(&previous, &[entry], &Judge::default(), &Pay::default());
+    assert_eq!((scores[0].hotkey, scores[0].mu), (key(9), MU));
+    assert_eq!((scores[1].hotkey, scores[1].mu), (key(2), 20.0));
+    // 1's hotkey moves onto uid 2, whose earlier owner is gone
+    let entry = Entry { hotkey: key(1), ..refused(2, Refusal::Missing) };
+    let scores = advance(&previous, &[entry], &Judge::default(), &Pay::default());
+    assert_eq!(scores.iter().map(|s| (s.uid, s.hotkey, s.mu)).collect::<Vec<_>>(), [(2, key(1), 30.0)]);
+}
+
+#[test]
+fn selection_leaves_out_the_useless_and_takes_the_best_in_order_of_uid() {
+    let entries = vec![
+        measured(1, 0.2, 0.10),
+        measured(2, 0.2, 0.30),
+        measured(3, 0.2, -0.1),
+        refused(4, Refusal::Missing),
+        measured(5, 0.2, 0.20),
+        measured(6, 0.2, 0.0),
+    ];
+    let sheet = sheet(entries, &[]);
+    assert_eq!(selected(&sheet, 20), [1, 2, 5]);
+    assert_eq!(selected(&sheet, 2), [2, 5]);
+    assert_eq!(selected(&sheet, 1), [2]);
+}
+
+#[test]
+fn who_earns_nothing_after_probation_is_not_applied() {
+    let judge = Judge { probation: 3, ..Judge::default() };
+    let entries = [measured(1, 0.2, 0.1), measured(2, 0.05, 0.1)];
+    let chosen = |rounds| {
+        let sheet = ScoreSheet { entries: entries.to_vec(), scores: after(rounds, &entries, &judge), ..sheet(vec![], &[]) };
+        sheet.select(&judge).iter().map(|e| e.uid).collect::<Vec<_>>()
+    };
+    assert_eq!(chosen(3), [1, 2]);
+    // neither rises above the other, so it is uid 2's lack of computation alone that counts
+    assert!(after(4, &entries, &judge)[0].score > 0.0);
+    assert_eq!(chosen(4), [1]);
+}
+
+#[test]
+fn equal_ratings_go_to_the_lower_uid() {
+    let sheet = sheet(vec![measured(3, 0.2, 0.1), measured(5, 0.2, 0.1), measured(8, 0.2, 0.1)], &[]);
+    assert_eq!(selected(&sheet, 2), [3, 5]);
+}
+
+#[test]
+fn a_gain_far_below_the_median_is_luck() {
+    let judge = Judge { floor: 0.2, ..Judge::default() };
+    let entries = |last| vec![measured(1, 0.2, 0.1), measured(2, 0.2, 0.1), measured(3, 0.2, last)];
+    assert!((useful_gain(&entries(0.03), &judge) - 0.02).abs() < 1e-12);
+    assert_eq!(selected(&sheet(entries(0.03), &[]), 9), [1, 2, 3]);
+    assert_eq!(selected(&sheet(entries(0.01), &[]), 9), [1, 2]);
+    // where most do harm, none of them counts as useful
+    assert_eq!(useful_gain(&[measured(1, 0.0, -1.0), measured(2, 0.0, -2.0)], &judge), 0.0);
+    assert_eq!(useful_gain(&[], &judge), 0.0);
+}
+
+#[test]
+fn weights_follow_the_power_of_scores() {
+    let pay = Pay { power: 2.0, burn: 0.0, missing: 0.75 };
+    assert_eq!(weights(&[paid(1, 2.0), paid(2, 1.0), paid(3, 0.0)], &pay, 0), [(1, 65_535), (2, 16_384)]);
+    // any power stays finite, and only the best is left
+    assert_eq!(weights(&[paid(1, 60.0), paid(2, 59.0)], &Pay { power: 1e6, ..pay.clone() }, 0), [(1, 65_535)]);
+    assert_eq!(weights(&[], &pay, 4), [(4, 65_535)]);
+    assert_eq!(weights(&[paid(1, 0.0), paid(2, -1.0)], &pay, 4), [(4, 65_535)]);
+}
+
+#[test]
+fn the_burnt_share_goes_to_the_owner() {
+    let pay = Pay { power: 1.0, burn: 0.5, missing: 0.75 };
+    assert_eq!(weights(&[paid(1, 1.0), paid(2, 1.0)], &pay, 0), [(0, 65_535), (1, 32_768), (2, 32_768)]);
+    // the owner may mine too
+    assert_eq!(weights(&[paid(0, 1.0), paid(2, 1.0)], &pay, 0), [(0, 65_535), (2, 21_845)]);
+    assert_eq!(weights(&[paid(1, 1.0)], &Pay { burn: 1.0, ..pay }, 0), [(0, 65_535)]);
+}
+
+#[test]
+fn a_sheet_whose_figures_were_touched_does_not_follow() {
+    let good = sheet(vec![measured(1, 0.2, 0.1), measured(2, 0.2, 0.3), refused(3, Refusal::Missing)], &[]);
+    assert!(follows(&good));
+    let touch: [fn(&mut ScoreSheet); 12] = [
+        |s| s.scores[0].mu *= 1.001,
+        |s| s.scores[0].sigma += 0.01,
+        |s| s.scores[0].computation = 1.0,
+        |s| s.scores[1].score = 1e308,
+        |s| s.scores[1].score = f64::NAN,
+        |s| s.scores[1].measured += 1,
+        |s| s.scores[2].missed = 0,
+        |s| s.scores[2].score = 1e-9,
+        |s| s.scores[2].hotkey = key(7),
+        |s| drop(s.scores.pop()),
+        |s| s.scores.push(paid(9, 1.0)),
+        |s| s.scores.swap(0, 1),
+    ];
+    for (index, touch) in touch.iter().enumerate() {
+        let mut bad = good.clone();
+        touch(&mut bad);
+        assert!(!follows(&bad), "change {index}");
+    }
+    // the last bits may differ from machine to machine
+    let mut near = good;
+    near.scores[0].mu *= 1.0 + 1e-9;
+    assert!(follows(&near));
+}
+
+#[test]
+fn a_sheet_reads_back_to_the_last_bit() {
+    let entries = vec![measured(1, 1.0 / 3.0, 0.1), refused(2, Refusal::Malformed("chunk 3".into())), measured(7, 1e-300, f64::MIN_POSITIVE)];
+    let signed = Signed::new(sheet(entries, &[]), &Keypair::from_seed(&[1; 32]));
+    assert_eq!(Signed::<ScoreSheet>::parse(signed.to_bytes()), Ok(signed));
+}
+
+#[test]
+fn impossible_figures_and_unprintable_words_are_refused() {
+    let refuses = |entry: Entry| {
+        let bytes = sheet(vec![entry], &[]).encode();
+        matches!(ScoreSheet::decode(&bytes), Err(DocumentError::Body(_)))
+    };
+    let with = |random: Trial| Entry { outcome: Outcome::Measured { assigned: trial(0.1), random }, ..measured(1, 0.0, 0.0) };
+    assert!(!refuses(with(trial(0.1))));
+    assert!(refuses(with(Trial { before: 1e308, after: -1e308, ..trial(0.0) })), "an infinite gain");
+    assert!(refuses(with(Trial { before: f64::NAN, ..trial(0.0) })));
+    assert!(refuses(with(Trial { after: f64::INFINITY, ..trial(0.0) })));
+    assert!(refuses(with(Trial { std_error: -1.0, ..trial(0.0) })));
+    assert!(refuses(refused(1, Refusal::Envelope("\u{1b}[2J".into()))));
+    assert!(refuses(refused(1, Refusal::Malformed("x".repeat(MAX_REASON + 1)))));
+    assert!(!refuses(refused(1, Refusal::Malformed("x".repeat(MAX_REASON)))));
+    // numbers that no f64 holds are no JSON that is read
+    let huge = String::from_utf8(sheet(vec![measured(1, 0.2, 0.1)], &[]).encode()).unwrap().replace("0.01", "1e999");
+    assert!(ScoreSheet::decode(huge.as_bytes()).is_err());
+}
+
+#[test]
+fn huge_figures_neither_panic_nor_reach_the_scores() {
+    let huge = |uid, before| Entry {
+        outcome: Outcome::Measured { assigned: trial(0.1), random: Trial { before, ..trial(0.0) } },
+        ..measured(uid, 0.0, 0.0)
+    };
+    for figure in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX, -f64::MAX] {
+        let sheet = sheet(vec![measured(1, 0.2, 0.1), huge(2, figure), huge(3, figure), measured(4, 0.2, 0.2)], &[]);
+        let _ = selected(&sheet, 3);
+        let _ = weights(&sheet.scores, &Pay::default(), 0);
+        if ScoreSheet::decode(&sheet.encode()).is_ok() {
+            assert!(sheet.scores.iter().all(|s| s.mu.is_finite() && s.score.is_finite()), "{figure}");
+        }
+    }
+}
+
+#[test]
+fn the_largest_sheet_fits_its_cap() {
+    let long = |x: f64| -x * 1.234_567_890_123_456_7e-300;
+    let figures = Trial { before: long(1.0), after: long(2.0), std_error: -long(3.0), tokens: u64::MAX };
+    let outcome = Outcome::Measured { assigned: figures, random: figures };
+    let entry = |uid| Entry { outcome: outcome.clone(), ..measured(60_000 + uid, 0.0, 0.0) };
+    let score = |uid| MinerScore {
+        uid: 60_000 + uid,
+        hotkey: Hotkey([255; 32]),
+        mu: long(1.0),
+        sigma: long(2.0),
+        computation: long(3.0),
+        measured: u32::MAX,
+        missed: u32::MAX,
+        score: long(4.0),
+    };
+    let neurons = 0..crate::MAX_NEURONS as u16;
+    let sheet = ScoreSheet { entries: neurons.clone().map(entry).collect(), scores: neurons.map(score).collect(), ..sheet(vec![], &[]) };
+    let bytes = Signed::new(sheet, &Keypair::from_seed(&[1; 32])).to_bytes().len() as u64;
+    assert!(bytes <= ScoreSheet::CAP, "{bytes}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn scores_stay_in_bounds_and_order(gains in prop::collection::vec(prop::option::of((-3.0f64..3.0, -3.0f64..3.0)), 1..12), rounds in 1u32..6) {
+        let entries: Vec<Entry> = gains.iter().zip(0..).map(|(gain, uid)| match gain {
+            Some((assigned, random)) => measured(uid, *assigned, *random),
+            None => refused(uid, Refusal::Missing),
+        }).collect();
+        let scores = after(rounds, &entries, &Judge::default());
+        prop_assert!(scores.is_sorted_by(|a, b| a.uid < b.uid));
+        prop_assert!(scores.iter().all(|s| s.sigma > 0.0 && s.score >= 0.0 && s.computation.abs() <= 1.0 && s.mu.is_finite()));
+        let set = weights(&scores, &Pay::default(), 99);
+        prop_assert_eq!(set.iter().map(|(_, w)| *w).max(), Some(u16::MAX));
+        prop_assert!(set.is_sorted_by(|a, b| a.0 < b.0));
+        // a larger gain never ends below a smaller one from the same start
+        let rated: Vec<(f64, f64)> = entries.iter().zip(&scores).filter_map(|(e, s)| Some((e.outcome.gain()?, s.mu))).collect();
+        for (a, b) in rated.iter().flat_map(|a| rated.iter().map(move |b| (a, b))) {
+            prop_assert!(a.0 <= b.0 || a.1 >= b.1, "{:?} {:?}", a, b);
+        }
+    }
+}
