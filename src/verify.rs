@@ -82,7 +82,7 @@ pub async fn replay(run: Arc<Run>, upto: Option<u64>, mut report: impl FnMut(&St
             Progress::Stepped(step) => report(&step),
             Progress::Training(_) => break,
             Progress::Closed(..) => match replica.void().first() {
-                Some((record, why)) => bail!("round {}: record {record} is void: {why}", replica.anchor.round),
+                Some((void, why)) => bail!("round {}: record {} is void: {why}", replica.anchor.round, void.digest),
                 None => break,
             },
             Progress::Awaiting(log, candidate) => {
@@ -120,7 +120,7 @@ async fn missing(replica: &Replica, log: &RoundLog, candidate: &Candidate) -> Re
     }
     Ok(match &absent[..] {
         [] => format!("a payload of record {} as its envelope describes it", candidate.digest),
-        uids => format!("a payload or key of uids {}, in their own buckets or in a bundle,", uids.join(", ")),
+        uids => format!("the payloads of uids {} (with their keys, or in a bundle)", uids.join(", ")),
     })
 }
 

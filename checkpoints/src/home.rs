@@ -1,6 +1,7 @@
 //! A node's home directory: one process at a time, and files that are either whole or absent.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, TryLockError},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -9,7 +10,7 @@ use std::{
 
 use compression::{Layout, State};
 use protocol::Digest;
-use safetensors::{Dtype, SafeTensors, View};
+use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{Anchor, Replica, Run};
@@ -100,7 +101,8 @@ impl Home {
         let path = self.dir.join(name);
         let io = |source| HomeError::Io { path: path.clone(), source };
         let meta = serde_json::to_string(meta).map_err(|e| io(io::Error::other(e)))?;
-        let metadata = [("tributary".to_owned(), meta)].into();
+        let checksum = checksum(&meta, tensors.iter().map(|(name, data)| (name.as_str(), bytemuck::cast_slice(data))));
+        let metadata = [(META.to_owned(), meta), (CHECKSUM.to_owned(), checksum)].into();
         let views = tensors.iter().map(|(name, data)| (name.clone(), Flat(data, [data.len()])));
         let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| io(io::Error::other(e)))?;
         write_durably(&path, &bytes).map_err(io)
@@ -159,6 +161,18 @@ impl Home {
 }
 
 const STATE: &str = "state.safetensors";
+/// The entry of a file's metadata that says what its tensors mean, in JSON.
+const META: &str = "tributary";
+/// The entry that has the hash of all the others.
+const CHECKSUM: &str = "blake3";
+
+/// Hash of a file's meaning and tensors (names, little-endian elements), in whatever order they come.
+fn checksum<'a>(meta: &str, tensors: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
+    let tensors: BTreeMap<_, _> = tensors.collect();
+    let parts = tensors.into_iter().flat_map(|(name, data)| [name.as_bytes(), data]);
+    let parts: Vec<&[u8]> = std::iter::once(meta.as_bytes()).chain(parts).collect();
+    Digest::derive("tributary 2026 saved file v1", &parts).to_string()
+}
 
 fn restore(run: &Arc<Run>, saved: Saved<(Anchor, Digest)>) -> Option<Replica> {
     let (anchor, root) = saved.meta;
@@ -175,17 +189,18 @@ pub fn in_layout_order(layout: &Layout, tensors: Vec<(String, Vec<f32>)>) -> Opt
 }
 
 fn parse_saved<T: DeserializeOwned>(bytes: &[u8]) -> Result<Saved<T>, String> {
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
-    let meta = metadata.metadata().as_ref().and_then(|m| m.get("tributary")).ok_or("no metadata")?;
-    let meta = serde_json::from_str(meta).map_err(|e| e.to_string())?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
+    let entry = |key| header.metadata().as_ref().and_then(|m| m.get(key)).ok_or(format!("no {key:?} in its metadata"));
+    let (meta, expected) = (entry(META)?, entry(CHECKSUM)?);
     let file = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
-    let read = |(name, view): (String, safetensors::tensor::TensorView)| {
-        (name, view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
-    };
     if file.iter().any(|(_, v)| v.dtype() != Dtype::F32) {
         return Err("a tensor is not f32".into());
     }
-    Ok(Saved { meta, tensors: file.tensors().into_iter().map(read).collect() })
+    if checksum(meta, file.iter().map(|(name, view)| (name, view.data()))) != *expected {
+        return Err("its checksum is wrong".into());
+    }
+    let read = |(name, view): (String, TensorView<'_>)| (name, view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect());
+    Ok(Saved { meta: serde_json::from_str(meta).map_err(|e| e.to_string())?, tensors: file.tensors().into_iter().map(read).collect() })
 }
 
 /// Writes beside, syncs, renames, syncs the directory.

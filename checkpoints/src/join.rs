@@ -2,10 +2,16 @@
 
 use std::sync::Arc;
 
-use protocol::{Announcement, Hotkey, Validator};
+use protocol::{Announcement, Hotkey, ObjectKey, Record, Validator, round::Candidate, score::ScoreSheet};
 use storage::Bucket;
 
-use crate::{Anchor, Expected, Home, Replica, Run, RunError, Trust, copy_snapshot, list_snapshots, read_manifest, read_snapshot};
+use crate::{
+    Anchor, Expected, Home, Replica, Run, RunError, SnapshotManifest, Trust, copy_snapshot, fetch_document, list_snapshots, read_manifest,
+    read_snapshot,
+};
+
+/// How many snapshots of one validator are looked at, the newest first.
+const OFFERS: usize = 16;
 
 /// The replica a node starts with. What came after it is replayed from the log, with every fact checked.
 ///
@@ -32,7 +38,7 @@ pub struct Offer {
     pub bucket: Bucket,
 }
 
-/// Every public snapshot (or those of `round`), newest first.
+/// Every permitted validator's newest public snapshots (or those of `round`), newest first.
 ///
 /// # Errors
 /// Only the chain's own; a bucket that cannot be listed offers nothing.
@@ -41,8 +47,9 @@ pub async fn offers(run: &Run, round: Option<u64>) -> Result<Vec<Offer>, RunErro
     let mut offers: Vec<Offer> = Vec::new();
     for Validator { hotkey: validator, .. } in run.ranks(head).await? {
         let Some(bucket) = run.bucket_of(&validator).await? else { continue };
-        let rounds = list_snapshots(&bucket).await.unwrap_or_default().into_iter().filter(|r| round.is_none_or(|wanted| wanted == *r));
-        offers.extend(rounds.map(|round| Offer { round, validator, bucket: bucket.clone() }));
+        let rounds = list_snapshots(&bucket).await.unwrap_or_default().into_iter().rev();
+        let wanted = rounds.filter(|found| round.is_none_or(|wanted| wanted == *found)).take(OFFERS);
+        offers.extend(wanted.map(|round| Offer { round, validator, bucket: bucket.clone() }));
     }
     // stable: equal rounds stay in order of rank
     offers.sort_by_key(|offer| std::cmp::Reverse(offer.round));
@@ -50,16 +57,16 @@ pub async fn offers(run: &Run, round: Option<u64>) -> Result<Vec<Offer>, RunErro
 }
 
 impl Offer {
-    /// Reads the snapshot and checks all of it: that its record is on the chain, the validator's signature, hashes, root. With `copy`, its
-    /// files are written there too.
+    /// Reads the snapshot and checks all of it: that it is the state after a record on the chain, the validator's signature, hashes, root.
+    /// With `copy`, its files are written there too.
     ///
     /// # Errors
     /// [`RunError::Snapshot`] and [`RunError::OffChain`] for a snapshot that is refused, else the chain's own.
     pub async fn read(&self, run: &Arc<Run>, copy: Option<&Bucket>) -> Result<Replica, RunError> {
         let Self { round, validator, bucket } = self;
         let off_chain = || RunError::OffChain { round: *round, validator: *validator };
-        let anchor = read_manifest(bucket, *round, &run.layout).await?.value.anchor;
-        if !on_chain(run, &anchor).await? {
+        let checked = read_manifest(bucket, *round, &run.layout).await?.value;
+        if !on_log(run, &checked).await? {
             return Err(off_chain());
         }
         let expected = Expected { run: run.id, layout: &run.layout, trust: Trust::Signers(&[*validator]) };
@@ -68,7 +75,7 @@ impl Offer {
             None => read_snapshot(bucket, *round, &expected).await?,
         };
         // the manifest was read twice, and its bucket is not ours
-        if manifest.value.anchor == anchor { Ok(Replica::at(run.clone(), state, anchor)) } else { Err(off_chain()) }
+        if manifest.value == checked { Ok(Replica::at(run.clone(), state, checked.anchor)) } else { Err(off_chain()) }
     }
 }
 
@@ -89,16 +96,24 @@ pub async fn newest_snapshot(run: &Arc<Run>, round: Option<u64>) -> Result<Optio
     Ok(None)
 }
 
-/// Whether the record that led to `anchor` was committed in the block it says, and its seal list in the open block.
-async fn on_chain(run: &Run, anchor: &Anchor) -> Result<bool, RunError> {
-    let Some(previous) = anchor.round.checked_sub(1) else { return Ok(false) };
+/// Whether a snapshot's root and place in the log are those after a record that its lead committed in the block it says. Whether that
+/// record stood, only a replay can tell.
+async fn on_log(run: &Run, snapshot: &SnapshotManifest) -> Result<bool, RunError> {
+    let Anchor { round, open_block, record_block, record: digest, .. } = snapshot.anchor;
+    let Some(round) = round.checked_sub(1) else { return Ok(false) };
     let netuid = run.manifest.chain.netuid;
-    let records = run.chain.commitments(netuid, anchor.record_block..=anchor.record_block).await?;
-    let lists = run.chain.commitments(netuid, anchor.open_block..=anchor.open_block).await?;
-    let wanted = Announcement::Record { run: run.id, round: previous, digest: anchor.record };
-    let recorded = records.iter().any(|c| Announcement::decode(&c.data).as_ref() == Some(&wanted));
-    let closed = lists.iter().any(|c| {
-        matches!(Announcement::decode(&c.data), Some(Announcement::SealList { run: id, round, .. }) if (id, round) == (run.id, previous))
-    });
-    Ok(recorded && closed)
+    let said = Announcement::Record { run: run.id, round, digest }.encode();
+    for by in run.chain.commitments(netuid, record_block..=record_block).await?.into_iter().filter(|c| c.data == said) {
+        let candidate = Candidate { lead: by.hotkey, block: by.block, digest };
+        let Ok(record) = fetch_document::<Record>(run, &candidate, &ObjectKey::Record(round)).await else { continue };
+        let by_sheet = Candidate { digest: record.value.score_sheet, ..candidate };
+        let Ok(sheet) = fetch_document::<ScoreSheet>(run, &by_sheet, &ObjectKey::ScoreSheet(round)).await else { continue };
+        let close = Announcement::SealList { run: run.id, round, digest: record.value.seal_list }.encode();
+        let closed = run.chain.commitments(netuid, open_block..=open_block).await?.iter().any(|c| c.data == close);
+        let anchor = (record.value.round == round).then(|| Anchor::after(&record, &sheet.value, open_block, record_block));
+        if closed && record.value.root == snapshot.root && anchor.as_ref() == Some(&snapshot.anchor) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

@@ -18,7 +18,7 @@ pub use event::{Event, Events, Phase, Split, Stopwatch};
 pub use home::{Home, HomeError, Saved, in_layout_order, write_durably};
 pub use huggingface::{TokenizerSource, export};
 pub use join::{Offer, join, newest_snapshot, offers};
-pub use log::{Anchor, RoundLog, fetch_document};
+pub use log::{Absent, Anchor, RoundLog, fetch_document};
 pub use payloads::{check_envelope, fetch_applied, fetch_payload};
 pub use replica::{Close, Progress, Replica, Step};
 pub use run::{Run, RunError, codec, open_folder};

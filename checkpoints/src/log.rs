@@ -1,13 +1,15 @@
 //! The run's log on the chain: which seal lists and records were committed, by whom, in which order.
 
+use std::collections::HashMap;
+
 use protocol::{
-    Announcement, Digest, Document, Hotkey, Manifest, ObjectKey, RunId, SealList, Signed,
-    round::{Availability, Candidate, RoundPlan},
-    score::MinerScore,
+    Announcement, Digest, Document, DocumentError, Hotkey, Manifest, ObjectKey, Record, RunId, SealList, Signed,
+    round::{Candidate, RoundPlan, in_force},
+    score::{MinerScore, ScoreSheet},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Run, RunError};
+use crate::{Run, RunError, run::ranks};
 
 /// Where the log stands between two rounds: all that a node must remember besides the tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +34,18 @@ impl Anchor {
         let start = manifest.chain.start_block;
         Self { round: 0, open_block: start, record_block: start, record: run, applied: Vec::new(), scores: Vec::new() }
     }
+
+    /// After a record that was committed in block `record_block`, under a seal list committed in block `close`.
+    pub fn after(record: &Signed<Record>, sheet: &ScoreSheet, close: u64, record_block: u64) -> Self {
+        Self {
+            round: record.value.round + 1,
+            open_block: close,
+            record_block,
+            record: record.digest(),
+            applied: record.value.applied.iter().map(|a| (a.uid, a.hotkey)).collect(),
+            scores: sheet.scores.clone(),
+        }
+    }
 }
 
 /// What the chain says of one round so far.
@@ -39,6 +53,8 @@ impl Anchor {
 pub struct RoundLog {
     /// Who may act when.
     pub plan: RoundPlan,
+    /// The hotkey of each uid at the round's open block.
+    pub hotkeys: HashMap<u16, Hotkey>,
     /// Committed seal lists by entitled leads, in order.
     pub seal_lists: Vec<Candidate>,
     /// Committed records of any validator, in order; entitlement depends on the close.
@@ -53,10 +69,12 @@ impl RoundLog {
     /// # Errors
     /// Only the chain's own.
     pub async fn read(run: &Run, anchor: &Anchor, head: u64) -> Result<Self, RunError> {
-        let ranks = run.ranks(anchor.open_block).await?;
-        let plan = RoundPlan { times: run.manifest.round.clone(), anchor: anchor.record_block, ranks };
-        let mut log = Self { plan, seal_lists: Vec::new(), records: Vec::new(), withheld: Vec::new() };
-        for commitment in run.chain.commitments(run.manifest.chain.netuid, anchor.record_block..=head).await? {
+        let netuid = run.manifest.chain.netuid;
+        let neurons = run.chain.neurons(netuid, anchor.open_block).await?;
+        let plan = RoundPlan { times: run.manifest.round.clone(), anchor: anchor.record_block, ranks: ranks(&neurons) };
+        let hotkeys = neurons.iter().map(|n| (n.uid, n.hotkey)).collect();
+        let mut log = Self { plan, hotkeys, seal_lists: Vec::new(), records: Vec::new(), withheld: Vec::new() };
+        for commitment in run.chain.commitments(netuid, anchor.record_block..=head).await? {
             let Some(said) = Announcement::decode(&commitment.data) else { continue };
             log.note(run.id, anchor.round, Candidate { lead: commitment.hotkey, block: commitment.block, digest: Digest::default() }, said);
         }
@@ -85,34 +103,48 @@ impl RoundLog {
         };
         self.records.iter().filter(entitled).cloned().collect()
     }
+
+    /// Those of `candidates` whose bytes are not voted withheld, in order.
+    pub fn in_force(&self, candidates: &[Candidate]) -> Vec<Candidate> {
+        in_force(candidates, &self.plan.ranks, &self.withheld).cloned().collect()
+    }
 }
 
-/// The signed document behind a candidate; `Err` says whether it is void or missing.
+/// Why there is no document behind a committed digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// Nobody gave the committed bytes so far. Other nodes may have got them.
+    Missing,
+    /// The committed bytes are no document of this kind, for everybody and for good.
+    Void,
+}
+
+/// The signed document behind a candidate, from its lead's bucket.
+///
+/// A lead's bucket can give each reader other bytes. Only what follows from the committed digest makes a document void; all else, too many
+/// bytes and a wrong signature among it, is as good as nothing.
 ///
 /// # Errors
-/// [`Availability::Missing`] if there are no such bytes (yet), [`Availability::Void`] if they are no such document.
-pub async fn fetch_document<T: Document>(run: &Run, candidate: &Candidate, key: &ObjectKey) -> Result<Signed<T>, Availability> {
-    let bucket = run.bucket_of(&candidate.lead).await.ok().flatten().ok_or(Availability::Missing)?;
-    let bytes = match bucket.get(key, T::CAP).await {
-        Ok(Some(bytes)) => bytes,
-        Ok(None) => return Err(Availability::Missing),
-        Err(storage::StorageError::TooLarge { .. }) => return Err(Availability::Void),
-        Err(_) => return Err(Availability::Missing),
-    };
-    let signed = Signed::<T>::parse(&bytes).map_err(|_| Availability::Void)?;
-    // other bytes than the committed ones: what was committed is withheld
-    if signed.digest() != candidate.digest { Err(Availability::Missing) } else { Ok(signed) }
+/// [`Absent`].
+pub async fn fetch_document<T: Document>(run: &Run, candidate: &Candidate, key: &ObjectKey) -> Result<Signed<T>, Absent> {
+    let bucket = run.bucket_of(&candidate.lead).await.ok().flatten().ok_or(Absent::Missing)?;
+    let bytes = bucket.get(key, T::CAP).await.ok().flatten().ok_or(Absent::Missing)?;
+    if Signed::<T>::digest_of(&bytes) != Some(candidate.digest) {
+        return Err(Absent::Missing);
+    }
+    Signed::parse(&bytes).map_err(|error| if matches!(error, DocumentError::Body(_)) { Absent::Void } else { Absent::Missing })
 }
 
-/// Whether a seal list's facts hold: run, round, order of uids, and what an early close needs.
-pub fn check_seal_list(run: &Run, anchor: &Anchor, plan: &RoundPlan, candidate: &Candidate, list: &Signed<SealList>) -> bool {
+/// Whether a seal list's facts hold: run, round, registered uids in order, and what an early close needs.
+pub(crate) fn check_seal_list(run: &Run, anchor: &Anchor, log: &RoundLog, candidate: &Candidate, list: &Signed<SealList>) -> bool {
     let value = &list.value;
     let ascending = value.entries.is_sorted_by(|a, b| a.uid < b.uid);
-    let early = candidate.block < plan.close_due();
+    let early = candidate.block < log.plan.close_due();
     let all_sealed = !anchor.applied.is_empty() && anchor.applied.iter().all(|(uid, _)| value.entries.iter().any(|e| e.uid == *uid));
     list.signer == candidate.lead
         && (value.run, value.round) == (run.id, anchor.round)
         && ascending
         && value.entries.len() <= protocol::MAX_NEURONS
-        && (!early || (plan.times.early_close && all_sealed))
+        && value.entries.iter().all(|e| log.hotkeys.contains_key(&e.uid))
+        && (!early || (log.plan.times.early_close && all_sealed))
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use compression::{Payload, parse_bundle};
 use protocol::{Applied, Digest, Envelope, ObjectKey, Refusal, SealContext, SealList, Sealed, Signed};
-use storage::Bucket;
+use storage::{Bucket, StorageError};
 
 use crate::{Run, RunError};
 
@@ -48,10 +48,11 @@ pub async fn fetch_payload(run: &Run, bucket: &Bucket, envelope: &Signed<Envelop
     let context = SealContext { run: run.id, round: claim.round, hotkey, base_root: claim.base_root };
     let key = bucket.get(&ObjectKey::PayloadKey(claim.round), 32).await.ok().flatten();
     let key: [u8; 32] = key.as_deref().and_then(|k| k.try_into().ok()).ok_or(Refusal::NotRevealed)?;
-    let sealed = bucket.get(&ObjectKey::Payload(claim.round), run.sealed_len()).await.ok().flatten().ok_or(Refusal::Missing)?;
-    if sealed.len() as u64 != run.sealed_len() {
-        return Err(Refusal::WrongSize { found: sealed.len() as u64, expected: run.sealed_len() });
-    }
+    let sealed = match bucket.get(&ObjectKey::Payload(claim.round), run.sealed_len()).await {
+        Ok(Some(sealed)) => sealed,
+        Err(StorageError::TooLarge { .. }) => return Err(Refusal::SealedDigest),
+        Ok(None) | Err(_) => return Err(Refusal::Missing),
+    };
     if Digest::of(&sealed) != claim.sealed {
         return Err(Refusal::SealedDigest);
     }

@@ -1,19 +1,19 @@
 //! A node's copy of the replicated state machine: follows the log, checks each record's facts, takes the step, compares roots.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, mem::discriminant, sync::Arc};
 
-use compression::{Payload, State, Weighted, transition};
+use compression::{Payload, State, TransitionError, Weighted, transition};
 use protocol::{
-    Applied, Countersign, Digest, ObjectKey, Record, SealContext, SealList, Signed,
-    round::{Availability, Candidate, Standing, standing},
-    score::ScoreSheet,
+    Applied, Countersign, Digest, ObjectKey, Record, Refusal, SealContext, SealList, Sealed, Signed,
+    round::Candidate,
+    score::{Entry, ScoreSheet},
 };
 
 use crate::{
     Anchor, Run, RunError,
     event::{Phase, Stopwatch},
-    log::{RoundLog, check_seal_list, fetch_document},
-    payloads::fetch_applied,
+    log::{Absent, RoundLog, check_seal_list, fetch_document},
+    payloads::{check_envelope, fetch_applied},
 };
 
 /// The seal list that stands in the current round.
@@ -62,9 +62,11 @@ pub struct Replica {
     pub root: Digest,
     /// Place in the log.
     pub anchor: Anchor,
-    close: Option<(Digest, Close)>,
+    close: Option<(Candidate, Close)>,
     opened: HashMap<Digest, Payload>,
-    void: Vec<(Digest, &'static str)>,
+    void: Vec<(Candidate, &'static str)>,
+    /// Records that are void only because their root is not the one computed here, with the latter.
+    disputed: Vec<(Signed<Record>, Digest)>,
 }
 
 impl Replica {
@@ -81,7 +83,7 @@ impl Replica {
     /// At a place known from a snapshot or from the home directory.
     pub fn at(run: Arc<Run>, state: State, anchor: Anchor) -> Self {
         let root = Digest(state.root());
-        Self { run, state, root, anchor, close: None, opened: HashMap::new(), void: Vec::new() }
+        Self { run, state, root, anchor, close: None, opened: HashMap::new(), void: Vec::new(), disputed: Vec::new() }
     }
 
     /// Gives the replica a payload that was fetched and checked already, so that it need not be fetched again.
@@ -94,8 +96,8 @@ impl Replica {
         &self.opened
     }
 
-    /// The current round's records that were found void, by digest, and the first wrong fact of each.
-    pub fn void(&self) -> &[(Digest, &'static str)] {
+    /// The current round's records that were found void, and the first wrong fact of each.
+    pub fn void(&self) -> &[(Candidate, &'static str)] {
         &self.void
     }
 
@@ -110,70 +112,62 @@ impl Replica {
             Ok(None) => return Ok(Progress::Training(log)),
             Err(missing) => return Ok(Progress::Awaiting(log, missing)),
         };
-        for candidate in log.records(close.block) {
-            let known = self.void.iter().any(|(void, _)| *void == candidate.digest);
-            if known || protocol::round::voted_withheld(&candidate, &log.plan.ranks, &log.withheld) {
+        // others may have countersigned since: then it is this node that is wrong
+        for (record, ours) in &self.disputed {
+            self.check_divergence(&log, record, *ours).await?;
+        }
+        for candidate in &log.in_force(&log.records(close.block)) {
+            if self.void.iter().any(|(void, _)| void == candidate) {
                 continue;
             }
-            match self.check_record(&log, &close, &candidate, watch).await? {
+            match self.check_record(&log, &close, candidate, watch).await? {
                 Checked::Holds(step, next) => {
                     self.take(&step, *next, candidate.block);
                     return Ok(Progress::Stepped(step));
                 }
-                Checked::Missing => return Ok(Progress::Awaiting(log, candidate)),
+                Checked::Missing => return Ok(Progress::Awaiting(log, candidate.clone())),
                 Checked::Void(why) => {
                     tracing::warn!(round = self.anchor.round, lead = %candidate.lead, record = %candidate.digest, why, "void record");
-                    self.void.push((candidate.digest, why));
+                    self.void.push((candidate.clone(), why));
                 }
             }
         }
         Ok(Progress::Closed(log, Box::new(close)))
     }
 
+    /// The seal list that stands, if any; `Err` names the first whose bytes are missing.
     async fn find_close(&mut self, log: &RoundLog) -> Result<Option<Close>, Candidate> {
-        let mut looked: HashMap<Digest, (Availability, Option<Close>)> = HashMap::new();
-        for candidate in &log.seal_lists {
-            let found = match &self.close {
-                Some((digest, close)) if *digest == candidate.digest => (Availability::Holds, Some(close.clone())),
-                _ => self.look_at_list(log, candidate).await,
-            };
-            looked.insert(candidate.digest, found);
-        }
-        let look = |c: &Candidate| looked.get(&c.digest).map_or(Availability::Missing, |(a, _)| *a);
-        match standing(&log.seal_lists, &log.plan.ranks, &log.withheld, look) {
-            Standing::None => Ok(None),
-            Standing::Awaiting(index) => Err(log.seal_lists[index].clone()),
-            Standing::At(index) => {
-                let digest = log.seal_lists[index].digest;
-                let close = looked.remove(&digest).and_then(|(_, close)| close);
-                self.close = close.clone().map(|c| (digest, c));
-                Ok(close)
+        for candidate in &log.in_force(&log.seal_lists) {
+            if let Some((known, close)) = &self.close
+                && known == candidate
+            {
+                return Ok(Some(close.clone()));
+            }
+            match fetch_document::<SealList>(&self.run, candidate, &ObjectKey::SealList(self.anchor.round)).await {
+                Ok(list) if check_seal_list(&self.run, &self.anchor, log, candidate, &list) => {
+                    let close = Close { block: candidate.block, list };
+                    self.close = Some((candidate.clone(), close.clone()));
+                    return Ok(Some(close));
+                }
+                Ok(_) | Err(Absent::Void) => {}
+                Err(Absent::Missing) => return Err(candidate.clone()),
             }
         }
+        Ok(None)
     }
 
-    async fn look_at_list(&self, log: &RoundLog, candidate: &Candidate) -> (Availability, Option<Close>) {
-        match fetch_document::<SealList>(&self.run, candidate, &ObjectKey::SealList(self.anchor.round)).await {
-            Ok(list) if check_seal_list(&self.run, &self.anchor, &log.plan, candidate, &list) => {
-                (Availability::Holds, Some(Close { block: candidate.block, list }))
-            }
-            Ok(_) => (Availability::Void, None),
-            Err(availability) => (availability, None),
-        }
-    }
-
-    async fn check_record(&self, log: &RoundLog, close: &Close, candidate: &Candidate, watch: &mut Stopwatch) -> Result<Checked, RunError> {
+    async fn check_record(&mut self, log: &RoundLog, close: &Close, candidate: &Candidate, watch: &mut Stopwatch) -> Result<Checked, RunError> {
         let round = self.anchor.round;
         let record = match fetch_document::<Record>(&self.run, candidate, &ObjectKey::Record(round)).await {
             Ok(record) => record,
-            Err(Availability::Missing) => return Ok(Checked::Missing),
-            Err(_) => return Ok(Checked::Void("not a record")),
+            Err(Absent::Missing) => return Ok(Checked::Missing),
+            Err(Absent::Void) => return Ok(Checked::Void("not a record")),
         };
         let by_sheet = Candidate { digest: record.value.score_sheet, ..candidate.clone() };
         let sheet = match fetch_document::<ScoreSheet>(&self.run, &by_sheet, &ObjectKey::ScoreSheet(round)).await {
             Ok(sheet) => sheet,
-            Err(Availability::Missing) => return Ok(Checked::Missing),
-            Err(_) => return Ok(Checked::Void("not a score sheet")),
+            Err(Absent::Missing) => return Ok(Checked::Missing),
+            Err(Absent::Void) => return Ok(Checked::Void("not a score sheet")),
         };
         if let Some(why) = self.wrong_fact(log, close, candidate, &record, &sheet) {
             return Ok(Checked::Void(why));
@@ -185,9 +179,13 @@ impl Replica {
         if applied.iter().zip(&payloads).any(|(a, p)| !self.owned(a, p)) {
             return Ok(Checked::Void("a payload names another owner"));
         }
-        let (next, root) = self.next_state(applied, &payloads, watch)?;
+        let (next, root) = match self.next_state(applied, &payloads, watch) {
+            Err(RunError::Transition { source: TransitionError::NonFinite(_), .. }) => return Ok(Checked::Void("its state is not finite")),
+            other => other?,
+        };
         if root != record.value.root {
-            self.diverged(log, &record, root).await?;
+            self.check_divergence(log, &record, root).await?;
+            self.disputed.push((record, root));
             return Ok(Checked::Void("wrong root"));
         }
         let step = Step { record, sheet, close: close.clone(), payloads };
@@ -204,8 +202,6 @@ impl Replica {
         sheet: &Signed<ScoreSheet>,
     ) -> Option<&'static str> {
         let (r, s, manifest) = (&record.value, &sheet.value, &self.run.manifest);
-        let list = &close.list.value;
-        let entries_match = s.entries.len() == list.entries.len() && s.entries.iter().zip(&list.entries).all(|(e, l)| e.uid == l.uid);
         let selected: Vec<Applied> = s
             .select(&manifest.judge)
             .into_iter()
@@ -219,11 +215,28 @@ impl Replica {
             (r.seal_list == close.list.digest() && s.seal_list == r.seal_list, "made under another seal list"),
             (r.open_block == self.anchor.open_block && r.validators == log.plan.ranks, "names other validators than the chain"),
             (r.base_root == self.root, "starts from another root"),
-            (entries_match, "its score sheet does not match the seal list"),
+            (self.matches_list(log, s, &close.list.value), "its score sheet does not match the seal list"),
             (s.follows(&self.anchor.scores, &manifest.judge, &manifest.pay), "its scores do not follow from its measurements"),
             (r.applied == selected, "its selection does not follow from its scores"),
         ];
         facts.into_iter().find(|(holds, _)| !holds).map(|(_, why)| why)
+    }
+
+    /// Whether a sheet has one line per envelope listed, in order, of the uid's owner, about the payload that the envelope names, and sees
+    /// in the envelope itself what everybody sees.
+    fn matches_list(&self, log: &RoundLog, sheet: &ScoreSheet, list: &SealList) -> bool {
+        let matches = |(entry, sealed): (&Entry, &Sealed)| {
+            let Some(&hotkey) = log.hotkeys.get(&sealed.uid) else { return false };
+            let found = check_envelope(&self.run, self.anchor.round, self.root, hotkey, sealed);
+            let said = entry.outcome.refusal();
+            let agrees = match found {
+                Ok(envelope) => entry.payload == envelope.value.payload && !said.is_some_and(Refusal::is_of_envelope),
+                // compared by kind: another version may word an error otherwise
+                Err(found) => said.is_some_and(|said| discriminant(said) == discriminant(&found)),
+            };
+            (entry.uid, entry.hotkey) == (sealed.uid, hotkey) && agrees
+        };
+        sheet.entries.len() == list.entries.len() && sheet.entries.iter().zip(&list.entries).all(matches)
     }
 
     fn owned(&self, applied: &Applied, payload: &Payload) -> bool {
@@ -247,7 +260,7 @@ impl Replica {
     }
 
     /// An error if validators with most of the stake signed a root that differs from `ours`: then this node is the wrong one.
-    async fn diverged(&self, log: &RoundLog, record: &Signed<Record>, ours: Digest) -> Result<(), RunError> {
+    async fn check_divergence(&self, log: &RoundLog, record: &Signed<Record>, ours: Digest) -> Result<(), RunError> {
         let (mut agree, mut total) = (0u128, 0u128);
         for validator in &log.plan.ranks {
             total += u128::from(validator.stake);
@@ -270,20 +283,13 @@ impl Replica {
     }
 
     fn take(&mut self, step: &Step, next: State, record_block: u64) {
-        let record = &step.record.value;
         self.state = next;
-        self.root = record.root;
-        self.anchor = Anchor {
-            round: record.round + 1,
-            open_block: step.close.block,
-            record_block,
-            record: step.record.digest(),
-            applied: record.applied.iter().map(|a| (a.uid, a.hotkey)).collect(),
-            scores: step.sheet.value.scores.clone(),
-        };
+        self.root = step.record.value.root;
+        self.anchor = Anchor::after(&step.record, &step.sheet.value, step.close.block, record_block);
         self.close = None;
         self.opened.clear();
         self.void.clear();
+        self.disputed.clear();
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use chain::{Chain, ChainError};
+use chain::{Chain, ChainError, Neuron};
 use compression::{Codec, Layout, MergeOver, Rule, State};
 use protocol::{Digest, Hotkey, MAX_MANIFEST_BYTES, Manifest, ManifestError, Merge, ObjectKey, RunId, Validator};
 use storage::{Access, Bucket, StorageError};
@@ -65,7 +65,7 @@ pub enum RunError {
         theirs: Digest,
     },
     /// A snapshot that does not stand on this run's log.
-    #[error("the snapshot of round {round} by {validator} names a record that is not on the chain")]
+    #[error("the snapshot of round {round} by {validator} is not the state after a record on the chain, or that record cannot be had")]
     OffChain {
         /// The state's round.
         round: u64,
@@ -115,7 +115,7 @@ pub async fn open_folder(url: &str) -> Result<(Bucket, Manifest, RunId), RunErro
     let folder = Bucket::open(url, Access::Trusted)?;
     let bytes = folder.get(&ObjectKey::Manifest, MAX_MANIFEST_BYTES).await?.ok_or_else(|| RunError::NoManifest(url.into()))?;
     let manifest = Manifest::from_bytes(&bytes).map_err(|source| RunError::Manifest { url: url.into(), source })?;
-    let id = Digest::of(&bytes);
+    let id = manifest.run_id();
     let named: Option<RunId> = url.trim_end_matches('/').rsplit('/').next().and_then(|last| last.parse().ok());
     if named.is_some_and(|named| named != id) {
         return Err(RunError::WrongRun { url: url.into(), found: id });
@@ -189,9 +189,7 @@ impl Run {
     /// # Errors
     /// Only the chain's own.
     pub async fn ranks(&self, at: u64) -> Result<Vec<Validator>, ChainError> {
-        let neurons = self.chain.neurons(self.manifest.chain.netuid, at).await?;
-        let permitted = neurons.iter().filter(|n| n.permit && n.stake > 0);
-        Ok(protocol::round::rank_validators(permitted.map(|n| Validator { hotkey: n.hotkey, stake: n.stake }).collect()))
+        Ok(ranks(&self.chain.neurons(self.manifest.chain.netuid, at).await?))
     }
 
     /// The size of every sealed payload of this run.
@@ -204,6 +202,12 @@ impl Run {
         let known = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         self.folder.traffic().down + known.values().map(|(_, bucket)| bucket.traffic().down).sum::<u64>()
     }
+}
+
+/// The validators among `neurons`, by rank.
+pub(crate) fn ranks(neurons: &[Neuron]) -> Vec<Validator> {
+    let permitted = neurons.iter().filter(|n| n.permit && n.stake > 0);
+    protocol::round::rank_validators(permitted.map(|n| Validator { hotkey: n.hotkey, stake: n.stake }).collect())
 }
 
 /// What a manifest's payloads look like.

@@ -16,7 +16,7 @@ pub const SNAPSHOT_VERSION: u32 = 1;
 /// The manifest's file name; the object whose presence makes a snapshot complete.
 const MANIFEST: &str = "manifest";
 /// Bytes that a manifest may have beside what its tensors need: room for the scores of some thousand miners.
-const ANCHOR_BYTES: u64 = 1 << 20;
+const ANCHOR_BYTES: u64 = 2 << 20;
 /// The most objects that are looked at in search of snapshots.
 const MAX_LISTED: usize = 100_000;
 

@@ -118,7 +118,7 @@ async fn a_copy_has_the_same_files_and_a_refused_snapshot_leaves_no_manifest() {
     replace(&source, "manifest", Signed::new(manifest, &signer()).to_bytes().to_vec()).await;
     let refusal = copy_snapshot(&source, ROUND, &expected, &refused).await;
     assert!(matches!(refusal, Err(CheckpointError::Root { .. })));
-    assert_eq!(list_snapshots(&refused).await.unwrap(), []);
+    assert!(list_snapshots(&refused).await.unwrap().is_empty());
 }
 
 #[tokio::test]

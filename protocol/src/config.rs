@@ -293,9 +293,11 @@ pub struct Judge {
     pub z: f64,
     /// Moving-average weight of the proof-of-computation score μ.
     pub mu_rate: f64,
-    /// μ below this pays nothing, once the probation is over.
+    /// μ below this pays nothing, once `mu_rounds` were measured.
     pub mu_floor: f64,
-    /// Measurements before `mu_floor` counts, and before a miner must earn something for its payloads to be applied.
+    /// Measurements before `mu_floor` counts.
+    pub mu_rounds: u32,
+    /// Measurements before a miner's rating must be above zero for its payloads to be applied.
     pub probation: u32,
 }
 
@@ -311,7 +313,8 @@ impl Default for Judge {
             z: 4.0,
             mu_rate: 0.05,
             mu_floor: 0.1,
-            probation: 10,
+            mu_rounds: 10,
+            probation: 4,
         }
     }
 }

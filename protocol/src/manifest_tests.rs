@@ -8,8 +8,8 @@ use crate::Schedule;
 use crate::test_data::{SMALL, launch, manifest};
 
 /// The run id and the genesis root of [`SMALL`]: both must stay the same on every machine and in every version that reads manifest version 1.
-const RUN_ID: &str = "ba62125f7178dfc7caaf2ae466df75579a7f0445f0a4996724d51c20e73bdf0e";
-const GENESIS_ROOT: &str = "?";
+const RUN_ID: &str = "fed268a4e339b030ecb6b24758a39ba91c34197d27ba16cb71027419aac65c77";
+const GENESIS_ROOT: &str = "2a3f2dc5ac34f2f71ca9e598694ccab1adb9e53efd9608fedc0987abce601d6c";
 
 #[test]
 fn a_committed_golden_vector_pins_run_id_and_genesis_root() {

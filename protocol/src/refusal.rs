@@ -84,8 +84,7 @@ mod tests {
     #[test]
     fn only_what_a_committed_hash_shows_is_a_fact() {
         use Refusal::*;
-        let of_envelope =
-            [Envelope("x".into()), WrongSigner, WrongRun, WrongRound, WrongRoot, WrongSize { found: 1, expected: 2 }];
+        let of_envelope = [Envelope("x".into()), WrongSigner, WrongRun, WrongRound, WrongRoot, WrongSize { found: 1, expected: 2 }];
         let of_payload = [Malformed("x".into()), WrongOwner];
         let testimony = [SealedDigest, Unopenable, PayloadDigest, Missing, NotRevealed, LossNotFinite];
         assert!(of_envelope.iter().all(|r| r.is_fact() && r.is_of_envelope()));

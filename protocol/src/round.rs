@@ -108,7 +108,11 @@ pub struct Candidate {
 
 /// The candidates whose bytes are not voted withheld, in order. The first of them whose facts hold stands; while the bytes of an earlier
 /// one are missing, nobody can know, and all wait.
-pub fn in_force<'a>(candidates: &'a [Candidate], ranks: &[Validator], withheld: &[(Hotkey, Digest)]) -> impl Iterator<Item = &'a Candidate> {
+pub fn in_force<'a>(
+    candidates: &'a [Candidate],
+    ranks: &[Validator],
+    withheld: &[(Hotkey, Digest)],
+) -> impl Iterator<Item = &'a Candidate> {
     candidates.iter().filter(|candidate| !voted_withheld(candidate, ranks, withheld))
 }
 

@@ -78,6 +78,14 @@ impl Outcome {
         }
     }
 
+    /// The reason, if refused.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused(refusal) => Some(refusal),
+            Self::Measured { .. } => None,
+        }
+    }
+
     /// Whether its figures are finite and its words few and printable.
     fn is_sound(&self) -> bool {
         match self {
@@ -184,13 +192,13 @@ impl ScoreSheet {
         self.scores.len() == expected.len() && self.scores.iter().zip(&expected).all(|(a, b)| a.agrees(b))
     }
 
-    /// The entries to apply: measured, useful on random data by [`useful_gain`], of miners who are on probation or earn something; of
+    /// The entries to apply: measured, useful on random data by [`useful_gain`], of miners who are on probation or rated above zero; of
     /// these the `top` best by rating (ties to the lower uid), ascending by uid.
     pub fn select(&self, judge: &Judge) -> Vec<&Entry> {
         let least = useful_gain(&self.entries, judge);
         let score = |uid: u16| self.scores.iter().find(|s| s.uid == uid);
         let rating = |uid: u16| score(uid).map_or(f64::MIN, MinerScore::ordinal);
-        let admitted = |uid: u16| score(uid).is_some_and(|s| s.measured <= judge.probation || s.score > 0.0);
+        let admitted = |uid: u16| score(uid).is_some_and(|s| s.measured <= judge.probation || s.ordinal() > 0.0);
         let useful = |e: &&Entry| e.outcome.gain().is_some_and(|g| g > least) && admitted(e.uid);
         let mut chosen: Vec<&Entry> = self.entries.iter().filter(useful).collect();
         chosen.sort_by(|a, b| rating(b.uid).total_cmp(&rating(a.uid)).then(a.uid.cmp(&b.uid)));
@@ -242,7 +250,7 @@ fn update(score: &mut MinerScore, outcome: Option<&Outcome>, least: f64, judge: 
     let own = assigned.gain() - random.gain();
     let sign = if own > 0.0 { 1.0 } else { -1.0 };
     score.computation += judge.mu_rate * (sign - score.computation);
-    let computed = score.measured <= judge.probation || score.computation >= judge.mu_floor;
+    let computed = score.measured <= judge.mu_rounds || score.computation >= judge.mu_floor;
     let computation = if computed { score.computation.max(0.0) } else { 0.0 };
     score.score = computation * score.ordinal().max(0.0);
     if random.gain() <= least {

@@ -129,7 +129,7 @@ fn computation_is_a_moving_average_of_signs() {
 
 #[test]
 fn too_little_computation_pays_nothing_once_it_was_measured_often_enough() {
-    let judge = Judge { mu_rate: 0.01, mu_floor: 0.5, probation: 3, ..Judge::default() };
+    let judge = Judge { mu_rate: 0.01, mu_floor: 0.5, mu_rounds: 3, ..Judge::default() };
     let skilled = |measured| MinerScore { measured, ..known(1, 40.0, 1.0) };
     let score = |measured_before| advance(&[skilled(measured_before)], &[measured(1, 0.2, 0.1)], &judge, &Pay::default())[0].score;
     assert!(score(2) > 0.0, "the third measurement");
@@ -174,16 +174,16 @@ fn selection_leaves_out_the_useless_and_takes_the_best_in_order_of_uid() {
 }
 
 #[test]
-fn who_earns_nothing_after_probation_is_not_applied() {
+fn who_is_rated_below_zero_after_probation_is_not_applied() {
     let judge = Judge { probation: 3, ..Judge::default() };
-    let entries = [measured(1, 0.2, 0.1), measured(2, 0.05, 0.1)];
+    let entries = [measured(1, 0.2, 0.10), measured(2, 0.2, 0.09)];
     let chosen = |rounds| {
         let sheet = ScoreSheet { entries: entries.to_vec(), scores: after(rounds, &entries, &judge), ..sheet(vec![], &[]) };
         sheet.select(&judge).iter().map(|e| e.uid).collect::<Vec<_>>()
     };
     assert_eq!(chosen(3), [1, 2]);
-    // neither rises above the other, so it is uid 2's lack of computation alone that counts
-    assert!(after(4, &entries, &judge)[0].score > 0.0);
+    let ratings: Vec<f64> = after(4, &entries, &judge).iter().map(MinerScore::ordinal).collect();
+    assert!(ratings[0] > 0.0 && ratings[1] < 0.0, "useful by gain, and always the lesser of two: {ratings:?}");
     assert_eq!(chosen(4), [1]);
 }
 
@@ -255,7 +255,8 @@ fn a_sheet_whose_figures_were_touched_does_not_follow() {
 
 #[test]
 fn a_sheet_reads_back_to_the_last_bit() {
-    let entries = vec![measured(1, 1.0 / 3.0, 0.1), refused(2, Refusal::Malformed("chunk 3".into())), measured(7, 1e-300, f64::MIN_POSITIVE)];
+    let entries =
+        vec![measured(1, 1.0 / 3.0, 0.1), refused(2, Refusal::Malformed("chunk 3".into())), measured(7, 1e-300, f64::MIN_POSITIVE)];
     let signed = Signed::new(sheet(entries, &[]), &Keypair::from_seed(&[1; 32]));
     assert_eq!(Signed::<ScoreSheet>::parse(signed.to_bytes()), Ok(signed));
 }

@@ -92,8 +92,17 @@ impl<T: Document> Signed<T> {
 
     /// What identifies the document: signer and body, not the signature, which a signer may make anew.
     pub fn digest(&self) -> Digest {
-        Digest::derive("tributary 2026 document v1", &[&self.bytes[64..]])
+        digest_of(&self.bytes[64..])
     }
+
+    /// The digest that `bytes` have as a signed document, whether or not they are a good one; `None` if they are too short for any.
+    pub fn digest_of(bytes: &[u8]) -> Option<Digest> {
+        bytes.get(64..).map(digest_of)
+    }
+}
+
+fn digest_of(signer_and_body: &[u8]) -> Digest {
+    Digest::derive("tributary 2026 document v1", &[signer_and_body])
 }
 
 #[cfg(test)]
@@ -108,6 +117,8 @@ mod tests {
         let [a, b, c] = [&one, &one, &two].map(|pair| Signed::new(list.clone(), pair));
         assert_ne!(a.to_bytes(), b.to_bytes(), "signatures are randomized");
         assert_eq!(a.digest(), b.digest());
+        assert_eq!(Signed::<SealList>::digest_of(b.to_bytes()), Some(a.digest()));
+        assert_eq!(Signed::<SealList>::digest_of(&[0; 63]), None);
         assert_ne!(a.digest(), c.digest());
         assert!(Announcement::decode(a.to_bytes()).is_none());
     }

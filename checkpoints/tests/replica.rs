@@ -1,0 +1,510 @@
+//! Replicas follow one log to one state, whatever leads and stores do.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use checkpoints::{Close, Progress, RunError, Stopwatch};
+use common::{KEY, Net, Peer, garbage, replace};
+use compression::Payload;
+use protocol::{
+    Announcement, Countersign, Digest, Hotkey, Keypair, ObjectKey, Record, Refusal, Schedule, SealList, Sealed, Signed,
+    score::{Outcome, ScoreSheet},
+};
+
+type Spoil<T> = fn(&Net, &mut T);
+
+#[tokio::test]
+async fn replicas_that_look_at_every_block_and_at_the_last_one_end_alike() {
+    let net = Net::new().await;
+    let (mut often, mut rarely) = (net.genesis(), net.genesis());
+    for round in 0..3 {
+        let step = net.round(&mut often).await;
+        assert_eq!((step.record.value.round, step.payloads.len()), (round, 3));
+        assert_ne!(step.record.value.root, step.record.value.base_root);
+    }
+    for _ in 0..3 {
+        net.step(&mut rarely).await;
+    }
+    assert!(matches!(net.progress(&mut rarely).await, Progress::Training(_)));
+    assert_eq!((often.root, &often.anchor), (rarely.root, &rarely.anchor));
+    assert_eq!(often.root, Digest(often.state.root()));
+}
+
+#[tokio::test]
+async fn a_bundle_is_enough() {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    let step = net.round(&mut replica).await;
+    let bundle = compression::encode_bundle(&step.payloads.iter().collect::<Vec<_>>()).unwrap();
+    for miner in &net.miners {
+        for key in [ObjectKey::Payload(0), ObjectKey::PayloadKey(0), ObjectKey::Envelope(0)] {
+            miner.bucket.delete(&key).await.unwrap();
+        }
+    }
+    let mut late = net.genesis();
+    assert!(matches!(net.progress(&mut late).await, Progress::Awaiting(..)), "the payloads are gone");
+    // two buckets hold nonsense, or too much of it
+    net.miners[0].bucket.put(&ObjectKey::Bundle(0), b"nonsense".to_vec().into()).await.unwrap();
+    net.miners[1].bucket.put(&ObjectKey::Bundle(0), vec![0; 1 << 20].into()).await.unwrap();
+    net.validators[2].bucket.put(&ObjectKey::Bundle(0), bundle.into()).await.unwrap();
+    net.step(&mut late).await;
+    assert_eq!(late.root, replica.root);
+}
+
+#[tokio::test]
+async fn a_round_in_which_nobody_seals_passes_with_an_empty_record() {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    let before = replica.root;
+    let close = net.close_honestly(&replica, 0).await;
+    net.record_honestly(&replica, &close, 0).await;
+    assert!(net.step(&mut replica).await.payloads.is_empty());
+    assert_eq!((replica.state.round, replica.anchor.round), (1, 1));
+    assert_eq!(replica.root, Digest(replica.state.root()));
+    assert_ne!(replica.root, before, "the root binds the round");
+}
+
+#[tokio::test]
+async fn remembered_payloads_are_not_fetched_again() {
+    let net = Net::new().await;
+    let (mut replica, round) = (net.genesis(), 0);
+    let close = net.closed(&replica).await;
+    net.record_honestly(&replica, &close, 0).await;
+    for miner in &net.miners {
+        let payload = net.payload(miner, &replica);
+        replica.remember(&Payload::parse(payload, &net.run.layout, &net.run.codec).unwrap());
+        miner.bucket.delete(&ObjectKey::Payload(round)).await.unwrap();
+    }
+    net.step(&mut replica).await;
+    assert!(replica.opened().is_empty(), "of the round before");
+}
+
+/// A seal list that the first lead signs after `spoil` is void, and the next rank's stands.
+async fn void_list(what: &str, spoil: Spoil<SealList>) {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    for miner in &net.miners {
+        net.seal(miner, &replica).await;
+    }
+    net.before(replica.anchor.record_block + 4).await;
+    let mut list = net.list(&replica).await;
+    spoil(&net, &mut list);
+    net.close_with(&net.validators[0], 0, Signed::new(list, &net.validators[0].keypair).to_bytes()).await;
+    assert!(matches!(net.progress(&mut replica).await, Progress::Training(_)), "{what}");
+    next_list_stands(&net).await;
+}
+
+async fn next_list_stands(net: &Net) {
+    let mut replica = net.genesis();
+    let close = net.close_honestly(&replica, 1).await;
+    match net.progress(&mut replica).await {
+        Progress::Closed(_, found) => assert_eq!((found.block, found.list), (close.block, close.list)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn seal_lists_with_a_wrong_fact_are_void() {
+    void_list("another run", |_, l| l.run = Digest::of(b"other")).await;
+    void_list("another round", |_, l| l.round = 1).await;
+    void_list("not in order", |_, l| l.entries.swap(0, 1)).await;
+    void_list("a uid twice", |_, l| l.entries.insert(0, l.entries[0].clone())).await;
+    void_list("a uid that nobody has", |_, l| l.entries.push(Sealed { uid: 4000, envelope: vec![] })).await;
+}
+
+#[tokio::test]
+async fn a_seal_list_of_another_signer_or_of_nothing_is_void() {
+    for foreign in [true, false] {
+        let net = Net::new().await;
+        let mut replica = net.genesis();
+        net.before(replica.anchor.record_block + 4).await;
+        let list = Signed::new(net.list(&replica).await, &net.validators[1].keypair).to_bytes().to_vec();
+        let bytes = if foreign { list } else { garbage::<SealList>(&net.validators[0]) };
+        net.close_with(&net.validators[0], 0, &bytes).await;
+        assert!(matches!(net.progress(&mut replica).await, Progress::Training(_)));
+        next_list_stands(&net).await;
+    }
+}
+
+#[tokio::test]
+async fn a_lead_out_of_turn_and_a_stranger_are_not_heard() {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    net.before(replica.anchor.record_block + 4).await;
+    for peer in [&net.validators[1], &net.miners[0]] {
+        let list = Signed::new(net.list(&replica).await, &peer.keypair);
+        net.close_with(peer, 0, list.to_bytes()).await;
+        assert!(matches!(net.progress(&mut replica).await, Progress::Training(log) if log.seal_lists.is_empty()));
+    }
+    next_list_stands(&net).await;
+}
+
+#[tokio::test]
+async fn an_early_close_needs_everybody_of_the_record_before() {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    net.round(&mut replica).await;
+    // one of those applied has not sealed
+    for miner in &net.miners[1..] {
+        net.seal(miner, &replica).await;
+    }
+    let list = Signed::new(net.list(&replica).await, &net.validators[0].keypair);
+    let block = net.close_with(&net.validators[0], 1, list.to_bytes()).await;
+    assert!(block < replica.anchor.record_block + 4);
+    assert!(matches!(net.progress(&mut replica).await, Progress::Training(_)));
+    net.seal(&net.miners[0], &replica).await;
+    let list = Signed::new(net.list(&replica).await, &net.validators[0].keypair);
+    let block = net.close_with(&net.validators[0], 1, list.to_bytes()).await;
+    assert!(block < replica.anchor.record_block + 4, "still early");
+    // the first list's bytes are overwritten, so all wait until it is voted withheld
+    let Progress::Awaiting(_, missing) = net.progress(&mut net_at(&net, 1).await).await else { panic!("the first list is gone") };
+    for voter in &net.validators[1..] {
+        net.vote_withheld(voter, 1, missing.digest).await;
+    }
+    assert!(matches!(net.progress(&mut replica).await, Progress::Closed(_, close) if close.block == block));
+}
+
+/// A fresh replica that took `rounds` steps.
+async fn net_at(net: &Net, rounds: u64) -> checkpoints::Replica {
+    let mut replica = net.genesis();
+    for _ in 0..rounds {
+        net.step(&mut replica).await;
+    }
+    replica
+}
+
+#[tokio::test]
+async fn without_leave_in_the_manifest_nobody_closes_early() {
+    let net = Net::with(|config| config.round.early_close = false).await;
+    let mut replica = net.genesis();
+    net.round(&mut replica).await;
+    for miner in &net.miners {
+        net.seal(miner, &replica).await;
+    }
+    let list = Signed::new(net.list(&replica).await, &net.validators[0].keypair);
+    net.close_with(&net.validators[0], 1, list.to_bytes()).await;
+    assert!(matches!(net.progress(&mut replica).await, Progress::Training(_)));
+}
+
+/// A record that the first lead makes after `spoil` is void for the reason `why`, and the next rank's stands on every node.
+async fn void_record(why: &str, spoil: fn(&Net, &mut ScoreSheet, &mut Record)) {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    net.round(&mut replica).await;
+    let close = net.closed(&replica).await;
+    net.record_with(&replica, &close, 0, |sheet, record| spoil(&net, sheet, record)).await;
+    assert_eq!(net.void(&mut replica).await, why);
+    next_record_stands(&net, replica, &close).await;
+}
+
+async fn next_record_stands(net: &Net, mut replica: checkpoints::Replica, close: &Close) {
+    net.record_honestly(&replica, close, 1).await;
+    let step = net.step(&mut replica).await;
+    assert_eq!(step.record.signer, net.validators[1].keypair.hotkey());
+    let late = net_at(net, replica.anchor.round).await;
+    assert_eq!((late.root, late.anchor), (replica.root, replica.anchor));
+}
+
+#[tokio::test]
+async fn records_with_a_wrong_fact_of_their_own_are_void() {
+    void_record("for another run or round", |_, _, r| r.run = Digest::of(b"other")).await;
+    void_record("for another run or round", |_, _, r| r.round += 1).await;
+    void_record("does not follow the record before", |net, _, r| r.previous = net.run.id).await;
+    void_record("made under another seal list", |_, _, r| r.seal_list = Digest::of(b"other")).await;
+    void_record("names other validators than the chain", |_, _, r| r.validators[0].stake += 1).await;
+    void_record("names other validators than the chain", |_, _, r| r.open_block += 1).await;
+    void_record("starts from another root", |_, _, r| r.base_root = Digest::of(b"other")).await;
+    void_record("wrong root", |_, _, r| r.root = Digest::of(b"other")).await;
+}
+
+#[tokio::test]
+async fn records_with_a_wrong_selection_are_void() {
+    let why = "its selection does not follow from its scores";
+    void_record(why, |_, _, r| drop(r.applied.pop())).await;
+    void_record(why, |_, _, r| r.applied.swap(0, 1)).await;
+    void_record(why, |_, _, r| r.applied[0].weight = 2.0).await;
+    void_record(why, |_, _, r| r.applied[0].weight = f32::NAN).await;
+    void_record(why, |_, _, r| r.applied[0].payload = Digest::of(b"other")).await;
+    void_record(why, |_, _, r| r.applied[0].hotkey = Hotkey([0; 32])).await;
+    void_record(why, |_, _, r| r.applied.push(r.applied[0].clone())).await;
+}
+
+#[tokio::test]
+async fn records_with_a_wrong_sheet_are_void() {
+    void_record("its score sheet is for another run or round", |_, s, _| s.run = Digest::of(b"other")).await;
+    void_record("its score sheet is for another run or round", |_, s, _| s.round = 0).await;
+    void_record("made under another seal list", |_, s, _| s.seal_list = Digest::of(b"other")).await;
+    void_record("its scores do not follow from its measurements", |_, s, _| s.scores[0].mu += 1.0).await;
+    void_record("its scores do not follow from its measurements", |_, s, _| s.scores[2].score = 1e308).await;
+    void_record("its scores do not follow from its measurements", |_, s, _| s.scores.clear()).await;
+    // figures of which no gain can be told make it no sheet at all
+    void_record("not a score sheet", |_, s, _| {
+        let Outcome::Measured { random, .. } = &mut s.entries[0].outcome else { panic!() };
+        (random.before, random.after) = (1e308, -1e308);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn records_whose_sheet_is_not_about_the_listed_envelopes_are_void() {
+    let why = "its score sheet does not match the seal list";
+    void_record(why, |_, s, _| drop(s.entries.pop())).await;
+    void_record(why, |_, s, _| s.entries.push(s.entries[0].clone())).await;
+    void_record(why, |_, s, _| s.entries[0].uid = s.entries[1].uid).await;
+    // a payload that was never sealed, though its own hash is right
+    void_record(why, |_, s, _| s.entries[0].payload = Digest::of(b"made after the close")).await;
+    void_record(why, |net, s, _| s.entries[0].hotkey = net.validators[0].keypair.hotkey()).await;
+    // a sound envelope, slandered
+    void_record(why, |_, s, _| s.entries[0].outcome = Outcome::Refused(Refusal::WrongRoot)).await;
+}
+
+#[tokio::test]
+async fn a_payload_made_after_the_close_is_not_applied_even_if_its_lead_bundles_it() {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    for miner in &net.miners[1..] {
+        net.seal(miner, &replica).await;
+    }
+    // the first miner lists an envelope about nothing, and makes its payload once it has seen the others'
+    let envelope = net.envelope(&net.miners[0], &replica, b"nothing");
+    let bytes = Signed::new(envelope, &net.miners[0].keypair).to_bytes().to_vec();
+    net.miners[0].bucket.put(&ObjectKey::Envelope(0), bytes.into()).await.unwrap();
+    let close = net.close_honestly(&replica, 0).await;
+    let payload = Payload::parse(net.payload(&net.miners[0], &replica), &net.run.layout, &net.run.codec).unwrap();
+    let bundle = compression::encode_bundle(&[&payload]).unwrap();
+    net.validators[0].bucket.put(&ObjectKey::Bundle(0), bundle.into()).await.unwrap();
+    let mut sheet = net.sheet(&replica, &close);
+    let size = Refusal::WrongSize { found: close.list.value.entries[0].open().unwrap().value.sealed_len, expected: net.run.sealed_len() };
+    sheet.entries[0].payload = Digest(payload.digest());
+    publish(&net, &replica, &close, net.scored(&replica, sheet.clone())).await;
+    assert_eq!(net.void(&mut replica).await, "its score sheet does not match the seal list");
+    // the next rank says what everybody sees
+    net.before(close.block + 4 + 1 + 3).await;
+    sheet.entries[0].outcome = Outcome::Refused(size);
+    let sheet = Signed::new(net.scored(&replica, sheet), &net.validators[1].keypair);
+    let record = Signed::new(net.record(&replica, &close, &sheet).await, &net.validators[1].keypair);
+    net.publish(&net.validators[1], 0, sheet.to_bytes(), record.to_bytes()).await;
+    assert_eq!(net.step(&mut replica).await.record.value.applied.len(), 2);
+}
+
+/// The first lead publishes this sheet and the record that follows from it.
+async fn publish(net: &Net, replica: &checkpoints::Replica, close: &Close, sheet: ScoreSheet) -> Signed<Record> {
+    let lead = &net.validators[0];
+    let sheet = Signed::new(sheet, &lead.keypair);
+    let record = Signed::new(net.record(replica, close, &sheet).await, &lead.keypair);
+    net.publish(lead, replica.anchor.round, sheet.to_bytes(), record.to_bytes()).await;
+    record
+}
+
+#[tokio::test]
+async fn a_stolen_payload_names_its_owner() {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    let (thief, victim) = (&net.miners[0], &net.miners[1]);
+    let payload = net.payload(victim, &replica);
+    let envelope = net.envelope(thief, &replica, &payload);
+    thief.bucket.put(&ObjectKey::Envelope(0), Signed::new(envelope, &thief.keypair).to_bytes().to_vec().into()).await.unwrap();
+    let close = net.close_honestly(&replica, 0).await;
+    let parsed = Payload::parse(payload, &net.run.layout, &net.run.codec).unwrap();
+    let bundle = compression::encode_bundle(&[&parsed]).unwrap();
+    net.validators[0].bucket.put(&ObjectKey::Bundle(0), bundle.into()).await.unwrap();
+    publish(&net, &replica, &close, net.sheet(&replica, &close)).await;
+    assert_eq!(net.void(&mut replica).await, "a payload names another owner");
+}
+
+#[tokio::test]
+async fn documents_that_another_signed_or_that_are_none_void_the_record() {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    let close = net.closed(&replica).await;
+    let [lead, other] = [&net.validators[0], &net.validators[1]];
+    let sign = |by: &Peer| Signed::new(net.sheet(&replica, &close), &by.keypair);
+    let record = net.record(&replica, &close, &sign(lead)).await;
+    let of_sheet = |score_sheet| Record { score_sheet, ..record.clone() };
+    let foreign = Signed::new(of_sheet(sign(lead).digest()), &other.keypair);
+    let foreign_sheet = Signed::new(of_sheet(sign(other).digest()), &lead.keypair);
+    let no_sheet = garbage::<ScoreSheet>(lead);
+    let of_no_sheet = Signed::new(of_sheet(Signed::<ScoreSheet>::digest_of(&no_sheet).unwrap()), &lead.keypair);
+    let cases = [
+        (sign(lead).to_bytes().to_vec(), foreign.to_bytes().to_vec(), "signed by another than the committing lead"),
+        (sign(other).to_bytes().to_vec(), foreign_sheet.to_bytes().to_vec(), "signed by another than the committing lead"),
+        (sign(lead).to_bytes().to_vec(), garbage::<Record>(lead), "not a record"),
+        (no_sheet.clone(), of_no_sheet.to_bytes().to_vec(), "not a score sheet"),
+    ];
+    for (sheet, record, why) in cases {
+        net.publish(lead, 0, &sheet, &record).await;
+        assert_eq!(net.void(&mut replica).await, why);
+    }
+    net.record_honestly(&replica, &close, 1).await;
+    assert_eq!(net.step(&mut replica).await.record.signer, other.keypair.hotkey());
+}
+
+#[tokio::test]
+async fn a_record_out_of_turn_is_not_heard() {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    let close = net.closed(&replica).await;
+    let lead = &net.validators[1];
+    let sheet = Signed::new(net.sheet(&replica, &close), &lead.keypair);
+    let record = Signed::new(net.record(&replica, &close, &sheet).await, &lead.keypair);
+    net.publish(lead, 0, sheet.to_bytes(), record.to_bytes()).await;
+    assert!(matches!(net.progress(&mut replica).await, Progress::Closed(..)));
+    assert!(replica.void().is_empty());
+    net.record_honestly(&replica, &close, 0).await;
+    assert_eq!(net.step(&mut replica).await.record.signer, net.validators[0].keypair.hotkey());
+}
+
+#[tokio::test]
+async fn a_record_whose_state_is_not_finite_is_void() {
+    let net = Net::with(|config| config.outer.lr = Schedule::Constant(f32::MAX)).await;
+    let mut replica = net.genesis();
+    for miner in &net.miners {
+        net.seal(miner, &replica).await;
+    }
+    // payloads of magnitudes above 1, each from its own miner
+    for miner in &net.miners {
+        let lengths = net.run.layout.tensors().iter().map(compression::TensorSpec::len);
+        let large: Vec<Vec<f32>> = lengths.map(|len| vec![40.0; len]).collect();
+        let header =
+            compression::Header { run: net.run.id.0, round: 0, hotkey: miner.keypair.hotkey().0, base_root: replica.root.0 };
+        let mut feedback = compression::ErrorFeedback::zeros(&net.run.layout);
+        let payload = compression::encode(&net.run.codec, &net.run.layout, &header, &mut feedback, &large, 0.95).unwrap();
+        let sealed = net.context(miner, &replica).seal(&KEY, &payload);
+        let envelope = Signed::new(net.envelope(miner, &replica, &payload), &miner.keypair);
+        replace(&miner.bucket, &ObjectKey::Payload(0), sealed).await;
+        replace(&miner.bucket, &ObjectKey::Envelope(0), envelope.to_bytes()).await;
+    }
+    let close = net.close_honestly(&replica, 0).await;
+    net.record_honestly(&replica, &close, 0).await;
+    assert_eq!(net.void(&mut replica).await, "its state is not finite");
+    assert_eq!(replica.root, net.run.manifest.genesis_root);
+}
+
+#[tokio::test]
+async fn withheld_bytes_hold_all_up_until_most_other_stake_says_so() {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    for miner in &net.miners {
+        net.seal(miner, &replica).await;
+    }
+    net.before(replica.anchor.record_block + 4).await;
+    let hidden = Digest::of(b"nobody ever sees this");
+    net.commit(&net.validators[0], &Announcement::SealList { run: net.run.id, round: 0, digest: hidden }).await;
+    let waits = |progress| matches!(progress, Progress::Awaiting(_, c) if c.digest == hidden);
+    assert!(waits(net.progress(&mut replica).await));
+    net.vote_withheld(&net.validators[1], 0, hidden).await;
+    net.vote_withheld(&net.validators[0], 0, hidden).await;
+    net.vote_withheld(&net.miners[0], 0, hidden).await;
+    assert!(waits(net.progress(&mut replica).await), "half of the other stake is not most of it");
+    net.vote_withheld(&net.validators[2], 0, hidden).await;
+    assert!(matches!(net.progress(&mut replica).await, Progress::Training(_)));
+    // the round goes on with the next rank, whose record is withheld in turn
+    let span = 3 * net.validators.len() as u64;
+    net.before(replica.anchor.record_block + 5 + 3 + span).await;
+    let list = Signed::new(net.list(&replica).await, &net.validators[1].keypair);
+    let block = net.close_with(&net.validators[1], 0, list.to_bytes()).await;
+    for miner in &net.miners {
+        net.reveal(miner, 0).await;
+    }
+    let close = Close { block, list };
+    net.commit_record(&net.validators[0], 0, hidden).await;
+    assert!(waits(net.progress(&mut replica).await));
+    for voter in &net.validators[1..] {
+        net.vote_withheld(voter, 0, hidden).await;
+    }
+    assert!(matches!(net.progress(&mut replica).await, Progress::Closed(..)));
+    net.record_honestly(&replica, &close, 1).await;
+    net.step(&mut replica).await;
+}
+
+#[tokio::test]
+async fn bytes_that_differ_from_reader_to_reader_void_nothing() {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    let close = net.closed(&replica).await;
+    let lead = &net.validators[0];
+    net.record_honestly(&replica, &close, 0).await;
+    let good = lead.bucket.get(&ObjectKey::Record(0), 1 << 20).await.unwrap().unwrap().to_vec();
+    let mut unsigned = good.clone();
+    unsigned[0] ^= 1;
+    let other = Signed::new(net.record(&net.genesis(), &close, &Signed::new(net.sheet(&replica, &close), &lead.keypair)).await, &lead.keypair);
+    let mut changed = other.value.clone();
+    changed.root = Digest::of(b"other");
+    let changed = Signed::new(changed, &lead.keypair).to_bytes().to_vec();
+    for bad in [unsigned, changed, vec![0; (1 << 20) + 1], vec![], vec![1; 63]] {
+        replace(&lead.bucket, &ObjectKey::Record(0), bad).await;
+        assert!(matches!(net.progress(&mut replica).await, Progress::Awaiting(..)));
+    }
+    replace(&lead.bucket, &ObjectKey::Record(0), good).await;
+    net.step(&mut replica).await;
+}
+
+#[tokio::test]
+async fn who_copies_a_leads_list_does_not_void_it() {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    let close = net.closed(&replica).await;
+    assert!(matches!(net.progress(&mut replica).await, Progress::Closed(..)));
+    // the next rank commits the same digest in its own span, and has the bytes
+    net.before(replica.anchor.record_block + 4 + 1 + 3).await;
+    net.close_with(&net.validators[1], 0, close.list.to_bytes()).await;
+    for replica in [&mut replica, &mut net.genesis()] {
+        assert!(matches!(net.progress(replica).await, Progress::Closed(_, found) if found.block == close.block));
+    }
+    net.record_honestly(&replica, &close, 1).await;
+    net.step(&mut replica).await;
+    assert_eq!(net_at(&net, 1).await.root, replica.root);
+}
+
+#[tokio::test]
+async fn of_two_records_by_one_lead_the_first_on_the_chain_stands() {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    let close = net.closed(&replica).await;
+    let first = publish(&net, &replica, &close, net.sheet(&replica, &close)).await;
+    let bytes = net.validators[0].bucket.get(&ObjectKey::Record(0), 1 << 20).await.unwrap().unwrap();
+    let sheet = net.validators[0].bucket.get(&ObjectKey::ScoreSheet(0), 4 << 20).await.unwrap().unwrap();
+    // the second one leaves a miner out
+    let mut other = net.sheet(&replica, &close);
+    other.entries[0].outcome = Outcome::Refused(Refusal::NotRevealed);
+    let second = publish(&net, &replica, &close, net.scored(&replica, other)).await;
+    assert_ne!(first.value.root, second.value.root);
+    // whoever is shown only the second waits
+    let mut shown_second = net.genesis();
+    assert!(matches!(net.progress(&mut shown_second).await, Progress::Awaiting(_, c) if c.digest == first.digest()));
+    replace(&net.validators[0].bucket, &ObjectKey::Record(0), bytes.to_vec()).await;
+    replace(&net.validators[0].bucket, &ObjectKey::ScoreSheet(0), sheet.to_vec()).await;
+    for replica in [&mut replica, &mut shown_second] {
+        net.step(replica).await;
+        assert_eq!((replica.root, replica.anchor.record), (first.value.root, first.digest()));
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_most_stake_contradicts_says_so_even_if_it_looked_first() {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    let close = net.closed(&replica).await;
+    let theirs = Digest::of(b"what the others computed");
+    net.record_with(&replica, &close, 0, |_, record| record.root = theirs).await;
+    assert_eq!(net.void(&mut replica).await, "wrong root");
+    let record = net.validators[0].bucket.get(&ObjectKey::Record(0), 1 << 20).await.unwrap().unwrap();
+    let record = Signed::<Record>::parse(&record).unwrap();
+    let countersign = |round, record| Countersign { run: net.run.id, round, record, dissents: vec![] };
+    // another record's countersignature and a stranger's do not count
+    let other = Signed::new(countersign(0, Digest::of(b"other")), &net.validators[1].keypair);
+    replace(&net.validators[1].bucket, &ObjectKey::Countersign(0), other.to_bytes()).await;
+    let strange = Signed::new(countersign(0, record.digest()), &Keypair::from_seed(&[77; 32]));
+    replace(&net.validators[2].bucket, &ObjectKey::Countersign(0), strange.to_bytes()).await;
+    assert!(matches!(net.progress(&mut replica).await, Progress::Closed(..)));
+    let agreed = Signed::new(countersign(0, record.digest()), &net.validators[1].keypair);
+    replace(&net.validators[1].bucket, &ObjectKey::Countersign(0), agreed.to_bytes()).await;
+    for replica in [&mut replica, &mut net.genesis()] {
+        let ours = replica.root;
+        match replica.advance(net.head().await, &mut Stopwatch::default()).await {
+            Err(RunError::Diverged { round: 0, theirs: found, .. }) => assert_eq!(found, theirs),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!((replica.root, replica.anchor.round), (ours, 0), "nothing has changed");
+    }
+}
