@@ -36,7 +36,7 @@ fn all_nodes_agree_and_a_cheat_is_paid_nothing() {
     // the log on disk gives the same root to a stranger
     let output = tributary().args(["verify", "--json", "--run", &net.run]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let last = net.roots("validator-1").into_iter().next_back().unwrap();
+    let last = net.roots("validator-1").pop_last().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains(&last.1.to_string()));
 }
 

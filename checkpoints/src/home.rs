@@ -199,7 +199,8 @@ fn parse_saved<T: DeserializeOwned>(bytes: &[u8]) -> Result<Saved<T>, String> {
     if checksum(meta, file.iter().map(|(name, view)| (name, view.data()))) != *expected {
         return Err("its checksum is wrong".into());
     }
-    let read = |(name, view): (String, TensorView<'_>)| (name, view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect());
+    let read =
+        |(name, view): (String, TensorView<'_>)| (name, view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect());
     Ok(Saved { meta: serde_json::from_str(meta).map_err(|e| e.to_string())?, tensors: file.tensors().into_iter().map(read).collect() })
 }
 

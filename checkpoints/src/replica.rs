@@ -156,7 +156,13 @@ impl Replica {
         Ok(None)
     }
 
-    async fn check_record(&mut self, log: &RoundLog, close: &Close, candidate: &Candidate, watch: &mut Stopwatch) -> Result<Checked, RunError> {
+    async fn check_record(
+        &mut self,
+        log: &RoundLog,
+        close: &Close,
+        candidate: &Candidate,
+        watch: &mut Stopwatch,
+    ) -> Result<Checked, RunError> {
         let round = self.anchor.round;
         let record = match fetch_document::<Record>(&self.run, candidate, &ObjectKey::Record(round)).await {
             Ok(record) => record,

@@ -213,7 +213,7 @@ async fn another_format_version_and_unknown_fields_are_refused() {
 #[tokio::test]
 async fn a_manifest_too_large_for_the_model_is_not_downloaded() {
     let bucket = bucket("huge");
-    replace(&bucket, "manifest", vec![0; 2 << 20]).await;
+    replace(&bucket, "manifest", vec![0; 3 << 20]).await;
     let before = bucket.traffic().down;
     let refused = read_manifest(&bucket, ROUND, &layout()).await;
     assert!(matches!(refused, Err(CheckpointError::Storage(StorageError::TooLarge { .. }))));

@@ -58,4 +58,11 @@ mod tests {
         assert_ne!(Assignment::miner(&run, &run, &Hotkey([1; 32]), 1000).indices(0, 500), all);
         assert_eq!(Assignment::miner(&run, &open, &Hotkey([1; 32]), 1).indices(0, 3), [0, 0, 0]);
     }
+
+    #[test]
+    fn golden_indices() {
+        let (run, block) = (Digest([1; 32]), Digest([2; 32]));
+        assert_eq!(Assignment::miner(&run, &block, &Hotkey([3; 32]), 1000).indices(0, 4), [43, 284, 147, 625]);
+        assert_eq!(Assignment::random(&run, &block, 1000).indices(2, 4), [294, 500, 101, 760]);
+    }
 }

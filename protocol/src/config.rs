@@ -350,3 +350,38 @@ impl Default for Checkpoints {
         Self { every: 10 }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::test_data::SMALL;
+
+    #[test]
+    fn a_schedule_holds_each_value_until_the_next_step() {
+        let steps = Schedule::Steps(vec![(0, 1.0), (3, 0.5), (9, 0.25)]);
+        let at: Vec<f32> = [0, 2, 3, 8, 9, u64::MAX].map(|round| steps.at(round)).to_vec();
+        assert_eq!(at, [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]);
+        assert_eq!(Schedule::Constant(0.7).at(5), 0.7);
+    }
+
+    #[test]
+    fn the_inner_rate_rises_to_its_peak_and_falls_along_a_cosine_to_its_floor() {
+        let inner = RunConfig::parse(SMALL).unwrap().inner;
+        let at = |step| inner.lr_at(step) / inner.lr;
+        assert!((at(0) - 0.1).abs() < 1e-12 && (at(9) - 1.0).abs() < 1e-12 && (at(10) - 1.0).abs() < 1e-12);
+        assert!((at(60) - 0.55).abs() < 1e-12, "half way between peak and floor");
+        assert!((at(110) - 0.1).abs() < 1e-12 && at(110) == at(u64::MAX));
+        assert!((10..109).all(|step| at(step) > at(step + 1)));
+        assert_eq!(Inner { warmup: 0, ..inner.clone() }.lr_at(0), inner.lr);
+    }
+
+    #[test]
+    fn typing_errors_are_named() {
+        let error = RunConfig::parse(&SMALL.replace("warmup = 10", "warm_up = 10")).unwrap_err().to_string();
+        assert!(error.contains("warm_up") && error.contains("line"), "{error}");
+        assert!(RunConfig::parse("name = 3").is_err());
+        let plain = RunConfig::parse(&SMALL.replace("lr = [[0, 1.0], [50, 0.7]]", "lr = 1")).unwrap();
+        assert_eq!(plain.outer.lr, Schedule::Constant(1.0));
+    }
+}

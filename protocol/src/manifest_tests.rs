@@ -59,7 +59,7 @@ fn every_field_is_part_of_the_run_id() {
     assert!(paths.len() > 60, "{paths:?}");
     for path in paths.iter().filter(|p| *p != "/version") {
         let mut other = value.clone();
-        let Some(changed) = another(&value.pointer(path).unwrap()) else { continue };
+        let Some(changed) = another(value.pointer(path).unwrap()) else { continue };
         *other.pointer_mut(path).unwrap() = changed;
         let other: Manifest = serde_json::from_value(other).unwrap();
         assert_ne!(other.run_id(), manifest.run_id(), "{path}");

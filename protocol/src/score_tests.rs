@@ -51,10 +51,12 @@ fn after(rounds: u32, entries: &[Entry], judge: &Judge) -> Vec<MinerScore> {
 const S: f64 = 25.0 / 3.0;
 const FIVE: [(f64, f64); 5] = [(31.5, 2.5), (25.0, S), (18.25, 4.0), (27.0, 6.5), (22.0, 1.25)];
 
+type Game = (&'static [(f64, f64)], &'static [u8], &'static [(f64, f64)]);
+
 /// Priors, ranks (1 is best) and posteriors, made with PyPI's openskill 6.2.0:
 /// `PlackettLuce(mu=25, sigma=25/3, beta=7, kappa=1e-4, tau=0.1).rate(teams, ranks=ranks)`.
 #[rustfmt::skip]
-const OPENSKILL: &[(&[(f64, f64)], &[u8], &[(f64, f64)])] = &[
+const OPENSKILL: &[Game] = &[
     (&[(25.0, S); 2], &[1, 2], &[
         (27.256209212552754, 8.166896460213735), (22.743790787447246, 8.166896460213735)]),
     (&[(25.0, S); 3], &[1, 2, 3], &[
@@ -238,7 +240,7 @@ fn a_sheet_whose_figures_were_touched_does_not_follow() {
         |s| s.scores[2].missed = 0,
         |s| s.scores[2].score = 1e-9,
         |s| s.scores[2].hotkey = key(7),
-        |s| drop(s.scores.pop()),
+        |s| s.scores.truncate(2),
         |s| s.scores.push(paid(9, 1.0)),
         |s| s.scores.swap(0, 1),
     ];

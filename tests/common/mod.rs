@@ -106,7 +106,8 @@ impl Net {
     pub fn new(config: &str, miners: usize, cheats: usize, validators: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        dataset::prepare(&PrepareOptions::new(Source::Paths(text()), "this repository", Tokenizer::Bytes), &at("data")).unwrap();
+        let options = PrepareOptions::new(Source::Paths(text()), "this repository", Tokenizer::Bytes);
+        dataset::prepare(&PrepareOptions { held_out_share: 0.3, ..options }, &at("data")).unwrap();
         fs::write(at("config.toml"), config).unwrap();
         fs::create_dir(at("store")).unwrap();
         let wallet = Wallet::create(&at("wallets"), "test", &Phrase::generate().unwrap(), None).unwrap();

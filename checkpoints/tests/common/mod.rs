@@ -271,7 +271,10 @@ impl Net {
             let outcome = Outcome::Measured { assigned: trial(0.5), random: trial(0.1 * f64::from(place)) };
             Entry { uid: sealed.uid, hotkey: envelope.signer, payload: envelope.value.payload, outcome }
         });
-        self.scored(replica, ScoreSheet { run: self.run.id, round: list.round, seal_list: close.list.digest(), entries: entries.collect(), scores: vec![] })
+        self.scored(
+            replica,
+            ScoreSheet { run: self.run.id, round: list.round, seal_list: close.list.digest(), entries: entries.collect(), scores: vec![] },
+        )
     }
 
     /// The sheet with the scores that follow from its entries.
@@ -317,7 +320,13 @@ impl Net {
     }
 
     /// The lead of this rank makes a sheet and a record, in its span, after both were changed by `spoil`.
-    pub async fn record_with(&self, replica: &Replica, close: &Close, rank: usize, spoil: impl FnOnce(&mut ScoreSheet, &mut Record)) -> u64 {
+    pub async fn record_with(
+        &self,
+        replica: &Replica,
+        close: &Close,
+        rank: usize,
+        spoil: impl FnOnce(&mut ScoreSheet, &mut Record),
+    ) -> u64 {
         let (lead, times) = (&self.validators[rank], &self.run.manifest.round);
         if rank > 0 {
             self.before(close.block + times.reveal + times.judge + 1 + rank as u64 * times.span).await;
