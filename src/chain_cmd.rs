@@ -135,7 +135,10 @@ async fn show(ledger: &Ledger, json: bool) -> Result<()> {
         return Ok(());
     }
     println!("block {} {}", head.number, head.hash);
-    println!("{:>5} {:<48} {:>14} {:>6} {:>9} {:>9} {:>14}", "uid", "hotkey", "stake TAO", "permit", "incentive", "dividends", "earned TAO");
+    println!(
+        "{:>5} {:<48} {:>14} {:>6} {:>9} {:>9} {:>14}",
+        "uid", "hotkey", "stake TAO", "permit", "incentive", "dividends", "earned TAO"
+    );
     let tao = |rao: u64| rao as f64 / RAO_PER_TAO as f64;
     for n in neurons {
         let permit = if n.permit { "yes" } else { "no" };

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{chain_cmd, check, context, data, demo, eval, export, launch, pull, role, status, verify, wallet};
+use crate::{amend, chain_cmd, check, context, data, demo, eval, export, launch, pull, role, status, verify, wallet};
 
 /// Train one language model with strangers: bit-exact, replayable, paid by measured loss.
 #[derive(Debug, Parser)]
@@ -28,6 +28,8 @@ enum Command {
     Aggregate(role::AggregateArgs),
     /// Write a new run's genesis: manifest and data set.
     Launch(launch::LaunchArgs),
+    /// Change a running run, with its launch key.
+    Amend(amend::AmendArgs),
     /// Show where a run stands: rounds, miners, scores, weights.
     Status(status::StatusArgs),
     /// Replay a run's log from genesis and compare every root.
@@ -62,6 +64,7 @@ impl Cli {
             Command::Validate(args) => role::validate(args),
             Command::Aggregate(args) => role::aggregate(args),
             Command::Launch(args) => context::block_on(launch::run(args)),
+            Command::Amend(args) => context::block_on(amend::run(args)),
             Command::Status(args) => context::block_on(status::run(args)),
             Command::Verify(args) => context::block_on(verify::run(args)),
             Command::Pull(args) => context::block_on(pull::run(args)),

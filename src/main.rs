@@ -1,5 +1,6 @@
 //! `tributary`: parse, run, exit code.
 
+mod amend;
 mod chain_cmd;
 mod check;
 mod cli;
@@ -12,6 +13,7 @@ mod launch;
 mod output;
 mod pull;
 mod role;
+mod signals;
 mod snapshot;
 mod status;
 mod verify;

@@ -14,7 +14,7 @@ use trainer::{Miner, MinerOptions, Strategy};
 
 use crate::{
     cli::{KeyArgs, RunArgs},
-    context,
+    context, signals,
 };
 
 /// What every role needs.
@@ -123,12 +123,12 @@ impl RoleArgs {
     /// Opens what every role needs and runs `role` until it ends or a signal asks for it.
     fn start<F: Future<Output = Result<()>>>(self, role: impl FnOnce(Node) -> F) -> Result<()> {
         init_logging();
+        let shutdown = signals::stop_on_signals().context("watching for signals")?;
         model::set_threads(self.threads);
         context::block_on(async {
             let keypair = context::open_hotkey(&self.keys)?;
             let run = context::open_run(&self.run, Some(&keypair.hotkey().ss58())).await?;
             let bucket = context::own_bucket(self.bucket.as_deref(), &context::url_of(&self.run.run)?, &keypair)?;
-            let (stopper, shutdown) = Shutdown::pair();
             let (events, mut received) = Events::channel();
             let json = self.json;
             let printer = tokio::spawn(async move {
@@ -136,24 +136,11 @@ impl RoleArgs {
                     print_event(&event, json);
                 }
             });
-            tokio::spawn(async move {
-                if stop_signal().await.is_ok() {
-                    stopper.stop();
-                }
-            });
             let outcome = role(Node { run, keypair, bucket, events, shutdown }).await;
             // the role dropped its sender, so the printer ends when all is printed
             printer.await.context("printing events")?;
             outcome
         })
-    }
-}
-
-async fn stop_signal() -> std::io::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        result = tokio::signal::ctrl_c() => result,
-        _ = terminate.recv() => Ok(()),
     }
 }
 

@@ -14,7 +14,9 @@ fn weights(net: &Net, validator: &str) -> Vec<(u16, u16)> {
 
 #[test]
 fn all_nodes_agree_and_a_cheat_is_paid_nothing() {
-    let mut net = Net::new(CONFIG, 3, 1, 2);
+    // with the default floor and probation
+    let config = CONFIG.replace("floor = 0.001\nprobation = 1000\n", "");
+    let mut net = Net::new(&config, 3, 1, 2);
     net.start_all();
     net.wait_round("validator-1", 11);
     net.wait("weights on the ledger", |net| !weights(net, "validator-1").is_empty() && !weights(net, "validator-2").is_empty());
@@ -33,11 +35,55 @@ fn all_nodes_agree_and_a_cheat_is_paid_nothing() {
         assert!(honest > 0, "{row:?}");
         assert!(f64::from(honest) / f64::from(honest + of(cheat)) > 0.95, "{row:?}");
     }
-    // the log on disk gives the same root to a stranger
-    let output = tributary().args(["verify", "--json", "--run", &net.run]).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let last = net.roots("validator-1").pop_last().unwrap();
-    assert!(String::from_utf8_lossy(&output.stdout).contains(&last.1.to_string()));
+    strangers_can_use_what_is_left(&net);
+}
+
+/// The log on disk gives a stranger the same root, the standing, a snapshot, its bits per byte, and a folder for other tools.
+fn strangers_can_use_what_is_left(net: &Net) {
+    let (_, root) = net.roots("validator-1").pop_last().unwrap();
+    let verified = succeed(net, &["verify", "--json"]);
+    assert!(verified.contains(&root.to_string()), "{verified}");
+    let status: serde_json::Value = serde_json::from_str(&succeed(net, &["status", "--json"])).unwrap();
+    assert!(status.to_string().contains(&root.to_string()), "{status}");
+    let (snapshot, folder) = (net.path("pulled"), net.path("hf"));
+    succeed(net, &["pull", "--out", snapshot.to_str().unwrap()]);
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let from = ["--snapshot", snapshot.to_str().unwrap()];
+    let eval: serde_json::Value = serde_json::from_str(&succeed(net, &[&["eval", "--json", "--text", text], &from[..]].concat())).unwrap();
+    let bits = eval["bits_per_byte"].as_f64().expect("a figure");
+    assert!(bits > 1.0 && bits < 7.9, "trained a little: {bits}");
+    succeed(net, &[&["export", "--format", "hf", "--out", folder.to_str().unwrap()], &from[..]].concat());
+    assert!(folder.join("config.json").exists() && folder.join("model.safetensors").exists());
+}
+
+/// Runs a command on the run and returns what it prints.
+fn succeed(net: &Net, args: &[&str]) -> String {
+    let output = tributary().args(args).args(["--run", &net.run]).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn an_amendment_changes_the_run_for_everybody() {
+    let mut net = Net::new(CONFIG, 2, 0, 1);
+    net.start_all();
+    net.wait_round("miner-1", 0);
+    let wallets = net.path("wallets");
+    let key = ["--wallet-path", wallets.to_str().unwrap(), "--wallet", "test", "--hotkey"];
+    let refused =
+        tributary().args(["amend", "--from-round", "3", "--top", "1", "--run", &net.run]).args(key).arg("miner-1").output().unwrap();
+    assert!(complaint(&refused).contains("did not launch"));
+    succeed(&net, &[&["amend", "--from-round", "3", "--top", "1"], &key[..], &["owner"]].concat());
+    // it holds in every round that opens after its block
+    let current = *net.roots("miner-1").keys().next_back().unwrap();
+    net.wait_round("miner-1", current + 6);
+    net.stop_all();
+    let applied = net.applied("miner-1");
+    assert!(applied.range(..3).any(|(_, uids)| uids.len() == 2), "{applied:?}");
+    assert!(applied.range(current + 4..).all(|(_, uids)| uids.len() == 1), "{applied:?}");
+    net.assert_equal_roots(&["miner-1", "miner-2", "validator-1", "aggregator"]);
+    // replay applies it too
+    assert!(succeed(&net, &["verify", "--json"]).contains(&net.roots("validator-1").pop_last().unwrap().1.to_string()));
 }
 
 #[test]
@@ -103,7 +149,8 @@ fn a_validator_that_restarts_keeps_its_scores() {
     net.wait_round("validator-2", 9);
     net.stop_all();
     let scores = |name: &str| {
-        let told = net.events(name).into_iter().filter_map(|e| if let Event::Scores { round: 8, scores } = e { Some(scores) } else { None });
+        let told =
+            net.events(name).into_iter().filter_map(|e| if let Event::Scores { round: 8, scores } = e { Some(scores) } else { None });
         told.last().expect("scores of round 8")
     };
     assert_eq!(scores("validator-1"), scores("validator-2"));

@@ -49,12 +49,7 @@ impl Aggregator {
     ///
     /// # Errors
     /// [`AggregatorError`] says what is missing.
-    pub async fn start(
-        run: Arc<Run>,
-        options: AggregatorOptions,
-        events: Events,
-        shutdown: Shutdown,
-    ) -> Result<Self, AggregatorError> {
+    pub async fn start(run: Arc<Run>, options: AggregatorOptions, events: Events, shutdown: Shutdown) -> Result<Self, AggregatorError> {
         let home = Home::open(&options.home)?;
         run.chain.set_bucket(&options.keypair, run.manifest.chain.netuid, options.bucket.url()).await?;
         let replica = checkpoints::join(&run, &home).await?;
@@ -112,6 +107,7 @@ impl Aggregator {
             self.events.tell(published).await;
         }
         self.home.save_replica(&self.replica)?;
+        self.events.tell(step.event()).await;
         let usage = Event::Usage { up: self.bucket.traffic().up, down: self.run.downloaded(), cpu: self.watch.split() };
         self.events.tell(usage).await;
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use chain::Commitment;
 use protocol::{Announcement, Hotkey, ObjectKey, Record, Validator, round::Candidate, score::ScoreSheet};
 use storage::Bucket;
 
@@ -102,14 +103,15 @@ async fn on_log(run: &Run, snapshot: &SnapshotManifest) -> Result<bool, RunError
     let Anchor { round, open_block, record_block, record: digest, .. } = snapshot.anchor;
     let Some(round) = round.checked_sub(1) else { return Ok(false) };
     let netuid = run.manifest.chain.netuid;
-    let said = Announcement::Record { run: run.id, round, digest }.encode();
-    for by in run.chain.commitments(netuid, record_block..=record_block).await?.into_iter().filter(|c| c.data == said) {
+    let said = Announcement::Record { run: run.id, round, digest };
+    let says = |c: &Commitment, wanted: &Announcement| Announcement::decode(&c.data).as_ref() == Some(wanted);
+    for by in run.chain.commitments(netuid, record_block..=record_block).await?.into_iter().filter(|c| says(c, &said)) {
         let candidate = Candidate { lead: by.hotkey, block: by.block, digest };
         let Ok(record) = fetch_document::<Record>(run, &candidate, &ObjectKey::Record(round)).await else { continue };
         let by_sheet = Candidate { digest: record.value.score_sheet, ..candidate };
         let Ok(sheet) = fetch_document::<ScoreSheet>(run, &by_sheet, &ObjectKey::ScoreSheet(round)).await else { continue };
-        let close = Announcement::SealList { run: run.id, round, digest: record.value.seal_list }.encode();
-        let closed = run.chain.commitments(netuid, open_block..=open_block).await?.iter().any(|c| c.data == close);
+        let close = Announcement::SealList { run: run.id, round, digest: record.value.seal_list };
+        let closed = run.chain.commitments(netuid, open_block..=open_block).await?.iter().any(|c| says(c, &close));
         let anchor = (record.value.round == round).then(|| Anchor::after(&record, &sheet.value, open_block, record_block));
         if closed && record.value.root == snapshot.root && anchor.as_ref() == Some(&snapshot.anchor) {
             return Ok(true);

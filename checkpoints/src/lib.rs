@@ -12,6 +12,7 @@ mod run;
 mod shards;
 mod shutdown;
 mod snapshot;
+mod terms;
 
 pub use error::CheckpointError;
 pub use event::{Event, Events, Phase, Split, Stopwatch};
@@ -26,3 +27,4 @@ pub use shutdown::{Shutdown, Stopper};
 pub use snapshot::{
     Expected, SNAPSHOT_VERSION, Shard, SnapshotManifest, Trust, copy_snapshot, list_snapshots, read_manifest, read_snapshot, write_snapshot,
 };
+pub use terms::Terms;

@@ -10,8 +10,8 @@ use protocol::{
 };
 
 use crate::{
-    Anchor, Run, RunError,
-    event::{Phase, Stopwatch},
+    Anchor, Run, RunError, Terms,
+    event::{Event, Phase, Stopwatch},
     log::{Absent, RoundLog, check_seal_list, fetch_document},
     payloads::{check_envelope, fetch_applied},
 };
@@ -38,6 +38,17 @@ pub struct Step {
     pub payloads: Vec<Payload>,
 }
 
+impl Step {
+    /// The step as an event.
+    pub fn event(&self) -> Event {
+        let record = &self.record.value;
+        let applied: Vec<u16> = record.applied.iter().map(|a| a.uid).collect();
+        let listed = self.close.list.value.entries.iter().map(|e| e.uid);
+        let left_out = listed.filter(|uid| !applied.contains(uid)).collect();
+        Event::Stepped { round: record.round, root: record.root, applied, left_out }
+    }
+}
+
 /// How far a replica came.
 #[derive(Debug)]
 pub enum Progress {
@@ -62,6 +73,8 @@ pub struct Replica {
     pub root: Digest,
     /// Place in the log.
     pub anchor: Anchor,
+    /// The terms of the round last looked at.
+    pub terms: Terms,
     close: Option<(Candidate, Close)>,
     opened: HashMap<Digest, Payload>,
     void: Vec<(Candidate, &'static str)>,
@@ -83,7 +96,8 @@ impl Replica {
     /// At a place known from a snapshot or from the home directory.
     pub fn at(run: Arc<Run>, state: State, anchor: Anchor) -> Self {
         let root = Digest(state.root());
-        Self { run, state, root, anchor, close: None, opened: HashMap::new(), void: Vec::new(), disputed: Vec::new() }
+        let terms = Terms::of_manifest(&run.manifest, anchor.round);
+        Self { run, state, root, anchor, terms, close: None, opened: HashMap::new(), void: Vec::new(), disputed: Vec::new() }
     }
 
     /// Gives the replica a payload that was fetched and checked already, so that it need not be fetched again.
@@ -107,6 +121,7 @@ impl Replica {
     /// [`RunError`]; nothing has changed then.
     pub async fn advance(&mut self, head: u64, watch: &mut Stopwatch) -> Result<Progress, RunError> {
         let log = RoundLog::read(&self.run, &self.anchor, head).await?;
+        self.terms = self.run.terms(&self.anchor).await?;
         let close = match self.find_close(&log).await {
             Ok(Some(close)) => close,
             Ok(None) => return Ok(Progress::Training(log)),
@@ -209,7 +224,7 @@ impl Replica {
     ) -> Option<&'static str> {
         let (r, s, manifest) = (&record.value, &sheet.value, &self.run.manifest);
         let selected: Vec<Applied> = s
-            .select(&manifest.judge)
+            .select(&self.terms.judge)
             .into_iter()
             .map(|e| Applied { uid: e.uid, hotkey: e.hotkey, payload: e.payload, weight: 1.0 })
             .collect();
@@ -222,7 +237,7 @@ impl Replica {
             (r.open_block == self.anchor.open_block && r.validators == log.plan.ranks, "names other validators than the chain"),
             (r.base_root == self.root, "starts from another root"),
             (self.matches_list(log, s, &close.list.value), "its score sheet does not match the seal list"),
-            (s.follows(&self.anchor.scores, &manifest.judge, &manifest.pay), "its scores do not follow from its measurements"),
+            (s.follows(&self.anchor.scores, &self.terms.judge, &manifest.pay), "its scores do not follow from its measurements"),
             (r.applied == selected, "its selection does not follow from its scores"),
         ];
         facts.into_iter().find(|(holds, _)| !holds).map(|(_, why)| why)
@@ -259,7 +274,7 @@ impl Replica {
         let mut next = self.state.clone();
         let weighted: Vec<Weighted> = applied.iter().zip(payloads).map(|(a, payload)| Weighted { payload, weight: a.weight }).collect();
         watch
-            .measure(Phase::Step, || transition(&mut next, &weighted, &self.run.rule(round)))
+            .measure(Phase::Step, || transition(&mut next, &weighted, &self.terms.rule))
             .map_err(|source| RunError::Transition { round, source })?;
         let root = watch.measure(Phase::Hash, || Digest(next.root()));
         Ok((next, root))

@@ -5,9 +5,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use crate::terms::Amendments;
 use chain::{Chain, ChainError, Neuron};
-use compression::{Codec, Layout, MergeOver, Rule, State};
-use protocol::{Digest, Hotkey, MAX_MANIFEST_BYTES, Manifest, ManifestError, Merge, ObjectKey, RunId, Validator};
+use compression::{Codec, Layout, State};
+use protocol::{Digest, Hotkey, MAX_MANIFEST_BYTES, Manifest, ManifestError, ObjectKey, RunId, Validator};
 use storage::{Access, Bucket, StorageError};
 
 /// Why a run cannot be joined or followed.
@@ -104,6 +105,7 @@ pub struct Run {
     /// The chain.
     pub chain: Arc<dyn Chain>,
     peers: Access,
+    pub(crate) amendments: tokio::sync::Mutex<Amendments>,
     buckets: Mutex<HashMap<Hotkey, (String, Bucket)>>,
 }
 
@@ -136,7 +138,17 @@ impl Run {
             return Err(RunError::WrongChain { found: genesis, expected: manifest.chain.genesis });
         }
         let codec = codec(&manifest);
-        Ok(Arc::new(Self { id, layout: manifest.layout(), codec, manifest, folder, chain, peers, buckets: Mutex::default() }))
+        Ok(Arc::new(Self {
+            id,
+            layout: manifest.layout(),
+            codec,
+            manifest,
+            folder,
+            chain,
+            peers,
+            amendments: Default::default(),
+            buckets: Mutex::default(),
+        }))
     }
 
     /// The state at round 0, its root checked against the manifest's.
@@ -148,15 +160,6 @@ impl Run {
         let found = Digest(state.root());
         let expected = self.manifest.genesis_root;
         if found == expected { Ok(state) } else { Err(RunError::GenesisRoot { found, expected }) }
-    }
-
-    /// The outer step's rule in `round`.
-    pub fn rule(&self, round: u64) -> Rule {
-        let over = match self.manifest.outer.merge {
-            Merge::Senders => MergeOver::Senders,
-            Merge::All => MergeOver::All,
-        };
-        Rule { lr: self.manifest.outer.lr.at(round), over }
     }
 
     /// Where `hotkey`'s objects are read; `None` if it has no bucket on the chain or an unusable one.

@@ -109,7 +109,7 @@ impl Judgement {
             None => Some(random(bench, seed)?),
             Some(_) => None,
         };
-        let step = manifest.judge.step * bench.run.rule(replica.anchor.round).lr;
+        let step = replica.terms.judge.step * replica.terms.rule.lr;
         let round = replica.anchor.round;
         let tried = try_step(&replica.state, payload, step).map_err(|source| RunError::Transition { round, source })?;
         let (model, known) = (&mut *bench.model, &mut self.random);
@@ -175,12 +175,15 @@ pub(crate) fn contradiction(theirs: &Entry, own: &Entry, z: f64) -> Option<Strin
                 let error = t.std_error.hypot(o.std_error);
                 let apart = (t.gain() - o.gain()).abs();
                 // devices differ in the last digits even on equal sequences
-                (apart > z * error && apart > 1e-4 * t.before.abs())
-                    .then(|| format!("{name} gain {:.5} in the sheet, {:.5} measured here, combined standard error {error:.5}", t.gain(), o.gain()))
+                (apart > z * error && apart > 1e-4 * t.before.abs()).then(|| {
+                    format!("{name} gain {:.5} in the sheet, {:.5} measured here, combined standard error {error:.5}", t.gain(), o.gain())
+                })
             })
         }
         (Outcome::Refused(refusal), Outcome::Measured { .. }) => Some(format!("refused in the sheet ({refusal}), sound here")),
-        (Outcome::Measured { .. }, Outcome::Refused(refusal)) if refusal.is_fact() => Some(format!("measured in the sheet, refused here: {refusal}")),
+        (Outcome::Measured { .. }, Outcome::Refused(refusal)) if refusal.is_fact() => {
+            Some(format!("measured in the sheet, refused here: {refusal}"))
+        }
         _ => None,
     }
 }

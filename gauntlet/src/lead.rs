@@ -25,8 +25,7 @@ impl Validator {
     /// Publishes and commits score sheet and record of the current round.
     pub(crate) async fn record_round(&mut self, close: &Close, ranks: &[Ranked], entries: Vec<Entry>) -> Result<(), ValidatorError> {
         let (run, round) = (self.run.id, self.replica.anchor.round);
-        let manifest = &self.run.manifest;
-        let scores = advance(&self.replica.anchor.scores, &entries, &manifest.judge, &manifest.pay);
+        let scores = advance(&self.replica.anchor.scores, &entries, &self.replica.terms.judge, &self.run.manifest.pay);
         let sheet = ScoreSheet { run, round, seal_list: close.list.digest(), entries, scores };
         let sheet = self.publish_once(&ObjectKey::ScoreSheet(round), sheet).await?;
         let Some(record) = self.make_record(&sheet, close, ranks).await? else { return Ok(()) };
@@ -36,13 +35,11 @@ impl Validator {
 
     async fn make_record(&mut self, sheet: &Signed<ScoreSheet>, close: &Close, ranks: &[Ranked]) -> Result<Option<Record>, ValidatorError> {
         let replica: &Replica = &self.replica;
-        let select = sheet.value.select(&self.run.manifest.judge);
+        let select = sheet.value.select(&replica.terms.judge);
         let applied: Vec<Applied> =
             select.iter().map(|e| Applied { uid: e.uid, hotkey: e.hotkey, payload: e.payload, weight: 1.0 }).collect();
         let known = replica.opened();
-        let Some(payloads) =
-            checkpoints::fetch_applied(&self.run, replica.anchor.round, &applied, &close.list.value, known).await?
-        else {
+        let Some(payloads) = checkpoints::fetch_applied(&self.run, replica.anchor.round, &applied, &close.list.value, known).await? else {
             return Ok(None);
         };
         let (_, root) = replica.next_state(&applied, &payloads, &mut self.watch)?;
@@ -73,13 +70,22 @@ impl Validator {
         Ok(signed)
     }
 
+    /// Commits a lead's announcement, in other bytes if it was committed before: it did not count then.
     pub(crate) async fn announce(&self, announcement: Announcement) -> Result<(), ValidatorError> {
-        Ok(self.run.chain.commit(&self.keypair, self.run.manifest.chain.netuid, &announcement.encode()).await?)
+        let (chain, netuid) = (&self.run.chain, self.run.manifest.chain.netuid);
+        let head = chain.head().await?.number;
+        let earlier = chain.commitments(netuid, self.replica.anchor.record_block..=head).await?;
+        let me = self.keypair.hotkey();
+        let said = earlier.iter().any(|c| c.hotkey == me && Announcement::decode(&c.data).as_ref() == Some(&announcement));
+        let bytes = if said { announcement.encode_again(head + 1) } else { announcement.encode() };
+        Ok(chain.commit(&self.keypair, netuid, &bytes).await?)
     }
 
     /// Says on the chain that the bytes behind a digest cannot be had.
     pub(crate) async fn report_withheld(&self, digest: Digest) -> Result<(), ValidatorError> {
         let round = self.replica.anchor.round;
-        self.announce(Announcement::Withheld { run: self.run.id, round, digest }).await
+        let announcement = Announcement::Withheld { run: self.run.id, round, digest };
+        // said once is said; the chain passes over the same bytes
+        Ok(self.run.chain.commit(&self.keypair, self.run.manifest.chain.netuid, &announcement.encode()).await?)
     }
 }

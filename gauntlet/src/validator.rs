@@ -3,8 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use checkpoints::{
-    Close, Event, Events, Home, Phase, Progress, Replica, RoundLog, Run, RunError, Shutdown, Step, Stopwatch,
-    write_snapshot,
+    Close, Event, Events, Home, Phase, Progress, Replica, RoundLog, Run, RunError, Shutdown, Step, Stopwatch, write_snapshot,
 };
 use dataset::{Dataset, Split};
 use model::{Device, Llama};
@@ -207,7 +206,7 @@ impl Validator {
         let Some(seeds) = self.seeds(close).await? else { return Ok(()) };
         let mut uids: Vec<u16> = close.list.value.entries.iter().map(|e| e.uid).collect();
         if rank > 0 && head < log.plan.record_due(close.block) {
-            uids = spot_checks(&uids, &seeds.1, &me, self.run.manifest.judge.spot_checks as usize);
+            uids = spot_checks(&uids, &seeds.1, &me, self.replica.terms.judge.spot_checks as usize);
         }
         self.judge(close, &uids, &seeds).await?;
         let all_judged = uids.iter().all(|uid| !self.judgement.open(*uid));
@@ -261,12 +260,9 @@ impl Validator {
 
     /// After a record: spot checks and countersignature, held-out loss, snapshot, weights.
     async fn settle(&mut self, step: &Step, head: u64) -> Result<(), ValidatorError> {
-        let record = &step.record.value;
-        let round = record.round;
+        let round = step.record.value.round;
         self.home.save_replica(&self.replica)?;
-        let applied: Vec<u16> = record.applied.iter().map(|a| a.uid).collect();
-        let left_out = step.sheet.value.entries.iter().map(|e| e.uid).filter(|uid| !applied.contains(uid)).collect();
-        self.events.tell(Event::Stepped { round, root: record.root, applied, left_out }).await;
+        self.events.tell(step.event()).await;
         let dissents = self.countersign(step).await?;
         self.keep_books(step, &dissents)?;
         self.events.tell(Event::Scores { round, scores: self.books.scores.clone() }).await;
@@ -286,7 +282,7 @@ impl Validator {
             return Ok(Vec::new());
         }
         let own = self.judgement.of(round);
-        let z = self.run.manifest.judge.z;
+        let z = self.replica.terms.judge.z;
         let found = step.sheet.value.entries.iter().filter_map(|theirs| {
             let own = own.get(&theirs.uid)?;
             Some((own.clone(), Dissent { uid: theirs.uid, reason: contradiction(theirs, own, z)? }))
@@ -305,8 +301,9 @@ impl Validator {
         let sheet = &step.sheet.value;
         let replace = |e: &Entry| dissents.iter().find(|(own, _)| own.uid == e.uid).map_or_else(|| e.clone(), |(own, _)| own.clone());
         let entries: Vec<Entry> = sheet.entries.iter().map(replace).collect();
-        let manifest = &self.run.manifest;
-        self.books.scores = score::advance(&self.books.scores, &entries, &manifest.judge, &manifest.pay);
+        // the terms are still those of the round just taken
+        let (judge, pay) = (&self.replica.terms.judge, &self.run.manifest.pay);
+        self.books.scores = score::advance(&self.books.scores, &entries, judge, pay);
         self.books.round = sheet.round + 1;
         Ok(self.home.save(BOOKS, &self.books, &[])?)
     }
@@ -390,10 +387,8 @@ fn verdict(entry: &Entry) -> String {
 
 /// The few uids that `me` measures when another leads: chosen by the seed, which nobody knows before the close.
 fn spot_checks(uids: &[u16], seed: &Digest, me: &Hotkey, count: usize) -> Vec<u16> {
-    let mut drawn: Vec<(Digest, u16)> = uids
-        .iter()
-        .map(|uid| (Digest::derive("tributary 2026 spot check v1", &[&seed.0, &me.0, &uid.to_le_bytes()]), *uid))
-        .collect();
+    let mut drawn: Vec<(Digest, u16)> =
+        uids.iter().map(|uid| (Digest::derive("tributary 2026 spot check v1", &[&seed.0, &me.0, &uid.to_le_bytes()]), *uid)).collect();
     drawn.sort_unstable();
     drawn.into_iter().take(count).map(|(_, uid)| uid).collect()
 }

@@ -190,7 +190,7 @@ mod tests {
             let divisor = 1.0 + f64::from(step);
             let gradients = zeros();
             packing.load(&sized(&packing, |i| value(i, step + 1) as f32), &gradients).unwrap();
-            optimizer.update(&parameters, &gradients, divisor).unwrap();
+            optimizer.update(&parameters, &gradients, divisor, inner.lr_at(step as u64)).unwrap();
             for (i, theta) in expected.iter_mut().enumerate() {
                 let gradient = f64::from(value(i, step + 1) as f32) / divisor;
                 reference(&inner, step, decays[i], theta, &mut moments[i], gradient);

@@ -18,8 +18,6 @@ pub enum Domain {
     Record,
     /// A validator's agreement with, or dissent from, a record.
     Countersign,
-    /// The launch key's change to a run.
-    Amendment,
     /// A checkpoint's manifest.
     Checkpoint,
     /// A call to the embedded ledger.
@@ -36,7 +34,6 @@ impl Domain {
             Self::ScoreSheet => b"tributary/1/score-sheet",
             Self::Record => b"tributary/1/record",
             Self::Countersign => b"tributary/1/countersign",
-            Self::Amendment => b"tributary/1/amendment",
             Self::Checkpoint => b"tributary/1/checkpoint",
             Self::Call => b"tributary/1/ledger-call",
             // btcli and polkadot tools sign free text in this context

@@ -1,4 +1,4 @@
-//! What miners and validators sign: envelopes, seal lists, records, countersignatures, amendments.
+//! What miners and validators sign: envelopes, seal lists, records, countersignatures; and what they commit on the chain.
 
 use wincode::{SchemaRead, SchemaWrite};
 
@@ -150,19 +150,8 @@ pub struct Dissent {
 
 bincode_document!(Countersign, Domain::Countersign, 1 << 20);
 
-/// A change to a running run, signed by its launch key.
-#[derive(Clone, Debug, PartialEq, SchemaRead, SchemaWrite)]
-pub struct Amendment {
-    /// The run.
-    pub run: RunId,
-    /// The first round it holds for; must lie ahead of the round in which it is committed.
-    pub from_round: u64,
-    /// What changes.
-    pub change: Change,
-}
-
 /// What an amendment can change.
-#[derive(Clone, Debug, PartialEq, SchemaRead, SchemaWrite)]
+#[derive(Clone, Copy, Debug, PartialEq, SchemaRead, SchemaWrite)]
 pub enum Change {
     /// The outer learning rate.
     OuterLr(f32),
@@ -170,10 +159,8 @@ pub enum Change {
     Top(u32),
 }
 
-bincode_document!(Amendment, Domain::Amendment, 512);
-
 /// What a hotkey commits on the chain, in the chain's order. At most 128 bytes.
-#[derive(Clone, Debug, PartialEq, Eq, SchemaRead, SchemaWrite)]
+#[derive(Clone, Debug, PartialEq, SchemaRead, SchemaWrite)]
 pub enum Announcement {
     /// A lead's seal list of a round.
     SealList {
@@ -202,12 +189,15 @@ pub enum Announcement {
         /// The seal list's or record's digest.
         digest: Digest,
     },
-    /// The launch key changes the run.
+    /// A change to a running run. Counts from the launch key only, in every round from `from_round` on that opens after this commitment's
+    /// block; of two changes to one thing the later one holds.
     Amendment {
         /// The run.
         run: RunId,
-        /// [`Signed::digest`] of the amendment.
-        digest: Digest,
+        /// The first round it holds for.
+        from_round: u64,
+        /// What changes.
+        change: Change,
     },
 }
 
@@ -221,9 +211,17 @@ impl Announcement {
         bytes
     }
 
+    /// Bytes to commit when the same was committed before and did not count, because it slipped out of the lead's span: a chain stores equal
+    /// bytes once, so the block meant (8 bytes LE) follows.
+    pub fn encode_again(&self, block: u64) -> Vec<u8> {
+        [self.encode().as_slice(), &block.to_le_bytes()].concat()
+    }
+
     /// Reads a commitment; `None` for everything that is not ours, which a chain may carry too.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        wincode::deserialize_exact(bytes.strip_prefix(ANNOUNCEMENT_MAGIC)?).ok()
+        let body = bytes.strip_prefix(ANNOUNCEMENT_MAGIC)?;
+        let exact = |body: &[u8]| wincode::deserialize_exact(body).ok();
+        exact(body).or_else(|| exact(&body[..body.len().checked_sub(8)?]))
     }
 }
 
@@ -270,9 +268,9 @@ mod tests {
     }
 
     #[test]
-    fn an_envelope_does_not_pass_as_an_amendment() {
+    fn an_envelope_does_not_pass_as_a_seal_list() {
         let bytes = Signed::new(envelope(), &Keypair::from_seed(&[1; 32])).to_bytes().to_vec();
-        assert_eq!(Signed::<Amendment>::parse(&bytes).err(), Some(DocumentError::Signature));
+        assert_eq!(Signed::<SealList>::parse(&bytes).err(), Some(DocumentError::Signature));
     }
 
     #[test]
@@ -328,6 +326,8 @@ mod tests {
         assert_eq!(Announcement::decode(&said.encode()), Some(said.clone()));
         assert!(said.encode().len() <= 128);
         assert_eq!(Announcement::decode(b"https://example.org/bucket"), None);
+        assert_eq!(Announcement::decode(&said.encode_again(99)), Some(said.clone()));
+        assert_ne!(said.encode_again(99), said.encode_again(100));
         let mut long = said.encode();
         long.push(0);
         assert_eq!(Announcement::decode(&long), None);

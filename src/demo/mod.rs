@@ -8,10 +8,11 @@ mod story;
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use checkpoints::Shutdown;
 use clap::Args;
 
-use crate::context;
+use crate::{context, signals};
 use crew::{Crew, News};
 use screen::Screen;
 use setup::Lab;
@@ -60,18 +61,19 @@ pub fn run(args: DemoArgs) -> Result<()> {
     if args.cheats >= args.miners || args.validators == 0 || args.rounds == 0 {
         bail!("a demo needs at least one round, one validator and one honest miner");
     }
+    let shutdown = signals::stop_on_signals().context("watching for signals")?;
     context::block_on(async {
         let lab = if args.resume { Lab::load(&args.dir)? } else { Lab::create(&args).await? };
         let mut story = Story::load(&lab)?;
         if story.next_round() < args.rounds {
-            play(&lab, &mut story, args.rounds, args.json).await?;
+            play(&lab, &mut story, args.rounds, args.json, shutdown).await?;
         }
         report::finish(&lab, &story, args.json).await
     })
 }
 
 /// Runs the network until `rounds` are recorded, or until interrupted.
-async fn play(lab: &Lab, story: &mut Story, rounds: u64, quiet: bool) -> Result<()> {
+async fn play(lab: &Lab, story: &mut Story, rounds: u64, quiet: bool, mut shutdown: Shutdown) -> Result<()> {
     let mut crew = Crew::start(lab).await?;
     let mut screen = Screen::new(lab, rounds, quiet);
     let mut interrupted = false;
@@ -88,7 +90,7 @@ async fn play(lab: &Lab, story: &mut Story, rounds: u64, quiet: bool) -> Result<
                     bail!("{why}; the logs are in {}", lab.logs().display());
                 }
             },
-            _ = tokio::signal::ctrl_c() => {
+            () = shutdown.wait() => {
                 interrupted = true;
                 break;
             }

@@ -164,7 +164,16 @@ fn summary(lab: &Lab, story: &Story, replica: &Replica, held_out: f64, neurons: 
 }
 
 #[allow(clippy::too_many_arguments)]
-fn print(lab: &Lab, story: &Story, run: &Run, replica: &Replica, held_out: f64, neurons: &[Neuron], sample: &str, checkpoint: &std::path::Path) {
+fn print(
+    lab: &Lab,
+    story: &Story,
+    run: &Run,
+    replica: &Replica,
+    held_out: f64,
+    neurons: &[Neuron],
+    sample: &str,
+    checkpoint: &std::path::Path,
+) {
     println!("\n{} of {} rounds in {:.0} s", run.manifest.name, story.next_round(), story.seconds());
     println!("held-out loss   {:.3} → {held_out:.3} bits per byte", story.start.unwrap_or(8.0));
     println!("root            {} (replayed from genesis: equal)", replica.root);

@@ -40,7 +40,10 @@ impl Screen {
         let round = bar("round {bar:40.cyan} {pos:>4}/{len} inner steps   {msg}");
         let losses = bar("{msg}");
         let header = bar("{msg}");
-        header.set_message(format!("{:<12}{:>4} {:>8} {:>8} {:>7} {:>9} {:>9}  {}", "miner", "uid", "rating", "score", "weight", "up", "down", "last verdict"));
+        header.set_message(format!(
+            "{:<12}{:>4} {:>8} {:>8} {:>7} {:>9} {:>9}  {}",
+            "miner", "uid", "rating", "score", "weight", "up", "down", "last verdict"
+        ));
         let mining = lab.nodes.iter().enumerate().filter(|(_, n)| n.role.mines());
         let miners = mining.map(|(i, _)| (i, bar("{msg}"))).collect();
         let nodes = lab.nodes.clone();

@@ -51,7 +51,9 @@ judge = 6
 span = 3
 early_close = true
 [judge]
-sequences = 4
+sequences = 16
+floor = 0.001
+probation = 1000
 [checkpoints]
 every = 3
 "#;
@@ -205,7 +207,8 @@ impl Net {
     /// SIGTERM, and a clean exit.
     pub fn stop(&mut self, name: &str) {
         let running = self.running.remove(name).expect("it runs");
-        stop_cleanly(name, running);
+        terminate(&running.child);
+        ended_cleanly(name, running);
     }
 
     pub fn stop_all(&mut self) {
@@ -214,7 +217,7 @@ impl Net {
             terminate(&running.child);
         }
         for (name, running) in std::mem::take(&mut self.running) {
-            stop_cleanly(&name, running);
+            ended_cleanly(&name, running);
         }
     }
 
@@ -284,10 +287,7 @@ fn terminate(child: &Child) {
     assert!(killed.success());
 }
 
-fn stop_cleanly(name: &str, mut running: Running) {
-    if running.child.try_wait().unwrap().is_none() {
-        terminate(&running.child);
-    }
+fn ended_cleanly(name: &str, mut running: Running) {
     let status = running.child.wait().unwrap();
     assert!(status.success(), "{name} ended with {status}");
     running.reader.join().unwrap();

@@ -274,18 +274,14 @@ impl Miner {
     }
 
     fn save(&self) -> Result<(), MinerError> {
-        let saved = Durable {
-            error_feedback: self.error_feedback.clone(),
-            optimizer: self.optimizer.export()?,
-            pending: self.pending.clone(),
-        };
+        let saved =
+            Durable { error_feedback: self.error_feedback.clone(), optimizer: self.optimizer.export()?, pending: self.pending.clone() };
         Ok(saved.save(&self.home, &self.run.layout)?)
     }
 
     /// The sealed payload first, the envelope last: whoever sees the envelope finds the payload.
     async fn upload(&mut self, pending: &Pending) -> Result<(), MinerError> {
-        let context =
-            SealContext { run: self.run.id, round: pending.round, hotkey: self.keypair.hotkey(), base_root: self.replica.root };
+        let context = SealContext { run: self.run.id, round: pending.round, hotkey: self.keypair.hotkey(), base_root: self.replica.root };
         let sealed = context.seal(&pending.key(), &pending.payload);
         let put = async {
             self.bucket.put(&ObjectKey::Payload(pending.round), sealed.into()).await?;
@@ -327,10 +323,7 @@ impl Miner {
             self.save()?;
         }
         self.home.save_replica(&self.replica)?;
-        let uids: Vec<u16> = record.applied.iter().map(|a| a.uid).collect();
-        let listed = step.close.list.value.entries.iter().map(|e| e.uid);
-        let left_out = listed.filter(|uid| !uids.contains(uid)).collect();
-        self.events.tell(Event::Stepped { round: record.round, root: record.root, applied: uids, left_out }).await;
+        self.events.tell(step.event()).await;
         self.tell_usage().await;
         Ok(())
     }

@@ -18,7 +18,7 @@ use super::process::Process;
 use crate::{Block, ChainError};
 
 /// Time between two looks at the file while waiting.
-const POLL: Duration = Duration::from_millis(5);
+const POLL: Duration = Duration::from_millis(8);
 /// Looks without a change of the file after which the others' lives are checked again.
 const POLLS_PER_CHECK: u32 = 20;
 

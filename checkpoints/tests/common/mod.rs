@@ -280,13 +280,13 @@ impl Net {
     /// The sheet with the scores that follow from its entries.
     pub fn scored(&self, replica: &Replica, sheet: ScoreSheet) -> ScoreSheet {
         let manifest = &self.run.manifest;
-        let scores = advance(&replica.anchor.scores, &sheet.entries, &manifest.judge, &manifest.pay);
+        let scores = advance(&replica.anchor.scores, &sheet.entries, &replica.terms.judge, &manifest.pay);
         ScoreSheet { scores, ..sheet }
     }
 
     /// The record that follows from a sheet, with the root that the payloads of the miners give.
     pub async fn record(&self, replica: &Replica, close: &Close, sheet: &Signed<ScoreSheet>) -> Record {
-        let selected = sheet.value.select(&self.run.manifest.judge);
+        let selected = sheet.value.select(&replica.terms.judge);
         let applied: Vec<Applied> =
             selected.iter().map(|e| Applied { uid: e.uid, hotkey: e.hotkey, payload: e.payload, weight: 1.0 }).collect();
         let (round, list, known) = (replica.anchor.round, &close.list.value, replica.opened());
