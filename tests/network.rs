@@ -50,7 +50,7 @@ fn strangers_can_use_what_is_left(net: &Net) {
     let text = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
     let from = ["--snapshot", snapshot.to_str().unwrap()];
     let eval: serde_json::Value = serde_json::from_str(&succeed(net, &[&["eval", "--json", "--text", text], &from[..]].concat())).unwrap();
-    let bits = eval["bits_per_byte"].as_f64().expect("a figure");
+    let bits = eval["texts"][0]["bits_per_byte"].as_f64().expect("a figure");
     assert!(bits > 1.0 && bits < 7.9, "trained a little: {bits}");
     succeed(net, &[&["export", "--format", "hf", "--out", folder.to_str().unwrap()], &from[..]].concat());
     assert!(folder.join("config.json").exists() && folder.join("model.safetensors").exists());

@@ -307,7 +307,7 @@ impl Default for Judge {
             mode: JudgeMode::All,
             sequences: 8,
             step: 0.2,
-            floor: 0.2,
+            floor: 0.05,
             top: 20,
             spot_checks: 2,
             z: 4.0,

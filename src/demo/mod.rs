@@ -28,7 +28,7 @@ pub struct DemoArgs {
     #[arg(long)]
     resume: bool,
     /// Rounds in all.
-    #[arg(long, value_name = "N", default_value_t = 40)]
+    #[arg(long, value_name = "N", default_value_t = 100)]
     rounds: u64,
     /// Miners, the cheats among them.
     #[arg(long, value_name = "N", default_value_t = 4)]

@@ -39,13 +39,14 @@ impl Screen {
         run.set_length(rounds);
         let round = bar("round {bar:40.cyan} {pos:>4}/{len} inner steps   {msg}");
         let losses = bar("{msg}");
-        let header = bar("{msg}");
+        let header = bar("{wide_msg}");
         header.set_message(format!(
             "{:<12}{:>4} {:>8} {:>8} {:>7} {:>9} {:>9}  {}",
             "miner", "uid", "rating", "score", "weight", "up", "down", "last verdict"
         ));
+        header.tick();
         let mining = lab.nodes.iter().enumerate().filter(|(_, n)| n.role.mines());
-        let miners = mining.map(|(i, _)| (i, bar("{msg}"))).collect();
+        let miners = mining.map(|(i, _)| (i, bar("{wide_msg}"))).collect();
         let nodes = lab.nodes.clone();
         Self {
             live,
