@@ -149,9 +149,9 @@ fn a_validator_that_restarts_keeps_its_scores() {
     net.wait_round("validator-2", 9);
     net.stop_all();
     let scores = |name: &str| {
-        let told =
-            net.events(name).into_iter().filter_map(|e| if let Event::Scores { round: 8, scores } = e { Some(scores) } else { None });
-        told.last().expect("scores of round 8")
+        let mut told = net.events(name).into_iter().rev();
+        let of_round_8 = told.find_map(|e| if let Event::Scores { round: 8, scores } = e { Some(scores) } else { None });
+        of_round_8.expect("scores of round 8")
     };
     assert_eq!(scores("validator-1"), scores("validator-2"));
 }

@@ -297,7 +297,7 @@ pub struct Judge {
     pub mu_floor: f64,
     /// Measurements before `mu_floor` counts.
     pub mu_rounds: u32,
-    /// Measurements before a miner's rating must be above zero for its payloads to be applied.
+    /// Measurements before an outclassed miner's payloads are no longer applied.
     pub probation: u32,
 }
 

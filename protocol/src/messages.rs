@@ -321,6 +321,17 @@ mod tests {
     }
 
     #[test]
+    fn bodies_are_bincode() {
+        let e = Envelope { tokens: u64::MAX, ..envelope() };
+        let fields = (e.run.0, e.round, e.base_root.0, e.sealed.0, e.sealed_len, e.payload.0, e.sequences, e.tokens);
+        assert_eq!(Ok(e.encode()), bincode::encode_to_vec(fields, bincode::config::legacy()).map_err(|e| e.to_string()));
+        let (a, b) = (Sealed { uid: 1, envelope: vec![1, 2, 3] }, Sealed { uid: 700, envelope: Vec::new() });
+        let list = SealList { run: e.run, round: 9, entries: vec![a.clone(), b.clone()] };
+        let fields = (list.run.0, list.round, vec![(a.uid, a.envelope), (b.uid, b.envelope)]);
+        assert_eq!(Ok(list.encode()), bincode::encode_to_vec(fields, bincode::config::legacy()).map_err(|e| e.to_string()));
+    }
+
+    #[test]
     fn announcements_read_back_and_foreign_commitments_are_passed_over() {
         let said = Announcement::Record { run: Digest::of(b"r"), round: 7, digest: Digest::of(b"d") };
         assert_eq!(Announcement::decode(&said.encode()), Some(said.clone()));

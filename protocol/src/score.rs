@@ -139,6 +139,14 @@ impl MinerScore {
         self.mu - 3.0 * self.sigma
     }
 
+    /// Whether the rating lies below a beginner's by more than 1.5 of its standard deviations.
+    ///
+    /// Ratings are relative: of two equally good miners one is always below the other, and must not be shut out for it. Noise among honest
+    /// work falls below this bound within five rounds.
+    pub fn is_outclassed(&self) -> bool {
+        self.mu + 1.5 * self.sigma < MU
+    }
+
     fn agrees(&self, other: &Self) -> bool {
         let near = |a: f64, b: f64| (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()).max(1.0);
         // nothing and next to nothing are near each other, yet select differently
@@ -192,13 +200,13 @@ impl ScoreSheet {
         self.scores.len() == expected.len() && self.scores.iter().zip(&expected).all(|(a, b)| a.agrees(b))
     }
 
-    /// The entries to apply: measured, useful on random data by [`useful_gain`], of miners who are on probation or rated above zero; of
+    /// The entries to apply: measured, useful on random data by [`useful_gain`], of miners who are on probation or not outclassed; of
     /// these the `top` best by rating (ties to the lower uid), ascending by uid.
     pub fn select(&self, judge: &Judge) -> Vec<&Entry> {
         let least = useful_gain(&self.entries, judge);
         let score = |uid: u16| self.scores.iter().find(|s| s.uid == uid);
         let rating = |uid: u16| score(uid).map_or(f64::MIN, MinerScore::ordinal);
-        let admitted = |uid: u16| score(uid).is_some_and(|s| s.measured <= judge.probation || s.ordinal() > 0.0);
+        let admitted = |uid: u16| score(uid).is_some_and(|s| s.measured <= judge.probation || !s.is_outclassed());
         let useful = |e: &&Entry| e.outcome.gain().is_some_and(|g| g > least) && admitted(e.uid);
         let mut chosen: Vec<&Entry> = self.entries.iter().filter(useful).collect();
         chosen.sort_by(|a, b| rating(b.uid).total_cmp(&rating(a.uid)).then(a.uid.cmp(&b.uid)));

@@ -176,17 +176,20 @@ fn selection_leaves_out_the_useless_and_takes_the_best_in_order_of_uid() {
 }
 
 #[test]
-fn who_is_rated_below_zero_after_probation_is_not_applied() {
+fn who_is_outclassed_after_probation_is_not_applied() {
     let judge = Judge { probation: 3, ..Judge::default() };
-    let entries = [measured(1, 0.2, 0.10), measured(2, 0.2, 0.09)];
+    // the fourth is useful by its gain, and the least in every round
+    let entries: Vec<Entry> = [0.40, 0.39, 0.38, 0.10].iter().zip(1..).map(|(gain, uid)| measured(uid, 0.5, *gain)).collect();
     let chosen = |rounds| {
-        let sheet = ScoreSheet { entries: entries.to_vec(), scores: after(rounds, &entries, &judge), ..sheet(vec![], &[]) };
+        let sheet = ScoreSheet { entries: entries.clone(), scores: after(rounds, &entries, &judge), ..sheet(vec![], &[]) };
         sheet.select(&judge).iter().map(|e| e.uid).collect::<Vec<_>>()
     };
-    assert_eq!(chosen(3), [1, 2]);
-    let ratings: Vec<f64> = after(4, &entries, &judge).iter().map(MinerScore::ordinal).collect();
-    assert!(ratings[0] > 0.0 && ratings[1] < 0.0, "useful by gain, and always the lesser of two: {ratings:?}");
-    assert_eq!(chosen(4), [1]);
+    assert_eq!(chosen(4), [1, 2, 3, 4]);
+    assert_eq!(chosen(5), [1, 2, 3]);
+    // of two, the lesser falls below zero and is not shut out
+    let pair = [measured(1, 0.2, 0.10), measured(2, 0.2, 0.09)];
+    let lesser = &after(4, &pair, &judge)[1];
+    assert!(lesser.ordinal() < 0.0 && !lesser.is_outclassed(), "{lesser:?}");
 }
 
 #[test]
