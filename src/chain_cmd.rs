@@ -96,7 +96,7 @@ pub async fn run(args: ChainArgs) -> Result<()> {
         ChainCommand::Register { path, keys } => {
             let ledger = open(&path)?;
             let hotkey = context::open_hotkey(&keys)?.hotkey();
-            let uid = ledger.register(ledger.config().netuid, hotkey, hotkey)?;
+            let uid = ledger.register(ledger.config().netuid, hotkey, context::open_wallet(&keys)?.coldkey_public()?)?;
             println!("{hotkey} has uid {uid} from the next block on");
         }
         ChainCommand::Stake { path, tao, keys } => {

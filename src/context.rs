@@ -107,9 +107,14 @@ pub async fn open_run(args: &RunArgs, participant: Option<&str>) -> Result<Arc<R
     Ok(Run::open(&url, chain, peers).await?)
 }
 
+/// Opens a wallet.
+pub fn open_wallet(args: &KeyArgs) -> Result<Wallet> {
+    Ok(Wallet::open(&expand(&args.wallet_path), &args.wallet)?)
+}
+
 /// Opens a hotkey.
 pub fn open_hotkey(args: &KeyArgs) -> Result<Keypair> {
-    Ok(Wallet::open(&expand(&args.wallet_path), &args.wallet)?.hotkey(&args.hotkey, None)?)
+    Ok(open_wallet(args)?.hotkey(&args.hotkey, None)?)
 }
 
 /// The run's tokens: from `given`, from the run's folder if it is local, or downloaded into the home directory.

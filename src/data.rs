@@ -55,7 +55,7 @@ struct PrepareArgs {
     /// The tokenizer's name, as the run's config says it. By default the name of the tokenizer.json's folder.
     #[arg(long, value_name = "NAME")]
     tokenizer_name: Option<String>,
-    /// The token that ends a text, e.g. '<eos>'. By default the first common one that the tokenizer has.
+    /// The token that ends a text, e.g. `<eos>`. By default the first common one that the tokenizer has.
     #[arg(long, value_name = "TOKEN")]
     end_of_text: Option<String>,
     /// The most bytes of text.

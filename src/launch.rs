@@ -48,8 +48,7 @@ pub struct Launched {
 
 /// Runs the command.
 pub async fn run(args: LaunchArgs) -> Result<()> {
-    let text = std::fs::read_to_string(&args.config).with_context(|| args.config.display().to_string())?;
-    let config = RunConfig::parse(&text).with_context(|| args.config.display().to_string())?;
+    let config = context::read_config(&args.config)?;
     let store = context::url_of(&args.store)?;
     let chain = context::open_chain(&context::chain_url(args.chain.as_deref(), &store)?, None).await?;
     let keypair = context::open_hotkey(&args.keys)?;
@@ -58,6 +57,13 @@ pub async fn run(args: LaunchArgs) -> Result<()> {
         None => chain.head().await?.number + 1,
     };
     let launched = launch(config, &store, &*chain, args.netuid, start, &args.data, &keypair).await?;
+    let neurons = chain.neurons(args.netuid, chain.head().await?.number).await?;
+    if !neurons.iter().any(|n| n.permit && n.stake > 0) {
+        eprintln!(
+            "no validator has stake on subnet {} yet: unless one has by block {start}, no round of this run can ever close",
+            args.netuid
+        );
+    }
     if args.json {
         println!("{}", serde_json::json!({ "run": launched.id, "url": launched.url }));
     } else {
@@ -76,7 +82,7 @@ pub async fn launch(
     data: &Path,
     keypair: &Keypair,
 ) -> Result<Launched> {
-    let cache = tempfile_in(data)?;
+    let cache = cache_beside(data)?;
     let dataset = Dataset::open(data, &cache)?;
     if dataset.manifest().tokenizer.name != config.data.tokenizer {
         let (have, want) = (&dataset.manifest().tokenizer.name, &config.data.tokenizer);
@@ -103,7 +109,7 @@ pub async fn launch(
 }
 
 /// A cache for the shards beside the data set.
-fn tempfile_in(data: &Path) -> Result<PathBuf> {
+fn cache_beside(data: &Path) -> Result<PathBuf> {
     let cache = data.join(".cache");
     std::fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
     Ok(cache)

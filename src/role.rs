@@ -2,14 +2,12 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use aggregator::{Aggregator, AggregatorOptions};
+use aggregator::Aggregator;
 use anyhow::{Context as _, Result};
-use checkpoints::{Event, Events, Run, Shutdown};
+use checkpoints::{Event, Events, Identity, Run, Shutdown};
 use clap::Args;
 use gauntlet::{Validator, ValidatorOptions};
 use model::Device;
-use protocol::Keypair;
-use storage::Bucket;
 use trainer::{Miner, MinerOptions, Strategy};
 
 use crate::{
@@ -80,8 +78,7 @@ pub struct AggregateArgs {
 /// A role's surroundings, opened.
 struct Node {
     run: Arc<Run>,
-    keypair: Keypair,
-    bucket: Bucket,
+    identity: Identity,
     events: Events,
     shutdown: Shutdown,
 }
@@ -89,11 +86,10 @@ struct Node {
 /// Runs a miner until it is stopped.
 pub fn mine(args: MineArgs) -> Result<()> {
     let MineArgs { role, data, device, strategy } = args;
-    let home = context::expand(&role.home);
     role.start(|node| async move {
-        let dataset = context::open_dataset(&node.run, data.as_deref(), &home).await?;
+        let dataset = context::open_dataset(&node.run, data.as_deref(), &node.identity.home).await?;
         let device = device.unwrap_or_else(Device::best);
-        let options = MinerOptions { keypair: node.keypair, home, bucket: node.bucket, dataset, device, strategy };
+        let options = MinerOptions { identity: node.identity, dataset, device, strategy };
         Ok(Miner::start(node.run, options, node.events, node.shutdown).await?.run().await?)
     })
 }
@@ -101,22 +97,17 @@ pub fn mine(args: MineArgs) -> Result<()> {
 /// Runs a validator until it is stopped.
 pub fn validate(args: ValidateArgs) -> Result<()> {
     let ValidateArgs { role, data, device, held_out } = args;
-    let home = context::expand(&role.home);
     role.start(|node| async move {
-        let dataset = context::open_dataset(&node.run, data.as_deref(), &home).await?;
+        let dataset = context::open_dataset(&node.run, data.as_deref(), &node.identity.home).await?;
         let device = device.unwrap_or_else(Device::best);
-        let options = ValidatorOptions { keypair: node.keypair, home, bucket: node.bucket, dataset, device, held_out };
+        let options = ValidatorOptions { identity: node.identity, dataset, device, held_out };
         Ok(Validator::start(node.run, options, node.events, node.shutdown).await?.run().await?)
     })
 }
 
 /// Runs an aggregator until it is stopped.
 pub fn aggregate(args: AggregateArgs) -> Result<()> {
-    let home = context::expand(&args.role.home);
-    args.role.start(|node| async move {
-        let options = AggregatorOptions { keypair: node.keypair, home, bucket: node.bucket };
-        Ok(Aggregator::start(node.run, options, node.events, node.shutdown).await?.run().await?)
-    })
+    args.role.start(|node| async move { Ok(Aggregator::start(node.run, node.identity, node.events, node.shutdown).await?.run().await?) })
 }
 
 impl RoleArgs {
@@ -129,6 +120,7 @@ impl RoleArgs {
             let keypair = context::open_hotkey(&self.keys)?;
             let run = context::open_run(&self.run, Some(&keypair.hotkey().ss58())).await?;
             let bucket = context::own_bucket(self.bucket.as_deref(), &context::url_of(&self.run.run)?, &keypair)?;
+            let identity = Identity { keypair, home: context::expand(&self.home), bucket };
             let (events, mut received) = Events::channel();
             let json = self.json;
             let printer = tokio::spawn(async move {
@@ -136,7 +128,7 @@ impl RoleArgs {
                     print_event(&event, json);
                 }
             });
-            let outcome = role(Node { run, keypair, bucket, events, shutdown }).await;
+            let outcome = role(Node { run, identity, events, shutdown }).await;
             // the role dropped its sender, so the printer ends when all is printed
             printer.await.context("printing events")?;
             outcome

@@ -49,11 +49,13 @@ fn roots_in_story(dir: &Path) -> Vec<(u64, String)> {
     roots
 }
 
-/// Command lines of running processes that name `dir`.
-fn processes_of(dir: &Path) -> Vec<String> {
-    let running = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
-    let lines = running.map(|bytes| String::from_utf8_lossy(&bytes).replace('\0', " "));
-    lines.filter(|line| line.contains(dir.to_str().unwrap())).collect()
+/// Running processes that name `dir`: their numbers and command lines.
+fn processes_of(dir: &Path) -> Vec<(String, String)> {
+    let running = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let line = String::from_utf8_lossy(&fs::read(entry.path().join("cmdline")).ok()?).replace('\0', " ");
+        Some((entry.file_name().into_string().ok()?, line))
+    });
+    running.filter(|(_, line)| line.contains(dir.to_str().unwrap())).collect()
 }
 
 #[test]
@@ -84,7 +86,7 @@ fn a_short_demo_leaves_all_it_promises_and_a_new_one_replaces_it() {
     assert!(fs::read_to_string(dir.join("loss.svg")).unwrap().starts_with("<svg"));
     assert!(fs::read(dir.join("sample.txt")).unwrap().starts_with(b"The compiler "));
     assert!(dir.join("checkpoint/checkpoints/00000004/manifest").exists());
-    assert_eq!(processes_of(&dir), Vec::<String>::new());
+    assert_eq!(processes_of(&dir), []);
 
     // resumed with nothing left to do, it reports again; without --resume, it begins anew
     assert_eq!(summary(&dir, &["--resume", "--rounds", "4"])["root"], told["root"]);
@@ -110,7 +112,7 @@ fn an_interrupted_demo_stops_whole_and_resumes_with_equal_roots() {
     assert_eq!(child.wait().unwrap().code(), Some(1), "{last}");
     assert!(last.starts_with("tributary: stopped after "), "{last}");
     assert!(last.contains(&format!("tributary demo --resume --dir {}", dir.display())), "{last}");
-    assert_eq!(processes_of(&dir), Vec::<String>::new());
+    assert_eq!(processes_of(&dir), []);
 
     let before = roots_in_story(&dir);
     assert!(before.len() >= 3, "{before:?}");
@@ -120,6 +122,27 @@ fn an_interrupted_demo_stops_whole_and_resumes_with_equal_roots() {
     let after = roots_in_csv(&dir);
     assert_eq!(after.iter().map(|(round, _)| *round).collect::<Vec<_>>(), (0..rounds).collect::<Vec<_>>());
     assert_eq!(after[..before.len()], before);
+}
+
+#[test]
+fn a_demo_without_honest_miners_ends_and_can_be_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("demo");
+    let args = ["--miners", "2", "--validators", "1", "--rounds", "100000"];
+    let mut child = demo(&dir, &args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.by_ref().any(|line| line.starts_with("round   2 ")), "it ended before its third round");
+    let miner = processes_of(&dir).into_iter().find(|(_, line)| line.contains("--hotkey miner-1 ")).expect("it runs").0;
+    assert!(Command::new("kill").args(["-KILL", &miner]).status().unwrap().success());
+    let last = lines.last().expect("what it says at the end");
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{last}");
+    assert!(last.starts_with("tributary: miner-1 ended (") && last.contains("the logs are in"), "{last}");
+    assert_eq!(processes_of(&dir), []);
+
+    let before = roots_in_story(&dir);
+    let rounds = before.len() as u64 + 2;
+    assert!(before.len() >= 3 && summary(&dir, &["--resume", "--rounds", &rounds.to_string()])["rounds"] == rounds, "{before:?}");
+    assert_eq!(roots_in_csv(&dir)[..before.len()], before);
 }
 
 #[test]

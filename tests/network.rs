@@ -6,6 +6,7 @@ mod common;
 use chain::Chain as _;
 use checkpoints::Event;
 use common::{CONFIG, Net, block_on, complaint, tributary};
+use protocol::ObjectKey;
 
 /// The row of weights that a validator has on the ledger.
 fn weights(net: &Net, validator: &str) -> Vec<(u16, u16)> {
@@ -154,6 +155,26 @@ fn a_validator_that_restarts_keeps_its_scores() {
         of_round_8.expect("scores of round 8")
     };
     assert_eq!(scores("validator-1"), scores("validator-2"));
+}
+
+#[test]
+fn a_miner_whose_bucket_has_other_bytes_for_a_round_goes_on_in_the_next() {
+    let mut net = Net::new(CONFIG, 2, 0, 1);
+    net.start_all();
+    net.wait_round("validator-1", 1);
+    // as after the loss of a home directory: an envelope that this miner knows nothing of
+    let taken = *net.roots("validator-1").keys().next_back().unwrap() + 4;
+    let envelope = net.bucket("miner-1").join(ObjectKey::Envelope(taken).to_string());
+    std::fs::create_dir_all(envelope.parent().unwrap()).unwrap();
+    std::fs::write(envelope, b"other bytes").unwrap();
+    net.wait_round("miner-1", taken + 3);
+    net.stop_all();
+    let gave_up = |e: &Event| matches!(e, Event::Warning { message } if message.contains("going on in the next round"));
+    assert_eq!(net.events("miner-1").iter().filter(|e| gave_up(e)).count(), 1);
+    let (uid, applied) = (net.roles["miner-1"].uid, net.applied("validator-1"));
+    assert!(!applied[&taken].contains(&uid), "{applied:?}");
+    assert!(applied.range(taken + 1..).any(|(_, uids)| uids.contains(&uid)), "{applied:?}");
+    net.assert_equal_roots(&["miner-1", "miner-2", "validator-1", "aggregator"]);
 }
 
 #[test]

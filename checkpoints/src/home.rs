@@ -9,7 +9,7 @@ use std::{
 };
 
 use compression::{Layout, State};
-use protocol::Digest;
+use protocol::{Digest, RunId};
 use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -21,6 +21,16 @@ pub enum HomeError {
     /// Another process has it.
     #[error("{0} is in use by another process; stop it, or choose another --home")]
     InUse(PathBuf),
+    /// It is the home of a node of another run.
+    #[error("{dir} is the home of a node of run {found}, not of {expected}; choose another --home")]
+    OtherRun {
+        /// The directory.
+        dir: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Whose it should be.
+        expected: RunId,
+    },
     /// The file system failed.
     #[error("{path}: {source}")]
     Io {
@@ -86,6 +96,21 @@ impl Home {
             Err(TryLockError::WouldBlock) => Err(HomeError::InUse(dir.to_owned())),
             Err(TryLockError::Error(source)) => Err(io(source)),
         }
+    }
+
+    /// Makes this the home of a node of `run`, for good: rounds and tensors of two runs must not mix.
+    ///
+    /// # Errors
+    /// [`HomeError::OtherRun`], [`HomeError::Io`].
+    pub fn claim(&self, run: &RunId) -> Result<(), HomeError> {
+        let path = self.dir.join("run");
+        let claimed = match fs::read_to_string(&path) {
+            Ok(found) if found == run.to_string() => Ok(()),
+            Ok(found) => return Err(HomeError::OtherRun { dir: self.dir.clone(), found, expected: *run }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => write_durably(&path, run.to_string().as_bytes()),
+            Err(e) => Err(e),
+        };
+        claimed.map_err(|source| HomeError::Io { path, source })
     }
 
     /// The directory.

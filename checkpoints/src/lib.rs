@@ -2,6 +2,7 @@
 
 mod error;
 mod event;
+mod follower;
 mod home;
 mod huggingface;
 mod join;
@@ -16,6 +17,7 @@ mod terms;
 
 pub use error::CheckpointError;
 pub use event::{Event, Events, Phase, Split, Stopwatch};
+pub use follower::{Follower, Identity, Passing, Role, follow};
 pub use home::{Home, HomeError, Saved, in_layout_order, write_durably};
 pub use huggingface::{TokenizerSource, export};
 pub use join::{Offer, join, newest_snapshot, offers};

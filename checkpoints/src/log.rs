@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use protocol::{
-    Announcement, Digest, Document, DocumentError, Hotkey, Manifest, ObjectKey, Record, RunId, SealList, Signed,
+    Announcement, Digest, Document, DocumentError, Hotkey, Manifest, ObjectKey, Record, RunId, SealList, Sealed, Signed,
     round::{Candidate, RoundPlan, in_force},
     score::{MinerScore, ScoreSheet},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Run, RunError, run::ranks};
+use crate::{Run, RunError, payloads::check_envelope, run::ranks};
 
 /// Where the log stands between two rounds: all that a node must remember besides the tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -104,6 +104,17 @@ impl RoundLog {
         self.records.iter().filter(entitled).cloned().collect()
     }
 
+    /// Whether each uid that the previous record applied has a sound envelope among `entries`: what an early close needs. `root` is that
+    /// of the round's base state.
+    pub fn all_sealed(&self, run: &Run, anchor: &Anchor, root: Digest, entries: &[Sealed]) -> bool {
+        let sound = |sealed: &Sealed| {
+            let owner = self.hotkeys.get(&sealed.uid);
+            owner.is_some_and(|owner| check_envelope(run, anchor.round, root, *owner, sealed).is_ok())
+        };
+        let has_sealed = |uid: u16| entries.iter().find(|e| e.uid == uid).is_some_and(sound);
+        !anchor.applied.is_empty() && anchor.applied.iter().all(|(uid, _)| has_sealed(*uid))
+    }
+
     /// Those of `candidates` whose bytes are not voted withheld, in order.
     pub fn in_force(&self, candidates: &[Candidate]) -> Vec<Candidate> {
         in_force(candidates, &self.plan.ranks, &self.withheld).cloned().collect()
@@ -136,15 +147,20 @@ pub async fn fetch_document<T: Document>(run: &Run, candidate: &Candidate, key: 
 }
 
 /// Whether a seal list's facts hold: run, round, registered uids in order, and what an early close needs.
-pub(crate) fn check_seal_list(run: &Run, anchor: &Anchor, log: &RoundLog, candidate: &Candidate, list: &Signed<SealList>) -> bool {
+pub(crate) fn check_seal_list(
+    run: &Run,
+    (anchor, root): (&Anchor, Digest),
+    log: &RoundLog,
+    candidate: &Candidate,
+    list: &Signed<SealList>,
+) -> bool {
     let value = &list.value;
     let ascending = value.entries.is_sorted_by(|a, b| a.uid < b.uid);
     let early = candidate.block < log.plan.close_due();
-    let all_sealed = !anchor.applied.is_empty() && anchor.applied.iter().all(|(uid, _)| value.entries.iter().any(|e| e.uid == *uid));
     list.signer == candidate.lead
         && (value.run, value.round) == (run.id, anchor.round)
         && ascending
         && value.entries.len() <= protocol::MAX_NEURONS
         && value.entries.iter().all(|e| log.hotkeys.contains_key(&e.uid))
-        && (!early || (log.plan.times.early_close && all_sealed))
+        && (!early || (log.plan.times.early_close && log.all_sealed(run, anchor, root, &value.entries)))
 }

@@ -159,7 +159,7 @@ impl Replica {
                 return Ok(Some(close.clone()));
             }
             match fetch_document::<SealList>(&self.run, candidate, &ObjectKey::SealList(self.anchor.round)).await {
-                Ok(list) if check_seal_list(&self.run, &self.anchor, log, candidate, &list) => {
+                Ok(list) if check_seal_list(&self.run, (&self.anchor, self.root), log, candidate, &list) => {
                     let close = Close { block: candidate.block, list };
                     self.close = Some((candidate.clone(), close.clone()));
                     return Ok(Some(close));

@@ -47,6 +47,22 @@ pub enum RunError {
         /// The manifest's.
         expected: Digest,
     },
+    /// The hotkey has no uid.
+    #[error("{hotkey} is not registered on subnet {netuid}; register it with `tributary chain register`")]
+    NotRegistered {
+        /// The node's hotkey.
+        hotkey: Hotkey,
+        /// The subnet.
+        netuid: u16,
+    },
+    /// The data set at hand is not the run's.
+    #[error("the data set has digest {found}, the run trains on {expected}; fetch the run's own with --data")]
+    WrongData {
+        /// Digest of the data set at hand.
+        found: Digest,
+        /// The manifest's.
+        expected: Digest,
+    },
     /// The initial tensors do not have the manifest's root.
     #[error("the genesis state has root {found}, the manifest says {expected}; this build or this machine computes wrongly")]
     GenesisRoot {
@@ -149,6 +165,15 @@ impl Run {
             amendments: Default::default(),
             buckets: Mutex::default(),
         }))
+    }
+
+    /// Whether a data set, by its digest, is the run's.
+    ///
+    /// # Errors
+    /// [`RunError::WrongData`].
+    pub fn check_data(&self, found: Digest) -> Result<(), RunError> {
+        let expected = self.manifest.data.digest;
+        if found == expected { Ok(()) } else { Err(RunError::WrongData { found, expected }) }
     }
 
     /// The state at round 0, its root checked against the manifest's.

@@ -29,6 +29,17 @@ fn a_home_has_one_process_at_a_time() {
 }
 
 #[test]
+fn a_home_serves_one_run_only() {
+    let (_dir, home) = home();
+    let (mine, other) = (protocol::Digest::of(b"mine"), protocol::Digest::of(b"other"));
+    home.claim(&mine).unwrap();
+    home.claim(&mine).unwrap();
+    let error = home.claim(&other).unwrap_err();
+    assert!(matches!(&error, HomeError::OtherRun { expected, .. } if *expected == other));
+    assert!(error.to_string().contains(&mine.to_string()), "{error}");
+}
+
+#[test]
 fn a_home_that_cannot_be_made_says_where() {
     let (dir, _home) = home();
     let file = dir.path().join("file");

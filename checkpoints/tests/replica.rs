@@ -164,6 +164,21 @@ async fn an_early_close_needs_everybody_of_the_record_before() {
     assert!(matches!(net.progress(&mut replica).await, Progress::Closed(_, close) if close.block == block));
 }
 
+#[tokio::test]
+async fn an_unsound_envelope_does_not_count_for_an_early_close() {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    net.round(&mut replica).await;
+    for miner in &net.miners {
+        net.seal(miner, &replica).await;
+    }
+    let mut list = net.list(&replica).await;
+    list.entries[0].envelope[0] ^= 1;
+    let block = net.close_with(&net.validators[0], 1, Signed::new(list, &net.validators[0].keypair).to_bytes()).await;
+    assert!(block < replica.anchor.record_block + 4, "early");
+    assert!(matches!(net.progress(&mut replica).await, Progress::Training(_)));
+}
+
 /// A fresh replica that took `rounds` steps.
 async fn net_at(net: &Net, rounds: u64) -> checkpoints::Replica {
     let mut replica = net.genesis();

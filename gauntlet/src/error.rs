@@ -1,28 +1,12 @@
 //! Why a validator stops.
 
 use chain::ChainError;
-use checkpoints::{HomeError, RunError};
+use checkpoints::{HomeError, Passing, RunError};
 use storage::StorageError;
 
 /// Why a validator stops.
 #[derive(Debug, thiserror::Error)]
 pub enum ValidatorError {
-    /// The hotkey has no uid.
-    #[error("{hotkey} is not registered on subnet {netuid}; register it with `tributary chain register`")]
-    NotRegistered {
-        /// The validator's address.
-        hotkey: String,
-        /// The subnet.
-        netuid: u16,
-    },
-    /// The data set at hand is not the run's.
-    #[error("the data set has digest {found}, the run trains on {expected}; fetch the run's own with --data")]
-    WrongData {
-        /// Digest of the data set at hand.
-        found: protocol::Digest,
-        /// The manifest's.
-        expected: protocol::Digest,
-    },
     /// Following the run failed.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -41,4 +25,15 @@ pub enum ValidatorError {
     /// The tokens failed.
     #[error(transparent)]
     Dataset(#[from] dataset::DatasetError),
+}
+
+impl Passing for ValidatorError {
+    fn passes(&self) -> bool {
+        match self {
+            Self::Run(error) => error.passes(),
+            Self::Chain(error) => error.passes(),
+            Self::Storage(error) => error.passes(),
+            Self::Home(_) | Self::Model(_) | Self::Dataset(_) => false,
+        }
+    }
 }

@@ -5,19 +5,23 @@ use std::{collections::BTreeMap, sync::Arc};
 use checkpoints::{Close, Phase, Replica, Run, RunError, Stopwatch, check_envelope, fetch_payload};
 use compression::{Payload, try_step};
 use dataset::{Dataset, Split};
+use futures::{Stream, StreamExt};
 use model::Llama;
 use protocol::{
-    Assignment, Digest, Envelope, Hotkey, Refusal, Signed,
+    Assignment, Digest, Envelope, Hotkey, Refusal, Sealed, Signed,
     score::{Entry, Outcome, Trial},
 };
 
 use crate::ValidatorError;
 
-/// One round's measurements so far, by uid.
+/// Payloads that are fetched at a time: one slow bucket delays nobody else's payload.
+const FETCHES: usize = 8;
+
+/// The measurements of one seal list's payloads so far, by uid.
 #[derive(Debug, Default)]
 pub(crate) struct Judgement {
-    round: Option<u64>,
-    pub entries: BTreeMap<u16, Entry>,
+    list: Digest,
+    entries: BTreeMap<u16, Entry>,
     random: Option<Batch>,
 }
 
@@ -36,61 +40,98 @@ pub(crate) struct Bench<'a> {
     pub watch: &'a mut Stopwatch,
 }
 
+/// Hashes that nobody could foresee.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seeds {
+    /// Of the round's open block.
+    pub open: Digest,
+    /// Of the first block after the close.
+    pub closed: Digest,
+}
+
+/// What became of one envelope of the seal list so far.
+pub(crate) struct Fetched {
+    uid: u16,
+    hotkey: Hotkey,
+    found: Result<(Signed<Envelope>, Payload), Refusal>,
+    /// The payload's digest by the envelope, if the envelope is sound.
+    claim: Digest,
+}
+
 /// Whether a miner may still make up for a refusal before the reveal is due.
-pub(crate) fn may_improve(refusal: &Refusal) -> bool {
+fn may_improve(refusal: &Refusal) -> bool {
     matches!(refusal, Refusal::Missing | Refusal::NotRevealed)
 }
 
+/// Checks envelopes and fetches their payloads, in order, a few at a time. `round` and `root` are those of the base state.
+pub(crate) fn fetch_all(
+    run: Arc<Run>,
+    round: u64,
+    root: Digest,
+    sealed: Vec<(Sealed, Hotkey)>,
+) -> impl Stream<Item = Result<Fetched, RunError>> {
+    let fetches = sealed.into_iter().map(move |(sealed, owner)| {
+        let run = run.clone();
+        async move { fetch(&run, round, root, &sealed, owner).await }
+    });
+    futures::stream::iter(fetches).buffered(FETCHES)
+}
+
+async fn fetch(run: &Run, round: u64, root: Digest, sealed: &Sealed, hotkey: Hotkey) -> Result<Fetched, RunError> {
+    let uid = sealed.uid;
+    let envelope = match check_envelope(run, round, root, hotkey, sealed) {
+        Ok(envelope) => envelope,
+        Err(refusal) => return Ok(Fetched { uid, hotkey, found: Err(refusal), claim: Digest::default() }),
+    };
+    let claim = envelope.value.payload;
+    let found = match run.bucket_of(&hotkey).await? {
+        Some(bucket) => fetch_payload(run, &bucket, &envelope).await.map(|payload| (envelope, payload)),
+        None => Err(Refusal::Missing),
+    };
+    Ok(Fetched { uid, hotkey, found, claim })
+}
+
 impl Judgement {
-    /// Forgets everything if `round` is another than before.
-    pub fn enter(&mut self, round: u64) {
-        if self.round != Some(round) {
-            *self = Self { round: Some(round), ..Self::default() };
+    /// Forgets everything if `list` is another than before.
+    pub fn enter(&mut self, list: Digest) {
+        if self.list != list {
+            *self = Self { list, ..Self::default() };
         }
     }
 
-    /// The entries of `round`; none if it was not judged.
-    pub fn of(&self, round: u64) -> BTreeMap<u16, Entry> {
-        if self.round == Some(round) { self.entries.clone() } else { BTreeMap::new() }
+    /// What was found of `uid` on the list.
+    pub fn of(&self, list: Digest, uid: u16) -> Option<&Entry> {
+        self.entries.get(&uid).filter(|_| self.list == list)
     }
 
     /// Whether `uid` still has to be looked at.
-    pub fn open(&self, uid: u16) -> bool {
-        match self.entries.get(&uid).map(|e| &e.outcome) {
-            None => true,
-            Some(Outcome::Refused(refusal)) => may_improve(refusal),
-            Some(Outcome::Measured { .. }) => false,
-        }
+    pub fn is_open(&self, uid: u16) -> bool {
+        self.entries.get(&uid).is_none_or(|e| e.outcome.refusal().is_some_and(may_improve))
     }
 
-    /// Checks and measures the seal list's entry of `uid`; `seed` is the hash of the first block after the close, `open` of the round's open block.
-    pub async fn judge(
+    /// One entry for each line of the list; `None` while one was never looked at.
+    pub fn complete(&self, close: &Close) -> Option<Vec<Entry>> {
+        close.list.value.entries.iter().map(|e| self.of(close.list.digest(), e.uid).cloned()).collect()
+    }
+
+    /// Measures what was fetched.
+    pub fn judge(
         &mut self,
         bench: &mut Bench<'_>,
         replica: &mut Replica,
-        close: &Close,
-        uid: u16,
-        (open, seed): (&Digest, &Digest),
-        hotkey: Option<Hotkey>,
-    ) -> Result<(), ValidatorError> {
-        let Some(sealed) = close.list.value.entries.iter().find(|e| e.uid == uid) else { return Ok(()) };
-        let (round, root) = (replica.anchor.round, replica.root);
-        // an unregistered uid has no hotkey; its envelope then counts for nobody
-        let owner = hotkey.unwrap_or(Hotkey([0; 32]));
-        let checked = check_envelope(bench.run, round, root, owner, sealed);
-        let claimed = checked.as_ref().map(|e| e.value.payload).unwrap_or_default();
-        let outcome = match checked {
+        fetched: Fetched,
+        seeds: &Seeds,
+    ) -> Result<&Entry, ValidatorError> {
+        let Fetched { uid, hotkey, found, claim } = fetched;
+        let outcome = match found {
             Err(refusal) => Outcome::Refused(refusal),
-            Ok(envelope) => match fetch(bench.run, &envelope).await? {
-                Err(refusal) => Outcome::Refused(refusal),
-                Ok(payload) => {
-                    replica.remember(&payload);
-                    self.measure(bench, replica, &payload, &envelope, (open, seed))?
-                }
-            },
+            Ok((envelope, payload)) => {
+                replica.remember(&payload);
+                self.measure(bench, replica, &payload, &envelope, seeds)?
+            }
         };
-        self.entries.insert(uid, Entry { uid, hotkey: owner, payload: claimed, outcome });
-        Ok(())
+        self.entries.insert(uid, Entry { uid, hotkey, payload: claim, outcome });
+        Ok(&self.entries[&uid])
     }
 
     fn measure(
@@ -99,14 +140,14 @@ impl Judgement {
         replica: &Replica,
         payload: &Payload,
         envelope: &Signed<Envelope>,
-        (open, seed): (&Digest, &Digest),
+        seeds: &Seeds,
     ) -> Result<Outcome, ValidatorError> {
         let manifest = &bench.run.manifest;
         let length = manifest.model.sequence_length;
-        let own_windows = assigned(bench, envelope, open, seed)?;
+        let own_windows = assigned(bench, envelope, seeds)?;
         let base = replica.state.tensors();
         let random_windows = match &self.random {
-            None => Some(random(bench, seed)?),
+            None => Some(random(bench, seeds)?),
             Some(_) => None,
         };
         let step = replica.terms.judge.step * replica.terms.rule.lr;
@@ -137,21 +178,14 @@ impl Judgement {
     }
 }
 
-async fn fetch(run: &Run, envelope: &Signed<Envelope>) -> Result<Result<Payload, Refusal>, ValidatorError> {
-    match run.bucket_of(&envelope.signer).await? {
-        Some(bucket) => Ok(fetch_payload(run, &bucket, envelope).await),
-        None => Ok(Err(Refusal::Missing)),
-    }
-}
-
 /// Sequences drawn from those that the envelope says were trained.
-fn assigned(bench: &Bench<'_>, envelope: &Signed<Envelope>, open: &Digest, seed: &Digest) -> Result<Vec<Vec<u32>>, ValidatorError> {
+fn assigned(bench: &Bench<'_>, envelope: &Signed<Envelope>, seeds: &Seeds) -> Result<Vec<Vec<u32>>, ValidatorError> {
     let manifest = &bench.run.manifest;
     let length = manifest.model.sequence_length;
     let per_round = u64::from(manifest.inner.steps) * u64::from(manifest.inner.batch);
     let trained = envelope.value.sequences.clamp(1, per_round);
-    let assignment = Assignment::miner(&bench.run.id, open, &envelope.signer, bench.dataset.windows(Split::Train, length));
-    let draws = Assignment::miner(&bench.run.id, seed, &envelope.signer, trained).indices(0, manifest.judge.sequences as usize);
+    let assignment = Assignment::miner(&bench.run.id, &seeds.open, &envelope.signer, bench.dataset.windows(Split::Train, length));
+    let draws = Assignment::miner(&bench.run.id, &seeds.closed, &envelope.signer, trained).indices(0, manifest.judge.sequences as usize);
     let windows = draws.into_iter().map(|place| {
         let index = assignment.indices(place, 1)[0];
         bench.dataset.window(Split::Train, index, length)
@@ -160,30 +194,9 @@ fn assigned(bench: &Bench<'_>, envelope: &Signed<Envelope>, open: &Digest, seed:
 }
 
 /// The round's random batch.
-fn random(bench: &Bench<'_>, seed: &Digest) -> Result<Vec<Vec<u32>>, ValidatorError> {
+fn random(bench: &Bench<'_>, seeds: &Seeds) -> Result<Vec<Vec<u32>>, ValidatorError> {
     let length = bench.run.manifest.model.sequence_length;
-    let draws = Assignment::random(&bench.run.id, seed, bench.dataset.windows(Split::Train, length));
+    let draws = Assignment::random(&bench.run.id, &seeds.closed, bench.dataset.windows(Split::Train, length));
     let windows = draws.indices(0, bench.run.manifest.judge.sequences as usize).into_iter();
     Ok(windows.map(|i| bench.dataset.window(Split::Train, i, length)).collect::<Result<_, _>>()?)
-}
-
-/// Where `own` contradicts `theirs`, in words.
-pub(crate) fn contradiction(theirs: &Entry, own: &Entry, z: f64) -> Option<String> {
-    match (&theirs.outcome, &own.outcome) {
-        (Outcome::Measured { random: t, assigned: ta }, Outcome::Measured { random: o, assigned: oa }) => {
-            [("random", t, o), ("assigned", ta, oa)].into_iter().find_map(|(name, t, o)| {
-                let error = t.std_error.hypot(o.std_error);
-                let apart = (t.gain() - o.gain()).abs();
-                // devices differ in the last digits even on equal sequences
-                (apart > z * error && apart > 1e-4 * t.before.abs()).then(|| {
-                    format!("{name} gain {:.5} in the sheet, {:.5} measured here, combined standard error {error:.5}", t.gain(), o.gain())
-                })
-            })
-        }
-        (Outcome::Refused(refusal), Outcome::Measured { .. }) => Some(format!("refused in the sheet ({refusal}), sound here")),
-        (Outcome::Measured { .. }, Outcome::Refused(refusal)) if refusal.is_fact() => {
-            Some(format!("measured in the sheet, refused here: {refusal}"))
-        }
-        _ => None,
-    }
 }

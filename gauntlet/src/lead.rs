@@ -1,9 +1,7 @@
 //! A lead's two acts in a round: the seal list and the record. Each goes to the own bucket first and to the chain after, and is
 //! made once: a lead that restarts finds what it had published and commits the same again.
 
-use std::collections::BTreeMap;
-
-use checkpoints::{Close, Event, Replica};
+use checkpoints::{Close, Event};
 use protocol::{
     Announcement, Applied, Digest, Document, ObjectKey, Record, SealList, Sealed, Signed, Validator as Ranked,
     score::{Entry, ScoreSheet, advance},
@@ -13,38 +11,51 @@ use crate::{Validator, ValidatorError};
 
 impl Validator {
     /// Publishes and commits the seal list of the current round.
-    pub(crate) async fn close_round(&mut self, envelopes: &BTreeMap<u16, Vec<u8>>) -> Result<(), ValidatorError> {
-        let (run, round) = (self.run.id, self.replica.anchor.round);
-        let entries = envelopes.iter().map(|(uid, envelope)| Sealed { uid: *uid, envelope: envelope.clone() }).collect();
-        let list = self.publish_once(&ObjectKey::SealList(round), SealList { run, round, entries }).await?;
+    pub(crate) async fn close_round(&mut self, entries: Vec<Sealed>) -> Result<(), ValidatorError> {
+        let (run, round) = (self.node.run.id, self.node.round());
+        let list = SealList { run, round, entries };
+        // whatever was fetched by the time of an earlier one is as good
+        let Some(list) = self.publish_once(&ObjectKey::SealList(round), list, |there| (there.run, there.round) == (run, round)).await?
+        else {
+            return Ok(());
+        };
         self.announce(Announcement::SealList { run, round, digest: list.digest() }).await?;
-        self.events.tell(Event::Closed { round, listed: list.value.entries.len() }).await;
+        self.node.events.tell(Event::Closed { round, listed: list.value.entries.len() }).await;
         Ok(())
     }
 
     /// Publishes and commits score sheet and record of the current round.
     pub(crate) async fn record_round(&mut self, close: &Close, ranks: &[Ranked], entries: Vec<Entry>) -> Result<(), ValidatorError> {
-        let (run, round) = (self.run.id, self.replica.anchor.round);
-        let scores = advance(&self.replica.anchor.scores, &entries, &self.replica.terms.judge, &self.run.manifest.pay);
-        let sheet = ScoreSheet { run, round, seal_list: close.list.digest(), entries, scores };
-        let sheet = self.publish_once(&ObjectKey::ScoreSheet(round), sheet).await?;
+        let (run, round, seal_list) = (self.node.run.id, self.node.round(), close.list.digest());
+        let replica = &self.node.replica;
+        let (before, judge, pay) = (replica.anchor.scores.clone(), replica.terms.judge.clone(), self.node.run.manifest.pay.clone());
+        let scores = advance(&before, &entries, &judge, &pay);
+        let sheet = ScoreSheet { run, round, seal_list, entries, scores };
+        let fits = |there: &ScoreSheet| there.seal_list == seal_list && there.follows(&before, &judge, &pay);
+        let Some(sheet) = self.publish_once(&ObjectKey::ScoreSheet(round), sheet, fits).await? else { return Ok(()) };
         let Some(record) = self.make_record(&sheet, close, ranks).await? else { return Ok(()) };
-        let record = self.publish_once(&ObjectKey::Record(round), record).await?;
-        self.announce(Announcement::Record { run, round, digest: record.digest() }).await
+        let same = record.clone();
+        let Some(record) = self.publish_once(&ObjectKey::Record(round), record, |there| *there == same).await? else { return Ok(()) };
+        let (me, digest) = (self.node.hotkey(), record.digest());
+        match self.node.replica.void().iter().find(|(void, _)| void.lead == me && void.digest == digest) {
+            Some((_, why)) => self.node.warn(format!("round {round}: this validator's own record is void: it {why}")).await,
+            None => self.announce(Announcement::Record { run, round, digest }).await?,
+        }
+        Ok(())
     }
 
     async fn make_record(&mut self, sheet: &Signed<ScoreSheet>, close: &Close, ranks: &[Ranked]) -> Result<Option<Record>, ValidatorError> {
-        let replica: &Replica = &self.replica;
+        let (run, replica) = (&self.node.run, &self.node.replica);
         let select = sheet.value.select(&replica.terms.judge);
         let applied: Vec<Applied> =
             select.iter().map(|e| Applied { uid: e.uid, hotkey: e.hotkey, payload: e.payload, weight: 1.0 }).collect();
         let known = replica.opened();
-        let Some(payloads) = checkpoints::fetch_applied(&self.run, replica.anchor.round, &applied, &close.list.value, known).await? else {
+        let Some(payloads) = checkpoints::fetch_applied(run, replica.anchor.round, &applied, &close.list.value, known).await? else {
             return Ok(None);
         };
-        let (_, root) = replica.next_state(&applied, &payloads, &mut self.watch)?;
+        let (_, root) = replica.next_state(&applied, &payloads, &mut self.node.watch)?;
         Ok(Some(Record {
-            run: self.run.id,
+            run: run.id,
             round: replica.anchor.round,
             previous: replica.anchor.record,
             seal_list: close.list.digest(),
@@ -57,35 +68,42 @@ impl Validator {
         }))
     }
 
-    /// Signs and uploads a document, or returns the one that is already there.
-    pub(crate) async fn publish_once<T: Document>(&self, key: &ObjectKey, document: T) -> Result<Signed<T>, ValidatorError> {
-        if let Some(bytes) = self.bucket.get(key, T::CAP).await?
-            && let Ok(signed) = Signed::<T>::parse(&bytes)
-            && signed.signer == self.keypair.hotkey()
-        {
-            return Ok(signed);
+    /// Signs and uploads a document, or returns the one that is already there. `None`, with a warning, if that one does not fit: it may
+    /// be committed, and then everybody needs its bytes, so it stays, and this act is the next rank's.
+    pub(crate) async fn publish_once<T: Document>(
+        &self,
+        key: &ObjectKey,
+        document: T,
+        fits: impl Fn(&T) -> bool,
+    ) -> Result<Option<Signed<T>>, ValidatorError> {
+        let Some(bytes) = self.node.bucket.get(key, T::CAP).await? else {
+            let signed = Signed::new(document, &self.node.keypair);
+            self.node.bucket.put(key, signed.to_bytes().to_vec().into()).await?;
+            return Ok(Some(signed));
+        };
+        let there = Signed::<T>::parse(&bytes).ok().filter(|there| there.signer == self.node.hotkey() && fits(&there.value));
+        if there.is_none() {
+            self.node.warn(format!("{key} in the own bucket is of another course of the round; leaving the round to others")).await;
         }
-        let signed = Signed::new(document, &self.keypair);
-        self.bucket.put(key, signed.to_bytes().to_vec().into()).await?;
-        Ok(signed)
+        Ok(there)
     }
 
     /// Commits a lead's announcement, in other bytes if it was committed before: it did not count then.
-    pub(crate) async fn announce(&self, announcement: Announcement) -> Result<(), ValidatorError> {
-        let (chain, netuid) = (&self.run.chain, self.run.manifest.chain.netuid);
+    async fn announce(&self, announcement: Announcement) -> Result<(), ValidatorError> {
+        let (chain, netuid) = (&self.node.run.chain, self.node.run.manifest.chain.netuid);
         let head = chain.head().await?.number;
-        let earlier = chain.commitments(netuid, self.replica.anchor.record_block..=head).await?;
-        let me = self.keypair.hotkey();
+        let earlier = chain.commitments(netuid, self.node.replica.anchor.record_block..=head).await?;
+        let me = self.node.hotkey();
         let said = earlier.iter().any(|c| c.hotkey == me && Announcement::decode(&c.data).as_ref() == Some(&announcement));
         let bytes = if said { announcement.encode_again(head + 1) } else { announcement.encode() };
-        Ok(chain.commit(&self.keypair, netuid, &bytes).await?)
+        Ok(chain.commit(&self.node.keypair, netuid, &bytes).await?)
     }
 
     /// Says on the chain that the bytes behind a digest cannot be had.
     pub(crate) async fn report_withheld(&self, digest: Digest) -> Result<(), ValidatorError> {
-        let round = self.replica.anchor.round;
-        let announcement = Announcement::Withheld { run: self.run.id, round, digest };
+        let (run, round) = (&self.node.run, self.node.round());
+        let announcement = Announcement::Withheld { run: run.id, round, digest };
         // said once is said; the chain passes over the same bytes
-        Ok(self.run.chain.commit(&self.keypair, self.run.manifest.chain.netuid, &announcement.encode()).await?)
+        Ok(run.chain.commit(&self.node.keypair, run.manifest.chain.netuid, &announcement.encode()).await?)
     }
 }

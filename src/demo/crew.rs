@@ -23,7 +23,7 @@ pub enum News {
     Event(usize, Event),
     /// A node ended by itself.
     Gone(usize, String),
-    /// No miner, or no validator, is left.
+    /// No honest miner, or no validator, is left.
     AllGone(String),
 }
 
@@ -73,7 +73,7 @@ impl Crew {
         let log = std::fs::read_to_string(self.logs.join(format!("{}.log", self.names[node]))).unwrap_or_default();
         let why = log.lines().last().unwrap_or("it said nothing").to_owned();
         let left = |wanted: fn(Role) -> bool| self.roles.iter().zip(&self.children).any(|(r, c)| wanted(*r) && c.is_some());
-        if !left(Role::mines) || !left(|r| r == Role::Validator) {
+        if !left(|r| r == Role::Miner) || !left(|r| r == Role::Validator) {
             return News::AllGone(format!("{} ended ({why}), and nobody is left to do its work", self.names[node]));
         }
         News::Gone(node, why)

@@ -87,6 +87,8 @@ async fn play(lab: &Lab, story: &mut Story, rounds: u64, quiet: bool, mut shutdo
                 News::Gone(node, why) => screen.gone(node, &why),
                 News::AllGone(why) => {
                     crew.stop(PATIENCE, story).await;
+                    // why it ended is what counts, even if this fails too
+                    let _ = story.save(lab);
                     bail!("{why}; the logs are in {}", lab.logs().display());
                 }
             },

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use chain::{Chain as _, Ledger, Neuron, RAO_PER_TAO};
-use checkpoints::{Replica, Run, write_snapshot};
+use checkpoints::{Replica, write_snapshot};
 use dataset::{Dataset, Split};
 use model::{Device, Llama};
 use plotters::prelude::*;
@@ -12,7 +12,7 @@ use storage::{Access, Bucket};
 
 use super::{
     screen::{bytes_in_words, share},
-    setup::{Lab, Role},
+    setup::{Lab, Node, Role},
     story::{Story, mean},
 };
 use crate::{cli::RunArgs, context, verify};
@@ -21,6 +21,20 @@ use crate::{cli::RunArgs, context, verify};
 const FINAL_SEQUENCES: u64 = 512;
 const PROMPT: &str = "The compiler ";
 const SAMPLE_TOKENS: usize = 400;
+
+/// All there is to say about a demo.
+struct Report<'a> {
+    lab: &'a Lab,
+    story: &'a Story,
+    /// The replayed state.
+    replica: Replica,
+    /// Its held-out bits per byte.
+    held_out: f64,
+    neurons: Vec<Neuron>,
+    /// What the model writes.
+    sample: String,
+    checkpoint: PathBuf,
+}
 
 /// Replays the log, writes everything and prints the summary.
 pub async fn finish(lab: &Lab, story: &Story, json: bool) -> Result<()> {
@@ -37,13 +51,13 @@ pub async fn finish(lab: &Lab, story: &Story, json: bool) -> Result<()> {
     fs::write(lab.dir.join("sample.txt"), &sample)?;
     write_csv(lab, story)?;
     draw(lab, story).map_err(|e| anyhow!("drawing the loss curve: {e}"))?;
-    let neurons = neurons(lab).await?;
-    let summary = summary(lab, story, &replica, held_out, &neurons);
+    let report = Report { lab, story, replica, held_out, neurons: neurons(lab).await?, sample, checkpoint };
+    let summary = report.summary();
     fs::write(lab.dir.join("summary.json"), serde_json::to_vec_pretty(&summary)?)?;
     if json {
         println!("{summary}");
     } else {
-        print(lab, story, &run, &replica, held_out, &neurons, &sample, &checkpoint);
+        report.print();
     }
     Ok(())
 }
@@ -141,70 +155,78 @@ fn honest_share(lab: &Lab, story: &Story) -> f64 {
     if all > 0.0 { sum(|role| role == Role::Miner) / all } else { 0.0 }
 }
 
-fn summary(lab: &Lab, story: &Story, replica: &Replica, held_out: f64, neurons: &[Neuron]) -> serde_json::Value {
-    let cpu = story.cpu();
-    let nodes: Vec<_> = lab
-        .nodes
-        .iter()
-        .enumerate()
-        .map(|(index, node)| {
-            let (usage, neuron) = (story.usage(index), neurons.iter().find(|n| n.uid == node.uid));
-            serde_json::json!({
-                "name": node.name, "role": node.role, "uid": node.uid, "weight": share(node.uid, story), "up": usage.up, "down": usage.down,
-                "incentive": neuron.map(|n| n.incentive), "dividends": neuron.map(|n| n.dividends), "emission_rao": neuron.map(|n| n.emission),
-                "score": story.scores.iter().find(|s| s.uid == node.uid).map(|s| s.score),
-            })
+impl Report<'_> {
+    /// For other programs.
+    fn summary(&self) -> serde_json::Value {
+        let Self { lab, story, .. } = self;
+        let cpu = story.cpu();
+        let nodes: Vec<_> = lab.nodes.iter().enumerate().map(|(index, node)| self.node(index, node)).collect();
+        serde_json::json!({
+            "run": lab.run, "rounds": story.next_round(), "root": self.replica.root, "verified": true, "seconds": story.seconds(),
+            "held_out_bits_per_byte": self.held_out, "start_bits_per_byte": story.start,
+            "cpu_seconds": cpu, "training_share": cpu.train / cpu.total(), "honest_weight": honest_share(lab, story), "nodes": nodes,
         })
-        .collect();
-    serde_json::json!({
-        "run": lab.run, "rounds": story.next_round(), "root": replica.root, "verified": true, "seconds": story.seconds(),
-        "held_out_bits_per_byte": held_out, "start_bits_per_byte": story.start,
-        "cpu_seconds": cpu, "training_share": cpu.train / cpu.total(), "honest_weight": honest_share(lab, story), "nodes": nodes,
-    })
-}
-
-#[allow(clippy::too_many_arguments)]
-fn print(
-    lab: &Lab,
-    story: &Story,
-    run: &Run,
-    replica: &Replica,
-    held_out: f64,
-    neurons: &[Neuron],
-    sample: &str,
-    checkpoint: &std::path::Path,
-) {
-    println!("\n{} of {} rounds in {:.0} s", run.manifest.name, story.next_round(), story.seconds());
-    println!("held-out loss   {:.3} → {held_out:.3} bits per byte", story.start.unwrap_or(8.0));
-    println!("root            {} (replayed from genesis: equal)", replica.root);
-    let cpu = story.cpu();
-    let percent = |seconds: f64| 100.0 * seconds / cpu.total();
-    println!(
-        "CPU time        {:.0} s: train {:.1} %, compress {:.1} %, exchange {:.1} %, judge {:.1} %, step {:.1} %, hash {:.1} %",
-        cpu.total(),
-        percent(cpu.train),
-        percent(cpu.compress),
-        percent(cpu.exchange),
-        percent(cpu.judge),
-        percent(cpu.step),
-        percent(cpu.hash)
-    );
-    println!("honest miners   {:.1} % of the miners' weight on the ledger\n", 100.0 * honest_share(lab, story));
-    println!("{:<13} {:<10} {:>4} {:>8} {:>7} {:>10} {:>10} {:>12}", "node", "role", "uid", "score", "weight", "up", "down", "earned TAO");
-    for (index, node) in lab.nodes.iter().enumerate() {
-        let usage = story.usage(index);
-        let score = story.scores.iter().find(|s| s.uid == node.uid).map_or(String::new(), |s| format!("{:.3}", s.score));
-        let weight = if node.role.mines() { format!("{:.1}%", 100.0 * share(node.uid, story)) } else { String::new() };
-        let earned = neurons.iter().find(|n| n.uid == node.uid).map_or(0.0, |n| n.emission as f64 / RAO_PER_TAO as f64);
-        let role = format!("{:?}", node.role).to_lowercase();
-        let (up, down) = (bytes_in_words(usage.up), bytes_in_words(usage.down));
-        println!("{:<13} {role:<10} {:>4} {score:>8} {weight:>7} {up:>10} {down:>10} {earned:>12.3}", node.name, node.uid);
     }
-    println!("\nit writes: {}\n", sample.replace('\n', "\n           "));
-    let file = |name: &str| lab.dir.join(name).display().to_string();
-    println!("checkpoint      {}", checkpoint.display());
-    println!("loss curve      {}, {}", file("loss.svg"), file("loss.csv"));
-    println!("summary, sample {}, {}", file("summary.json"), file("sample.txt"));
-    println!("logs            {}", lab.logs().display());
-    println!("look closer     tributary status --run {}", lab.run);
+
+    fn node(&self, index: usize, node: &Node) -> serde_json::Value {
+        let (usage, neuron) = (self.story.usage(index), self.neuron(node));
+        serde_json::json!({
+            "name": node.name, "role": node.role, "uid": node.uid, "weight": share(node.uid, self.story), "up": usage.up, "down": usage.down,
+            "incentive": neuron.map(|n| n.incentive), "dividends": neuron.map(|n| n.dividends), "emission_rao": neuron.map(|n| n.emission),
+            "score": self.score(node),
+        })
+    }
+
+    fn neuron(&self, node: &Node) -> Option<&Neuron> {
+        self.neurons.iter().find(|n| n.uid == node.uid)
+    }
+
+    fn score(&self, node: &Node) -> Option<f64> {
+        self.story.scores.iter().find(|s| s.uid == node.uid).map(|s| s.score)
+    }
+
+    /// For people.
+    fn print(&self) {
+        let Self { lab, story, replica, held_out, .. } = self;
+        println!("\n{} of {} rounds in {:.0} s", replica.run.manifest.name, story.next_round(), story.seconds());
+        println!("held-out loss   {:.3} → {held_out:.3} bits per byte", story.start.unwrap_or(8.0));
+        println!("root            {} (replayed from genesis: equal)", replica.root);
+        let cpu = story.cpu();
+        let percent = |seconds: f64| 100.0 * seconds / cpu.total();
+        println!(
+            "CPU time        {:.0} s: train {:.1} %, compress {:.1} %, exchange {:.1} %, judge {:.1} %, step {:.1} %, hash {:.1} %",
+            cpu.total(),
+            percent(cpu.train),
+            percent(cpu.compress),
+            percent(cpu.exchange),
+            percent(cpu.judge),
+            percent(cpu.step),
+            percent(cpu.hash)
+        );
+        println!("honest miners   {:.1} % of the miners' weight on the ledger\n", 100.0 * honest_share(lab, story));
+        self.print_nodes();
+        println!("\nit writes: {}\n", self.sample.replace('\n', "\n           "));
+        let file = |name: &str| lab.dir.join(name).display().to_string();
+        println!("checkpoint      {}", self.checkpoint.display());
+        println!("loss curve      {}, {}", file("loss.svg"), file("loss.csv"));
+        println!("summary, sample {}, {}", file("summary.json"), file("sample.txt"));
+        println!("logs            {}", lab.logs().display());
+        println!("look closer     tributary status --run {}", lab.run);
+    }
+
+    fn print_nodes(&self) {
+        println!(
+            "{:<13} {:<10} {:>4} {:>8} {:>7} {:>10} {:>10} {:>12}",
+            "node", "role", "uid", "score", "weight", "up", "down", "earned TAO"
+        );
+        for (index, node) in self.lab.nodes.iter().enumerate() {
+            let usage = self.story.usage(index);
+            let score = self.score(node).map_or(String::new(), |score| format!("{score:.3}"));
+            let weight = if node.role.mines() { format!("{:.1}%", 100.0 * share(node.uid, self.story)) } else { String::new() };
+            let earned = self.neuron(node).map_or(0.0, |n| n.emission as f64 / RAO_PER_TAO as f64);
+            let role = format!("{:?}", node.role).to_lowercase();
+            let (up, down) = (bytes_in_words(usage.up), bytes_in_words(usage.down));
+            println!("{:<13} {role:<10} {:>4} {score:>8} {weight:>7} {up:>10} {down:>10} {earned:>12.3}", node.name, node.uid);
+        }
+    }
 }

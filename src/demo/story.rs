@@ -1,9 +1,9 @@
 //! What happened so far, round by round: the demo's memory between events, and between runs.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Instant};
+use std::{collections::BTreeMap, fs, io, path::PathBuf, time::Instant};
 
 use anyhow::{Context as _, Result};
-use checkpoints::{Event, Split};
+use checkpoints::{Event, Split, write_durably};
 use protocol::{Digest, score::MinerScore};
 use serde::{Deserialize, Serialize};
 
@@ -72,7 +72,8 @@ impl Story {
         let path = path(lab);
         let mut story: Self = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?,
-            Err(_) => Self::default(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::default(),
+            Err(e) => return Err(e).with_context(|| path.display().to_string()),
         };
         story.clock = Some(Instant::now());
         Ok(story)
@@ -87,7 +88,7 @@ impl Story {
             self.earlier.insert(node, sum);
         }
         let path = path(lab);
-        fs::write(&path, serde_json::to_vec(self)?).with_context(|| path.display().to_string())
+        write_durably(&path, &serde_json::to_vec(self)?).with_context(|| path.display().to_string())
     }
 
     /// The first round without a record.

@@ -1,29 +1,25 @@
 //! The miner.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
-use checkpoints::{Close, Event, Events, Home, Phase, Progress, Replica, Run, RunError, Shutdown, Step, Stopwatch};
+use checkpoints::{Close, Event, Events, Follower, Identity, Phase, Progress, Role, RoundLog, Run, RunError, Shutdown, Step};
 use compression::{EncodeError, ErrorFeedback, Header, Payload};
 use dataset::{Dataset, Split};
 use model::{Device, InnerOptimizer, Llama, ModelError};
-use protocol::{Assignment, Digest, Envelope, Keypair, ObjectKey, PayloadKey, SealContext, Signed};
-use storage::Bucket;
+use protocol::{Assignment, Digest, Envelope, ObjectKey, PayloadKey, SealContext, Signed};
+use storage::StorageError;
 
 use crate::{
     MinerError, Strategy,
-    durable::{Durable, Pending},
+    durable::{self, Pending},
     strategy,
 };
 
 /// What a miner needs besides the run.
 #[derive(Debug)]
 pub struct MinerOptions {
-    /// Its hotkey.
-    pub keypair: Keypair,
-    /// Its home directory.
-    pub home: PathBuf,
-    /// Its own bucket, writable.
-    pub bucket: Bucket,
+    /// Who it is.
+    pub identity: Identity,
     /// The run's tokens.
     pub dataset: Arc<Dataset>,
     /// Where to train.
@@ -34,24 +30,19 @@ pub struct MinerOptions {
 
 /// A running miner.
 pub struct Miner {
-    run: Arc<Run>,
-    keypair: Keypair,
-    home: Home,
-    bucket: Bucket,
+    node: Follower,
     dataset: Arc<Dataset>,
     strategy: Strategy,
-    replica: Replica,
     model: Llama,
     optimizer: InnerOptimizer,
     error_feedback: ErrorFeedback,
     pending: Option<Pending>,
+    /// Whether the pending payload is uploaded, or never will be.
     uploaded: bool,
+    /// Whether its key is published, or never will be.
     revealed: bool,
     /// The round that was tried and gave no payload.
     skipped: Option<u64>,
-    watch: Stopwatch,
-    events: Events,
-    shutdown: Shutdown,
 }
 
 impl Miner {
@@ -60,39 +51,22 @@ impl Miner {
     /// # Errors
     /// [`MinerError`] says what is missing.
     pub async fn start(run: Arc<Run>, options: MinerOptions, events: Events, shutdown: Shutdown) -> Result<Self, MinerError> {
-        let (found, expected) = (options.dataset.digest(), run.manifest.data.digest);
-        if found != expected {
-            return Err(MinerError::WrongData { found, expected });
-        }
-        let home = Home::open(&options.home)?;
-        let head = run.chain.head().await?;
-        let netuid = run.manifest.chain.netuid;
-        let hotkey = options.keypair.hotkey();
-        let neurons = run.chain.neurons(netuid, head.number).await?;
-        let Some(neuron) = neurons.iter().find(|n| n.hotkey == hotkey) else {
-            return Err(MinerError::NotRegistered { hotkey: hotkey.ss58(), netuid });
-        };
-        run.chain.set_bucket(&options.keypair, netuid, options.bucket.url()).await?;
-        let replica = checkpoints::join(&run, &home).await?;
-        let model = Llama::new(&run.manifest.model, options.device)?;
-        let mut optimizer = InnerOptimizer::new(&model, &run.manifest.inner)?;
-        let (error_feedback, pending) = match Durable::load(&home, &run.layout)? {
+        run.check_data(options.dataset.digest())?;
+        let node = Follower::start(run, options.identity, events, shutdown).await?;
+        let model = Llama::new(&node.run.manifest.model, options.device)?;
+        let mut optimizer = InnerOptimizer::new(&model, &node.run.manifest.inner)?;
+        let (error_feedback, pending) = match durable::load(&node.home, &node.run.layout)? {
             Some(saved) => {
                 optimizer.import(&saved.optimizer)?;
                 (saved.error_feedback, saved.pending)
             }
-            None => (ErrorFeedback::zeros(&run.layout), None),
+            None => (ErrorFeedback::zeros(&node.run.layout), None),
         };
-        events.tell(Event::Ready { round: replica.anchor.round, uid: Some(neuron.uid), hotkey: hotkey.ss58() }).await;
-        let bucket = options.bucket.join(&run.id.to_string());
+        node.ready(Some(node.uid)).await;
         Ok(Self {
-            run,
-            keypair: options.keypair,
-            home,
-            bucket,
+            node,
             dataset: options.dataset,
             strategy: options.strategy,
-            replica,
             model,
             optimizer,
             error_feedback,
@@ -100,9 +74,6 @@ impl Miner {
             uploaded: false,
             revealed: false,
             skipped: None,
-            watch: Stopwatch::default(),
-            events,
-            shutdown,
         })
     }
 
@@ -110,227 +81,221 @@ impl Miner {
     ///
     /// # Errors
     /// [`MinerError`], when going on makes no sense.
-    pub async fn run(mut self) -> Result<(), MinerError> {
-        let mut head = self.run.chain.head().await?.number;
-        while !self.shutdown.requested() {
-            self.tick(head).await?;
-            let chain = self.run.chain.clone();
-            head = tokio::select! {
-                block = chain.next_block(head) => block?.number,
-                () = self.shutdown.wait() => break,
-            };
-        }
-        self.tell_usage().await;
-        Ok(())
-    }
-
-    async fn tick(&mut self, head: u64) -> Result<(), MinerError> {
-        loop {
-            match self.advance(head).await? {
-                Some(Progress::Stepped(step)) => self.settle(&step).await?,
-                Some(Progress::Training(log)) => {
-                    self.work(log.plan.close_due()).await?;
-                    return Ok(());
-                }
-                Some(Progress::Closed(_, close)) => return self.reveal(&close).await,
-                Some(Progress::Awaiting(..)) | None => return Ok(()),
-            }
-        }
-    }
-
-    /// One look at the log; a diverged replica starts over from genesis and catches up.
-    async fn advance(&mut self, head: u64) -> Result<Option<Progress>, MinerError> {
-        match self.replica.advance(head, &mut self.watch).await {
-            Ok(progress) => Ok(Some(progress)),
-            Err(error @ RunError::Diverged { .. }) => {
-                self.events.tell(Event::Warning { message: format!("{error}: replaying the log from genesis") }).await;
-                self.replica = Replica::genesis(self.run.clone())?;
-                Ok(None)
-            }
-            Err(RunError::Storage(error)) => {
-                self.events.tell(Event::Warning { message: format!("{error}; trying again at the next block") }).await;
-                Ok(None)
-            }
-            Err(error) => Err(error.into()),
-        }
+    pub async fn run(self) -> Result<(), MinerError> {
+        checkpoints::follow(self).await
     }
 
     /// Trains, seals and uploads, whichever of it is left to do in this round.
-    async fn work(&mut self, close_due: u64) -> Result<(), MinerError> {
-        let round = self.replica.anchor.round;
-        self.pending.take_if(|p| p.round != round);
+    async fn work(&mut self, log: &RoundLog) -> Result<(), MinerError> {
+        let round = self.node.round();
+        // what is older was applied, or its record was never seen here; what is newer waits for a replica that fell back
+        self.pending.take_if(|p| p.round < round);
         if self.pending.is_none() && self.skipped != Some(round) {
-            self.train_and_seal(close_due).await?;
+            self.train_and_seal(log).await?;
         }
-        if let Some(pending) = self.pending.clone().filter(|_| !self.uploaded) {
-            self.upload(&pending).await?;
+        match &self.pending {
+            Some(pending) if pending.round == round && !self.uploaded => self.uploaded = self.upload(pending).await,
+            _ => {}
         }
         Ok(())
     }
 
-    async fn train_and_seal(&mut self, close_due: u64) -> Result<(), MinerError> {
-        let round = self.replica.anchor.round;
-        let open = self.run.chain.block(self.replica.anchor.open_block).await?;
+    async fn train_and_seal(&mut self, log: &RoundLog) -> Result<(), MinerError> {
+        let me = self.node.hotkey();
+        if !log.hotkeys.values().any(|hotkey| *hotkey == me) {
+            self.skip("this miner had no uid when the round opened").await;
+            return Ok(());
+        }
+        let open = self.node.run.chain.block(self.node.replica.anchor.open_block).await.map_err(RunError::from)?;
         let Some(open) = open else { return Ok(()) };
-        let stop_at = close_due.saturating_sub(self.run.manifest.round.upload);
+        let stop_at = log.plan.close_due().saturating_sub(self.node.run.manifest.round.upload);
         let trained = match self.strategy {
             Strategy::Honest => self.train(&open.hash, stop_at),
-            Strategy::Noise => self.pretend(&open.hash),
+            Strategy::Noise => Ok(Some(self.pretend(&open.hash))),
         };
         let sealed = match trained {
             Ok(Some(trained)) => self.seal(trained).await,
+            Ok(None) if self.node.shutdown.requested() => Ok(()),
             Ok(None) => {
-                self.skipped = (!self.shutdown.requested()).then_some(round);
+                self.skip("no time is left for an inner step").await;
                 Ok(())
             }
             Err(error) => Err(error),
         };
         match sealed {
             Err(error @ (MinerError::Model(ModelError::NonFinite { .. }) | MinerError::Encode(EncodeError::NonFinite(_)))) => {
-                self.skipped = Some(round);
-                self.events.tell(Event::Warning { message: format!("round {round}: {error}; no payload in this round") }).await;
+                self.skip(&error.to_string()).await;
                 Ok(())
             }
             other => other,
         }
     }
 
+    async fn skip(&mut self, why: &str) {
+        let round = self.node.round();
+        self.skipped = Some(round);
+        self.node.warn(format!("round {round}: {why}; no payload in this round")).await;
+    }
+
     /// Up to H inner steps from the global state. `None` if there was no time for a single one, or on shutdown.
     fn train(&mut self, open: &Digest, stop_at: u64) -> Result<Option<Trained>, MinerError> {
-        let (inner, length) = (&self.run.manifest.inner, self.run.manifest.model.sequence_length);
-        let round = self.replica.anchor.round;
-        let assignment = Assignment::miner(&self.run.id, open, &self.keypair.hotkey(), self.dataset.windows(Split::Train, length));
+        let Self { node: Follower { run, replica, watch, events, shutdown, keypair, .. }, dataset, model, optimizer, .. } = self;
+        let (inner, length, round) = (&run.manifest.inner, run.manifest.model.sequence_length, replica.anchor.round);
+        let assignment = Assignment::miner(&run.id, open, &keypair.hotkey(), dataset.windows(Split::Train, length));
         let (mut done, mut losses) = (0, 0.0);
-        let mut stopped = false;
-        self.watch.measure(Phase::Train, || {
+        let time_is_up = || {
+            let head = tokio::runtime::Handle::current().block_on(run.chain.head());
+            // a chain that does not answer right now is no reason to throw work away
+            shutdown.requested() || head.is_ok_and(|head| head.number >= stop_at)
+        };
+        watch.measure(Phase::Train, || {
             tokio::task::block_in_place(|| {
-                self.model.load(self.replica.state.tensors())?;
-                while done < inner.steps && !stopped {
+                model.load(replica.state.tensors())?;
+                while done < inner.steps && !time_is_up() {
                     let indices = assignment.indices(u64::from(done) * u64::from(inner.batch), inner.batch as usize);
-                    let windows = indices.into_iter().map(|i| self.dataset.window(Split::Train, i, length));
+                    let windows = indices.into_iter().map(|i| dataset.window(Split::Train, i, length));
                     let batch = windows.collect::<Result<Vec<_>, _>>()?;
                     let position = round * u64::from(inner.steps) + u64::from(done);
-                    let report = self.optimizer.step_at(&mut self.model, &batch, position)?;
+                    let report = optimizer.step_at(model, &batch, position)?;
                     done += 1;
                     losses += report.loss;
-                    self.events.mention(Event::InnerStep { round, done, of: inner.steps, loss: report.loss });
-                    let head = tokio::runtime::Handle::current().block_on(self.run.chain.head())?;
-                    stopped = head.number >= stop_at || self.shutdown.requested();
+                    events.mention(Event::InnerStep { round, done, of: inner.steps, loss: report.loss });
                 }
                 Ok::<_, MinerError>(())
             })
         })?;
-        if self.shutdown.requested() || done == 0 {
+        if shutdown.requested() || done == 0 {
             return Ok(None);
         }
-        let end = self.model.parameters()?;
-        let pairs = self.replica.state.tensors().iter().zip(&end);
+        let end = model.parameters()?;
+        let pairs = replica.state.tensors().iter().zip(&end);
         let pseudo_gradient = pairs.map(|(start, end)| start.iter().zip(end).map(|(s, e)| s - e).collect()).collect();
         let sequences = u64::from(done) * u64::from(inner.batch);
         Ok(Some(Trained { pseudo_gradient, sequences, loss: Some(losses / f64::from(done)) }))
     }
 
     /// What a cheat does instead of training.
-    fn pretend(&self, open: &Digest) -> Result<Option<Trained>, MinerError> {
-        let inner = &self.run.manifest.inner;
-        let lengths = self.run.layout.tensors().iter().map(compression::TensorSpec::len);
+    fn pretend(&self, open: &Digest) -> Trained {
+        let inner = &self.node.run.manifest.inner;
+        let lengths = self.node.run.layout.tensors().iter().map(compression::TensorSpec::len);
         let seed = u64::from_le_bytes(*open.0.first_chunk().unwrap_or(&[1; 8]));
-        let lr = inner.lr_at(self.replica.anchor.round * u64::from(inner.steps));
+        let lr = inner.lr_at(self.node.round() * u64::from(inner.steps));
         let pseudo_gradient = strategy::noise(lengths, lr, inner.steps, seed);
-        Ok(Some(Trained { pseudo_gradient, sequences: u64::from(inner.steps) * u64::from(inner.batch), loss: None }))
+        Trained { pseudo_gradient, sequences: u64::from(inner.steps) * u64::from(inner.batch), loss: None }
     }
 
     /// Encodes and seals, and makes everything durable before anything is uploaded.
     async fn seal(&mut self, trained: Trained) -> Result<(), MinerError> {
-        let (run, round, hotkey) = (self.run.clone(), self.replica.anchor.round, self.keypair.hotkey());
+        let (run, round, base_root) = (self.node.run.clone(), self.node.round(), self.node.replica.root);
         let mut key: PayloadKey = [0; 32];
         getrandom::fill(&mut key).map_err(MinerError::Random)?;
-        let header = Header { run: run.id.0, round, hotkey: hotkey.0, base_root: self.replica.root.0 };
-        let context = SealContext { run: run.id, round, hotkey, base_root: self.replica.root };
+        let header = Header { run: run.id.0, round, hotkey: self.node.hotkey().0, base_root: base_root.0 };
+        let context = SealContext { run: run.id, round, hotkey: self.node.hotkey(), base_root };
         let beta = run.manifest.compression.beta;
-        let (payload, sealed) = self.watch.measure(Phase::Compress, || {
+        let (payload, sealed) = self.node.watch.measure(Phase::Compress, || {
             let feedback = &mut self.error_feedback;
             let payload = compression::encode(&run.codec, &run.layout, &header, feedback, &trained.pseudo_gradient, beta)?;
             let sealed = context.seal(&key, &payload);
             Ok::<_, EncodeError>((payload, sealed))
         })?;
+        let tokens = trained.sequences * run.manifest.model.sequence_length as u64;
         let envelope = Envelope {
             run: run.id,
             round,
-            base_root: self.replica.root,
+            base_root,
             sealed: Digest::of(&sealed),
             sealed_len: sealed.len() as u64,
             payload: Digest::of(&payload),
             sequences: trained.sequences,
-            tokens: trained.sequences * run.manifest.model.sequence_length as u64,
+            tokens,
         };
-        let tokens = envelope.tokens;
-        let envelope = Signed::new(envelope, &self.keypair).to_bytes().to_vec();
-        self.pending = Some(Pending { round, key: key.to_vec(), envelope, payload });
+        let envelope = Signed::new(envelope, &self.node.keypair).to_bytes().to_vec();
+        self.pending = Some(Pending { round, base_root, key, envelope, payload });
         (self.uploaded, self.revealed) = (false, false);
         self.save()?;
-        self.events.tell(Event::Sealed { round, loss: trained.loss, tokens, bytes: sealed.len() as u64 }).await;
+        self.node.events.tell(Event::Sealed { round, loss: trained.loss, tokens, bytes: sealed.len() as u64 }).await;
         Ok(())
     }
 
     fn save(&self) -> Result<(), MinerError> {
-        let saved =
-            Durable { error_feedback: self.error_feedback.clone(), optimizer: self.optimizer.export()?, pending: self.pending.clone() };
-        Ok(saved.save(&self.home, &self.run.layout)?)
+        let optimizer = self.optimizer.export()?;
+        Ok(durable::save(&self.node.home, &self.node.run.layout, &self.error_feedback, &optimizer, self.pending.as_ref())?)
     }
 
-    /// The sealed payload first, the envelope last: whoever sees the envelope finds the payload.
-    async fn upload(&mut self, pending: &Pending) -> Result<(), MinerError> {
-        let context = SealContext { run: self.run.id, round: pending.round, hotkey: self.keypair.hotkey(), base_root: self.replica.root };
-        let sealed = context.seal(&pending.key(), &pending.payload);
+    /// The sealed payload first, the envelope last: whoever sees the envelope finds the payload. Whether that is done with.
+    async fn upload(&self, pending: &Pending) -> bool {
+        let (run, round, bucket) = (self.node.run.id, pending.round, &self.node.bucket);
+        let context = SealContext { run, round, hotkey: self.node.hotkey(), base_root: pending.base_root };
         let put = async {
-            self.bucket.put(&ObjectKey::Payload(pending.round), sealed.into()).await?;
-            self.bucket.put(&ObjectKey::Envelope(pending.round), pending.envelope.clone().into()).await
+            bucket.put(&ObjectKey::Payload(round), context.seal(&pending.key, &pending.payload).into()).await?;
+            bucket.put(&ObjectKey::Envelope(round), pending.envelope.clone().into()).await
         };
-        match put.await {
-            Ok(()) => self.uploaded = true,
-            Err(error) => self.events.tell(Event::Warning { message: format!("upload: {error}; trying again at the next block") }).await,
-        }
-        Ok(())
+        self.done_with("upload", put.await).await
     }
 
     /// Publishes the key if the standing seal list names this miner's envelope.
-    async fn reveal(&mut self, close: &Close) -> Result<(), MinerError> {
-        let Some(pending) = self.pending.as_ref().filter(|p| p.round == self.replica.anchor.round && !self.revealed) else {
-            return Ok(());
-        };
+    async fn reveal(&mut self, close: &Close) {
+        let round = self.node.round();
+        let Some(pending) = self.pending.as_ref().filter(|p| p.round == round && !self.revealed) else { return };
         if close.list.value.entries.iter().any(|e| e.envelope == pending.envelope) {
-            match self.bucket.put(&ObjectKey::PayloadKey(pending.round), pending.key.clone().into()).await {
-                Ok(()) => self.revealed = true,
-                Err(error) => self.events.tell(Event::Warning { message: format!("key: {error}; trying again at the next block") }).await,
-            }
+            let put = self.node.bucket.put(&ObjectKey::PayloadKey(round), pending.key.to_vec().into()).await;
+            self.revealed = self.done_with("key", put).await;
         }
-        Ok(())
+    }
+
+    /// Whether nothing is left to try. A conflict means that a miner with this key wrote here before and lost its home since; the next
+    /// round's objects do not exist yet.
+    async fn done_with(&self, what: &str, put: Result<(), StorageError>) -> bool {
+        let (done, then) = match &put {
+            Ok(()) => return true,
+            Err(StorageError::Conflict { .. }) => (true, "going on in the next round"),
+            Err(_) => (false, "trying again at the next block"),
+        };
+        if let Err(error) = put {
+            self.node.warn(format!("{what}: {error}; {then}")).await;
+        }
+        done
     }
 
     /// After a record: takes an unapplied payload back, and makes the new state durable.
     async fn settle(&mut self, step: &Step) -> Result<(), MinerError> {
         let record = &step.record.value;
-        let hotkey = self.keypair.hotkey();
-        let applied = record.applied.iter().any(|a| a.hotkey == hotkey);
-        if let Some(pending) = self.pending.take_if(|p| p.round == record.round && !applied)
-            && self.run.manifest.compression.reabsorb
-        {
-            if let Ok(payload) = Payload::parse(pending.payload, &self.run.layout, &self.run.codec) {
-                let absorbed = self.watch.measure(Phase::Compress, || self.error_feedback.absorb(&payload));
+        let applied = |p: &Pending| record.applied.iter().any(|a| a.payload == Digest::of(&p.payload));
+        if let Some(pending) = self.pending.take_if(|p| p.round == record.round && !applied(p)) {
+            if self.node.run.manifest.compression.reabsorb
+                && let Ok(payload) = Payload::parse(pending.payload, &self.node.run.layout, &self.node.run.codec)
+            {
+                let absorbed = self.node.watch.measure(Phase::Compress, || self.error_feedback.absorb(&payload));
                 absorbed.map_err(EncodeError::from)?;
             }
             self.save()?;
         }
-        self.home.save_replica(&self.replica)?;
-        self.events.tell(step.event()).await;
-        self.tell_usage().await;
+        self.node.keep(step).await?;
+        self.node.tell_usage().await;
         Ok(())
     }
+}
 
-    async fn tell_usage(&self) {
-        let usage = Event::Usage { up: self.bucket.traffic().up, down: self.run.downloaded(), cpu: self.watch.split() };
-        self.events.tell(usage).await;
+impl Role for Miner {
+    type Error = MinerError;
+
+    fn node(&mut self) -> &mut Follower {
+        &mut self.node
+    }
+
+    async fn tick(&mut self) -> Result<(), MinerError> {
+        while let Some(progress) = self.node.advance().await? {
+            match progress {
+                Progress::Stepped(step) => self.settle(&step).await?,
+                Progress::Training(log) => return self.work(&log).await,
+                Progress::Closed(_, close) => {
+                    self.reveal(&close).await;
+                    break;
+                }
+                Progress::Awaiting(..) => break,
+            }
+        }
+        Ok(())
     }
 }
 

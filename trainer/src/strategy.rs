@@ -38,3 +38,28 @@ pub(crate) fn noise(lengths: impl Iterator<Item = usize>, lr: f64, steps: u32, s
     };
     lengths.map(|len| (0..len).map(|_| draw()).collect()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn strategies_are_known_by_name() {
+        assert_eq!("honest".parse(), Ok(Strategy::default()));
+        assert_eq!("noise".parse(), Ok(Strategy::Noise));
+        assert!("lazy".parse::<Strategy>().unwrap_err().contains("honest and noise"));
+    }
+
+    #[test]
+    fn noise_has_the_asked_shape_a_bound_and_no_direction() {
+        let drawn = noise([1000, 0, 500].into_iter(), 0.01, 16, 7);
+        assert_eq!(drawn.iter().map(Vec::len).collect::<Vec<_>>(), [1000, 0, 500]);
+        let all = drawn.concat();
+        assert!(all.iter().all(|x| x.abs() <= 0.04) && all.iter().any(|x| x.abs() > 0.035));
+        let mean = all.iter().sum::<f32>() / 1500.0;
+        assert!(mean.abs() < 0.003, "{mean}");
+        assert_ne!(drawn, noise([1000, 0, 500].into_iter(), 0.01, 16, 9));
+    }
+}
