@@ -40,7 +40,7 @@ pub enum HomeError {
         source: io::Error,
     },
     /// A file is not what this program wrote.
-    #[error("{path} is damaged ({problem}); remove it and the node rebuilds it from the run's log")]
+    #[error("{path} is damaged ({problem}); remove it: θ is rebuilt from the run's log, a miner's error feedback and moments start anew")]
     Damaged {
         /// Which file.
         path: PathBuf,

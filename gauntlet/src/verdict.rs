@@ -13,7 +13,7 @@ pub(crate) fn in_words(entry: &Entry) -> String {
     match &entry.outcome {
         Outcome::Refused(refusal) => format!("refused: {refusal}"),
         Outcome::Measured { assigned, random } => format!(
-            "gain {:+.5} on its own data, {:+.5} ± {:.5} on random data{}",
+            "gain {:+.4} on its own data, {:+.4} ± {:.4} on random{}",
             assigned.gain(),
             random.gain(),
             random.std_error,

@@ -70,8 +70,9 @@ impl Crew {
         self.children[node] = None;
         // the others need not wait for it any longer
         let _ = self.ledger.withdraw(&self.hotkeys[node]);
-        let log = std::fs::read_to_string(self.logs.join(format!("{}.log", self.names[node]))).unwrap_or_default();
-        let why = log.lines().last().unwrap_or("it said nothing").to_owned();
+        let path = self.logs.join(format!("{}.log", self.names[node]));
+        let log = std::fs::read_to_string(&path).unwrap_or_default();
+        let why = log.lines().last().map_or_else(|| format!("{} is empty; is the disk full?", path.display()), str::to_owned);
         let left = |wanted: fn(Role) -> bool| self.roles.iter().zip(&self.children).any(|(r, c)| wanted(*r) && c.is_some());
         if !left(|r| r == Role::Miner) || !left(|r| r == Role::Validator) {
             return News::AllGone(format!("{} ended ({why}), and nobody is left to do its work", self.names[node]));

@@ -1,6 +1,6 @@
 //! What a demo leaves: a verified checkpoint, a loss curve, a table, a sample, a summary.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use chain::{Chain as _, Ledger, Neuron, RAO_PER_TAO};
@@ -11,7 +11,7 @@ use plotters::prelude::*;
 use storage::{Access, Bucket};
 
 use super::{
-    screen::{bytes_in_words, share},
+    screen::bytes_in_words,
     setup::{Lab, Node, Role},
     story::{Story, mean},
 };
@@ -31,6 +31,8 @@ struct Report<'a> {
     /// Its held-out bits per byte.
     held_out: f64,
     neurons: Vec<Neuron>,
+    /// By uid, the share of the validators' weights on the ledger.
+    weights: BTreeMap<u16, f64>,
     /// What the model writes.
     sample: String,
     checkpoint: PathBuf,
@@ -51,7 +53,8 @@ pub async fn finish(lab: &Lab, story: &Story, json: bool) -> Result<()> {
     fs::write(lab.dir.join("sample.txt"), &sample)?;
     write_csv(lab, story)?;
     draw(lab, story).map_err(|e| anyhow!("drawing the loss curve: {e}"))?;
-    let report = Report { lab, story, replica, held_out, neurons: neurons(lab).await?, sample, checkpoint };
+    let (neurons, weights) = read_ledger(lab).await?;
+    let report = Report { lab, story, replica, held_out, neurons, weights, sample, checkpoint };
     let summary = report.summary();
     fs::write(lab.dir.join("summary.json"), serde_json::to_vec_pretty(&summary)?)?;
     if json {
@@ -132,7 +135,7 @@ fn draw(lab: &Lab, story: &Story) -> Result<(), Box<dyn std::error::Error>> {
         .x_label_area_size(40)
         .y_label_area_size(50)
         .build_cartesian_2d(0.0..rounds, 1.5..8.2)?;
-    chart.configure_mesh().x_desc("round").y_desc("bits per byte").draw()?;
+    chart.configure_mesh().light_line_style(WHITE).x_desc("round").y_desc("bits per byte").draw()?;
     let (blue, orange) = (RGBColor(31, 119, 180), RGBColor(255, 127, 14));
     let legend = |color: RGBColor| move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2));
     chart.draw_series(LineSeries::new(train, blue.stroke_width(2)))?.label("training (mean of the honest miners)").legend(legend(blue));
@@ -142,17 +145,24 @@ fn draw(lab: &Lab, story: &Story) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-async fn neurons(lab: &Lab) -> Result<Vec<Neuron>> {
+/// What the ledger has at the end: neurons, and each uid's mean share of the validators' rows of weights.
+async fn read_ledger(lab: &Lab) -> Result<(Vec<Neuron>, BTreeMap<u16, f64>)> {
     let ledger = Ledger::open(&lab.ledger())?;
-    let head = ledger.head().await?.number;
-    Ok(ledger.neurons(ledger.config().netuid, head).await?)
-}
-
-/// Share of the miners' weight on the ledger that honest miners have, by the newest weights.
-fn honest_share(lab: &Lab, story: &Story) -> f64 {
-    let sum = |wanted: fn(Role) -> bool| lab.nodes.iter().filter(|n| wanted(n.role)).map(|n| share(n.uid, story)).sum::<f64>();
-    let all = sum(Role::mines);
-    if all > 0.0 { sum(|role| role == Role::Miner) / all } else { 0.0 }
+    let netuid = ledger.config().netuid;
+    let neurons = ledger.neurons(netuid, ledger.head().await?.number).await?;
+    let mut rows = Vec::new();
+    for node in lab.nodes.iter().filter(|n| n.role == Role::Validator) {
+        rows.push(ledger.weights(netuid, node.uid).await?);
+    }
+    rows.retain(|row| !row.is_empty());
+    let mut weights = BTreeMap::new();
+    for row in &rows {
+        let total: f64 = row.iter().map(|(_, w)| f64::from(*w)).sum();
+        for (uid, weight) in row {
+            *weights.entry(*uid).or_insert(0.0) += f64::from(*weight) / total / rows.len() as f64;
+        }
+    }
+    Ok((neurons, weights))
 }
 
 impl Report<'_> {
@@ -164,17 +174,28 @@ impl Report<'_> {
         serde_json::json!({
             "run": lab.run, "rounds": story.next_round(), "root": self.replica.root, "verified": true, "seconds": story.seconds(),
             "held_out_bits_per_byte": self.held_out, "start_bits_per_byte": story.start,
-            "cpu_seconds": cpu, "training_share": cpu.train / cpu.total(), "honest_weight": honest_share(lab, story), "nodes": nodes,
+            "cpu_seconds": cpu, "training_share": cpu.train / cpu.total(), "honest_weight": self.honest_share(), "nodes": nodes,
         })
     }
 
     fn node(&self, index: usize, node: &Node) -> serde_json::Value {
         let (usage, neuron) = (self.story.usage(index), self.neuron(node));
         serde_json::json!({
-            "name": node.name, "role": node.role, "uid": node.uid, "weight": share(node.uid, self.story), "up": usage.up, "down": usage.down,
+            "name": node.name, "role": node.role, "uid": node.uid, "weight": self.weight(node), "up": usage.up, "down": usage.down,
             "incentive": neuron.map(|n| n.incentive), "dividends": neuron.map(|n| n.dividends), "emission_rao": neuron.map(|n| n.emission),
             "score": self.score(node),
         })
+    }
+
+    fn weight(&self, node: &Node) -> f64 {
+        self.weights.get(&node.uid).copied().unwrap_or(0.0)
+    }
+
+    /// Share of the miners' weight on the ledger that honest miners have.
+    fn honest_share(&self) -> f64 {
+        let sum = |wanted: fn(Role) -> bool| self.lab.nodes.iter().filter(|n| wanted(n.role)).map(|n| self.weight(n)).sum::<f64>();
+        let all = sum(Role::mines);
+        if all > 0.0 { sum(|role| role == Role::Miner) / all } else { 0.0 }
     }
 
     fn neuron(&self, node: &Node) -> Option<&Neuron> {
@@ -203,7 +224,7 @@ impl Report<'_> {
             percent(cpu.step),
             percent(cpu.hash)
         );
-        println!("honest miners   {:.1} % of the miners' weight on the ledger\n", 100.0 * honest_share(lab, story));
+        println!("honest miners   {:.1} % of the miners' weight on the ledger\n", 100.0 * self.honest_share());
         self.print_nodes();
         println!("\nit writes: {}\n", self.sample.replace('\n', "\n           "));
         let file = |name: &str| lab.dir.join(name).display().to_string();
@@ -222,7 +243,7 @@ impl Report<'_> {
         for (index, node) in self.lab.nodes.iter().enumerate() {
             let usage = self.story.usage(index);
             let score = self.score(node).map_or(String::new(), |score| format!("{score:.3}"));
-            let weight = if node.role.mines() { format!("{:.1}%", 100.0 * share(node.uid, self.story)) } else { String::new() };
+            let weight = if node.role.mines() { format!("{:.1}%", 100.0 * self.weight(node)) } else { String::new() };
             let earned = self.neuron(node).map_or(0.0, |n| n.emission as f64 / RAO_PER_TAO as f64);
             let role = format!("{:?}", node.role).to_lowercase();
             let (up, down) = (bytes_in_words(usage.up), bytes_in_words(usage.down));

@@ -160,7 +160,7 @@ impl Screen {
 }
 
 /// A uid's share of the newest weights.
-pub fn share(uid: u16, story: &Story) -> f64 {
+fn share(uid: u16, story: &Story) -> f64 {
     let total: f64 = story.weights.iter().map(|(_, w)| f64::from(*w)).sum();
     let own = story.weights.iter().find(|(u, _)| *u == uid).map_or(0.0, |(_, w)| f64::from(*w));
     if total > 0.0 { own / total } else { 0.0 }
