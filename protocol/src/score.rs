@@ -12,8 +12,6 @@ const SIGMA: f64 = 25.0 / 3.0;
 const BETA: f64 = 7.0;
 const TAU: f64 = 0.1;
 const KAPPA: f64 = 1e-4;
-/// A payload without use leaves this share of a score.
-const USELESS: f64 = 0.25;
 /// Two nodes' recomputed figures agree within this relative difference; `exp` differs in the last bits between machines.
 const TOLERANCE: f64 = 1e-6;
 /// Bytes of a refusal's own words at most.
@@ -238,16 +236,15 @@ pub fn advance(previous: &[MinerScore], entries: &[Entry], judge: &Judge, pay: &
         }
     }
     scores.sort_by_key(|s| s.uid);
-    let least = useful_gain(entries, judge);
     rate(&mut scores, entries);
     for score in &mut scores {
         let outcome = entries.iter().find(|e| e.hotkey == score.hotkey).map(|e| &e.outcome);
-        update(score, outcome, least, judge, pay);
+        update(score, outcome, judge, pay);
     }
     scores
 }
 
-fn update(score: &mut MinerScore, outcome: Option<&Outcome>, least: f64, judge: &Judge, pay: &Pay) {
+fn update(score: &mut MinerScore, outcome: Option<&Outcome>, judge: &Judge, pay: &Pay) {
     let Some(Outcome::Measured { assigned, random }) = outcome else {
         score.missed = score.missed.saturating_add(1);
         score.score = if score.missed >= 3 { 0.0 } else { score.score * pay.missing };
@@ -261,9 +258,6 @@ fn update(score: &mut MinerScore, outcome: Option<&Outcome>, least: f64, judge: 
     let computed = score.measured <= judge.mu_rounds || score.computation >= judge.mu_floor;
     let computation = if computed { score.computation.max(0.0) } else { 0.0 };
     score.score = computation * score.ordinal().max(0.0);
-    if random.gain() <= least {
-        score.score *= USELESS;
-    }
 }
 
 /// Plackett–Luce over the measured entries, the larger gain on random data ranking higher.

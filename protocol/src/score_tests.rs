@@ -139,14 +139,6 @@ fn too_little_computation_pays_nothing_once_it_was_measured_often_enough() {
 }
 
 #[test]
-fn a_useless_payload_leaves_a_quarter() {
-    let previous = [known(1, 40.0, 1.0)];
-    let score = |random| advance(&previous, &[measured(1, 1.0, random)], &Judge::default(), &Pay::default())[0].score;
-    assert_eq!(score(0.0), score(0.5) / 4.0);
-    assert_eq!(score(-0.5), score(0.5) / 4.0);
-}
-
-#[test]
 fn a_uid_that_changed_hands_starts_anew_and_a_hotkey_that_moved_does_not() {
     let previous = [known(1, 30.0, 3.0), known(2, 20.0, 3.0)];
     let entry = Entry { hotkey: key(9), ..refused(1, Refusal::Missing) };

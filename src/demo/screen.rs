@@ -18,6 +18,7 @@ pub struct Screen {
     run: ProgressBar,
     round: ProgressBar,
     losses: ProgressBar,
+    header: ProgressBar,
     miners: BTreeMap<usize, ProgressBar>,
     nodes: Vec<Node>,
     bytes_per_token: f64,
@@ -55,6 +56,7 @@ impl Screen {
             run,
             round,
             losses,
+            header,
             miners,
             nodes,
             bytes_per_token: lab.bytes_per_token,
@@ -94,7 +96,7 @@ impl Screen {
 
     /// Leaves the last state on the screen.
     pub fn close(&self) {
-        for bar in [&self.run, &self.round, &self.losses].into_iter().chain(self.miners.values()) {
+        for bar in [&self.run, &self.round, &self.losses, &self.header].into_iter().chain(self.miners.values()) {
             bar.abandon();
         }
     }
