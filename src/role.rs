@@ -114,7 +114,7 @@ impl RoleArgs {
     /// Opens what every role needs and runs `role` until it ends or a signal asks for it.
     fn start<F: Future<Output = Result<()>>>(self, role: impl FnOnce(Node) -> F) -> Result<()> {
         init_logging();
-        let shutdown = signals::stop_on_signals().context("watching for signals")?;
+        let (stopper, shutdown) = signals::stop_on_signals().context("watching for signals")?;
         model::set_threads(self.threads);
         context::block_on(async {
             let keypair = context::open_hotkey(&self.keys)?;
@@ -125,7 +125,10 @@ impl RoleArgs {
             let json = self.json;
             let printer = tokio::spawn(async move {
                 while let Some(event) = received.recv().await {
-                    print_event(&event, json);
+                    // nobody listens any more: whoever started this node is gone
+                    if print_event(&event, json).is_err() {
+                        stopper.stop();
+                    }
                 }
             });
             let outcome = role(Node { run, identity, events, shutdown }).await;
@@ -142,11 +145,10 @@ fn init_logging() {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }
 
-fn print_event(event: &Event, json: bool) {
+fn print_event(event: &Event, json: bool) -> std::io::Result<()> {
     use std::io::Write;
     let line = if json { serde_json::to_string(event).ok() } else { in_words(event) };
-    // whoever closed our standard output does not want to hear more
-    let _ = line.map(|line| writeln!(std::io::stdout(), "{line}"));
+    line.map_or(Ok(()), |line| writeln!(std::io::stdout(), "{line}"))
 }
 
 /// An event as a line for people; `None` for mere progress.

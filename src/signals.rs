@@ -6,13 +6,13 @@
 
 use std::{io, thread};
 
-use checkpoints::Shutdown;
+use checkpoints::{Shutdown, Stopper};
 
 /// From now on, in every thread started later, SIGINT and SIGTERM ask for a stop; a second one ends the process at once. To be called before any other thread starts.
 ///
 /// # Errors
 /// If the system refuses.
-pub fn stop_on_signals() -> io::Result<Shutdown> {
+pub fn stop_on_signals() -> io::Result<(Stopper, Shutdown)> {
     let mut wanted = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset initializes the set that the other calls read; pthread_sigmask may be given no place for the old mask.
     let wanted = unsafe {
@@ -25,6 +25,7 @@ pub fn stop_on_signals() -> io::Result<Shutdown> {
         }
     };
     let (stopper, shutdown) = Shutdown::pair();
+    let by_signal = stopper.clone();
     thread::Builder::new().name("signals".into()).spawn(move || {
         let (mut signal, mut asked) = (0, false);
         // SAFETY: both pointers are to live values of this closure.
@@ -34,8 +35,8 @@ pub fn stop_on_signals() -> io::Result<Shutdown> {
                 unsafe { libc::_exit(128 + signal) };
             }
             asked = true;
-            stopper.stop();
+            by_signal.stop();
         }
     })?;
-    Ok(shutdown)
+    Ok((stopper, shutdown))
 }

@@ -42,10 +42,13 @@ fn roots_in_csv(dir: &Path) -> Vec<(u64, String)> {
 
 /// The rounds that the demo has heard the end of, with their roots.
 fn roots_in_story(dir: &Path) -> Vec<(u64, String)> {
-    let story: Value = serde_json::from_slice(&fs::read(dir.join("story.json")).unwrap()).unwrap();
-    let root = |(round, told): (&String, &Value)| Some((round.parse().unwrap(), told["root"].as_str()?.to_owned()));
-    let mut roots: Vec<_> = story["rounds"].as_object().unwrap().iter().filter_map(root).collect();
-    roots.sort_unstable();
+    let log = fs::read_to_string(dir.join("events.jsonl")).unwrap();
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let stepped = lines.filter(|line| line["event"] == "stepped");
+    let mut roots: Vec<_> = stepped.map(|line| (line["round"].as_u64().unwrap(), line["root"].as_str().unwrap().to_owned())).collect();
+    roots.sort();
+    // every node tells the same root of a round
+    roots.dedup();
     roots
 }
 
@@ -139,6 +142,26 @@ fn a_demo_without_honest_miners_ends_and_can_be_resumed() {
     assert!(last.starts_with("tributary: miner-1 ended (") && last.contains("the logs are in"), "{last}");
     assert_eq!(processes_of(&dir), []);
 
+    let before = roots_in_story(&dir);
+    let rounds = before.len() as u64 + 2;
+    assert!(before.len() >= 3 && summary(&dir, &["--resume", "--rounds", &rounds.to_string()])["rounds"] == rounds, "{before:?}");
+    assert_eq!(roots_in_csv(&dir)[..before.len()], before);
+}
+
+#[test]
+fn a_demo_killed_outright_leaves_no_process_and_resumes_with_equal_roots() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("demo");
+    let mut child = demo(&dir, &["--miners", "2", "--rounds", "100000"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.by_ref().any(|line| line.starts_with("round   2 ")), "it ended before its third round");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let start = std::time::Instant::now();
+    while !processes_of(&dir).is_empty() {
+        assert!(start.elapsed().as_secs() < 120, "its processes outlive it: {:?}", processes_of(&dir));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
     let before = roots_in_story(&dir);
     let rounds = before.len() as u64 + 2;
     assert!(before.len() >= 3 && summary(&dir, &["--resume", "--rounds", &rounds.to_string()])["rounds"] == rounds, "{before:?}");

@@ -90,7 +90,8 @@ impl Crew {
         let listen = async {
             while let Some((node, event)) = self.lines.recv().await {
                 match event {
-                    Some(event) => story.hear(node, &event),
+                    // a log that cannot be written is no reason to leave processes behind
+                    Some(event) => drop(story.hear(node, &event)),
                     None => self.children[node] = None,
                 }
                 if self.children.iter().all(Option::is_none) {
@@ -102,6 +103,17 @@ impl Crew {
         for child in self.children.iter_mut().flatten() {
             let _ = child.kill().await;
         }
+    }
+}
+
+/// The child gets SIGTERM when the thread that starts it ends, here the main one: a demo that is killed leaves nothing running.
+fn stop_with_this_thread(command: &mut Command) {
+    // SAFETY: between fork and exec the closure only makes this one system call, which is async-signal-safe and takes no pointers.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
     }
 }
 
@@ -132,6 +144,7 @@ fn spawn(lab: &Lab, node: &Node) -> Result<Child> {
     }
     // one thread each: several processes share the cores, and spinning thread pools would fight over them
     command.env("OMP_NUM_THREADS", "1").env("RAYON_NUM_THREADS", "1");
+    stop_with_this_thread(&mut command);
     Ok(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true).spawn()?)
 }
 

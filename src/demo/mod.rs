@@ -61,10 +61,10 @@ pub fn run(args: DemoArgs) -> Result<()> {
     if args.cheats >= args.miners || args.validators == 0 || args.rounds == 0 {
         bail!("a demo needs at least one round, one validator and one honest miner");
     }
-    let shutdown = signals::stop_on_signals().context("watching for signals")?;
+    let (_, shutdown) = signals::stop_on_signals().context("watching for signals")?;
     context::block_on(async {
         let lab = if args.resume { Lab::load(&args.dir)? } else { Lab::create(&args).await? };
-        let mut story = Story::load(&lab)?;
+        let mut story = Story::open(&lab)?;
         if story.next_round() < args.rounds {
             play(&lab, &mut story, args.rounds, args.json, shutdown).await?;
         }
@@ -81,14 +81,12 @@ async fn play(lab: &Lab, story: &mut Story, rounds: u64, quiet: bool, mut shutdo
         tokio::select! {
             news = crew.next() => match news {
                 News::Event(node, event) => {
-                    story.hear(node, &event);
+                    story.hear(node, &event)?;
                     screen.show(node, &event, story);
                 }
                 News::Gone(node, why) => screen.gone(node, &why),
                 News::AllGone(why) => {
                     crew.stop(PATIENCE, story).await;
-                    // why it ended is what counts, even if this fails too
-                    let _ = story.save(lab);
                     bail!("{why}; the logs are in {}", lab.logs().display());
                 }
             },
@@ -100,7 +98,6 @@ async fn play(lab: &Lab, story: &mut Story, rounds: u64, quiet: bool, mut shutdo
     }
     screen.close();
     crew.stop(PATIENCE, story).await;
-    story.save(lab)?;
     if interrupted {
         bail!("stopped after {} rounds; go on with `tributary demo --resume --dir {}`", story.next_round(), lab.dir.display());
     }

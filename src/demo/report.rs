@@ -231,7 +231,7 @@ impl Report<'_> {
         println!("checkpoint      {}", self.checkpoint.display());
         println!("loss curve      {}, {}", file("loss.svg"), file("loss.csv"));
         println!("summary, sample {}, {}", file("summary.json"), file("sample.txt"));
-        println!("logs            {}", lab.logs().display());
+        println!("log of the run  {}, warnings in {}", lab.events().display(), lab.logs().display());
         println!("look closer     tributary status --run {}", lab.run);
     }
 

@@ -113,6 +113,11 @@ impl Lab {
         self.dir.join("logs")
     }
 
+    /// The run's log: every event of every process, a JSON line each.
+    pub fn events(&self) -> PathBuf {
+        self.dir.join("events.jsonl")
+    }
+
     /// Folder of the wallets.
     pub fn wallets(&self) -> PathBuf {
         self.dir.join("wallets")

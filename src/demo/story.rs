@@ -1,16 +1,21 @@
 //! What happened so far, round by round: the demo's memory between events, and between runs.
 
-use std::{collections::BTreeMap, fs, io, path::PathBuf, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{Read as _, Write as _},
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result};
-use checkpoints::{Event, Split, write_durably};
+use checkpoints::{Event, Split};
 use protocol::{Digest, score::MinerScore};
 use serde::{Deserialize, Serialize};
 
 use super::setup::Lab;
 
 /// One round.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Round {
     /// Mean training loss of the honest miners, in nats per token.
     pub train: Vec<f64>,
@@ -29,7 +34,7 @@ pub struct Round {
 }
 
 /// Bytes and CPU seconds of one node, over all its starts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
     /// Bytes uploaded.
     pub up: u64,
@@ -45,8 +50,17 @@ impl Usage {
     }
 }
 
-/// The demo so far.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// What a node said, and when: a line of the run's log.
+#[derive(Debug, Serialize, Deserialize)]
+struct Line<E> {
+    /// Seconds of running, earlier starts included.
+    seconds: f64,
+    node: usize,
+    #[serde(flatten)]
+    event: E,
+}
+
+/// The demo so far: what follows from its log, `events.jsonl`.
 pub struct Story {
     /// By round.
     pub rounds: BTreeMap<u64, Round>,
@@ -56,39 +70,43 @@ pub struct Story {
     pub scores: Vec<MinerScore>,
     /// The newest weights set by any validator.
     pub weights: Vec<(u16, u16)>,
-    /// By node, before this start.
+    /// By node, before its newest start.
     earlier: BTreeMap<usize, Usage>,
-    /// By node, since this start.
-    #[serde(skip)]
+    /// By node, since its newest start.
     current: BTreeMap<usize, Usage>,
-    #[serde(skip)]
-    clock: Option<Instant>,
+    log: File,
+    clock: Instant,
+    /// Seconds of running before the clock was started.
     seconds: f64,
 }
 
 impl Story {
-    /// The story of an earlier start, or an empty one.
-    pub fn load(lab: &Lab) -> Result<Self> {
-        let path = path(lab);
-        let mut story: Self = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::default(),
-            Err(e) => return Err(e).with_context(|| path.display().to_string()),
+    /// Reads the log of earlier starts, if there is one, and goes on with it. A last line that was cut off is passed over.
+    pub fn open(lab: &Lab) -> Result<Self> {
+        let path = lab.events();
+        let context = || path.display().to_string();
+        let log = File::options().create(true).append(true).read(true).open(&path).with_context(context)?;
+        let mut text = String::new();
+        (&log).read_to_string(&mut text).with_context(context)?;
+        let mut story = Self {
+            rounds: BTreeMap::new(),
+            start: None,
+            scores: Vec::new(),
+            weights: Vec::new(),
+            earlier: BTreeMap::new(),
+            current: BTreeMap::new(),
+            log,
+            clock: Instant::now(),
+            seconds: 0.0,
         };
-        story.clock = Some(Instant::now());
-        Ok(story)
-    }
-
-    /// Keeps the story for `--resume`.
-    pub fn save(&mut self, lab: &Lab) -> Result<()> {
-        self.seconds = self.seconds();
-        self.clock = Some(Instant::now());
-        for (node, usage) in std::mem::take(&mut self.current) {
-            let sum = self.earlier.entry(node).or_default().plus(&usage);
-            self.earlier.insert(node, sum);
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        story.log.set_len(whole as u64).with_context(context)?;
+        for (number, line) in text[..whole].lines().enumerate() {
+            let line: Line<Event> = serde_json::from_str(line).with_context(|| format!("{}, line {}", path.display(), number + 1))?;
+            story.seconds = line.seconds;
+            story.take(line.seconds, line.node, &line.event);
         }
-        let path = path(lab);
-        write_durably(&path, &serde_json::to_vec(self)?).with_context(|| path.display().to_string())
+        Ok(story)
     }
 
     /// The first round without a record.
@@ -104,7 +122,7 @@ impl Story {
 
     /// Seconds of running, earlier starts included.
     pub fn seconds(&self) -> f64 {
-        self.seconds + self.clock.map_or(0.0, |c| c.elapsed().as_secs_f64())
+        self.seconds + self.clock.elapsed().as_secs_f64()
     }
 
     /// A node's bytes and CPU time so far.
@@ -129,10 +147,29 @@ impl Story {
         self.rounds.values().rev().find(|r| !r.train.is_empty()).map(|r| mean(&r.train))
     }
 
-    /// Takes in an event of a node.
-    pub fn hear(&mut self, node: usize, event: &Event) {
+    /// Takes in an event of a node, and writes it to the log unless it is mere progress.
+    ///
+    /// # Errors
+    /// If the log cannot be written, for a full disk above all.
+    pub fn hear(&mut self, node: usize, event: &Event) -> Result<()> {
         let seconds = self.seconds();
+        if !matches!(event, Event::InnerStep { .. }) {
+            let mut line = serde_json::to_vec(&Line { seconds, node, event })?;
+            line.push(b'\n');
+            self.log.write_all(&line).context("the run's log")?;
+        }
+        self.take(seconds, node, event);
+        Ok(())
+    }
+
+    fn take(&mut self, seconds: f64, node: usize, event: &Event) {
         match event {
+            // a process that starts counts its bytes and seconds from zero
+            Event::Ready { .. } => {
+                let ended = self.current.remove(&node).unwrap_or_default();
+                let sum = self.earlier.entry(node).or_default().plus(&ended);
+                self.earlier.insert(node, sum);
+            }
             Event::Sealed { round, loss: Some(loss), tokens, .. } => {
                 let entry = self.rounds.entry(*round).or_default();
                 entry.train.push(*loss);
@@ -160,8 +197,4 @@ impl Story {
 /// Arithmetic mean.
 pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
-}
-
-fn path(lab: &Lab) -> PathBuf {
-    lab.dir.join("story.json")
 }
