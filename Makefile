@@ -4,7 +4,7 @@ CARGO ?= cargo
 DEMO_ARGS ?=
 DENY := .tools/bin/cargo-deny
 
-.PHONY: setup demo test fmt clippy unit doc deny clean-demo
+.PHONY: setup demo test fmt clippy unit doc deny
 
 setup:
 	@scripts/setup-libtorch.sh

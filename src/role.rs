@@ -6,6 +6,7 @@ use aggregator::Aggregator;
 use anyhow::{Context as _, Result};
 use checkpoints::{Event, Events, Identity, Run, Shutdown};
 use clap::Args;
+use dataset::Dataset;
 use gauntlet::{Validator, ValidatorOptions};
 use model::Device;
 use trainer::{Miner, MinerOptions, Strategy};
@@ -36,17 +37,32 @@ pub struct RoleArgs {
     json: bool,
 }
 
-/// Options of `tributary mine`.
+/// What the roles that compute losses need.
 #[derive(Debug, Args)]
-pub struct MineArgs {
-    #[command(flatten)]
-    role: RoleArgs,
+struct WorkArgs {
     /// The tokenized data set. By default the run's own, downloaded into --home if it is not local.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// cpu, cuda, or cuda:N. By default the best there is.
     #[arg(long)]
     device: Option<Device>,
+}
+
+impl WorkArgs {
+    /// The run's tokens, and where to compute.
+    async fn open(self, node: &Node) -> Result<(Arc<Dataset>, Device)> {
+        let dataset = context::open_dataset(&node.run, self.data.as_deref(), &node.identity.home).await?;
+        Ok((dataset, self.device.unwrap_or_else(Device::best)))
+    }
+}
+
+/// Options of `tributary mine`.
+#[derive(Debug, Args)]
+pub struct MineArgs {
+    #[command(flatten)]
+    role: RoleArgs,
+    #[command(flatten)]
+    work: WorkArgs,
     /// What to send: honest work, or noise (to see how a run deals with it).
     #[arg(long, default_value = "honest", hide = true)]
     strategy: Strategy,
@@ -57,12 +73,8 @@ pub struct MineArgs {
 pub struct ValidateArgs {
     #[command(flatten)]
     role: RoleArgs,
-    /// The tokenized data set. By default the run's own, downloaded into --home if it is not local.
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// cpu, cuda, or cuda:N. By default the best there is.
-    #[arg(long)]
-    device: Option<Device>,
+    #[command(flatten)]
+    work: WorkArgs,
     /// Held-out sequences to measure after each round that this validator leads.
     #[arg(long, value_name = "N", default_value_t = 32)]
     held_out: usize,
@@ -85,10 +97,9 @@ struct Node {
 
 /// Runs a miner until it is stopped.
 pub fn mine(args: MineArgs) -> Result<()> {
-    let MineArgs { role, data, device, strategy } = args;
+    let MineArgs { role, work, strategy } = args;
     role.start(|node| async move {
-        let dataset = context::open_dataset(&node.run, data.as_deref(), &node.identity.home).await?;
-        let device = device.unwrap_or_else(Device::best);
+        let (dataset, device) = work.open(&node).await?;
         let options = MinerOptions { identity: node.identity, dataset, device, strategy };
         Ok(Miner::start(node.run, options, node.events, node.shutdown).await?.run().await?)
     })
@@ -96,10 +107,9 @@ pub fn mine(args: MineArgs) -> Result<()> {
 
 /// Runs a validator until it is stopped.
 pub fn validate(args: ValidateArgs) -> Result<()> {
-    let ValidateArgs { role, data, device, held_out } = args;
+    let ValidateArgs { role, work, held_out } = args;
     role.start(|node| async move {
-        let dataset = context::open_dataset(&node.run, data.as_deref(), &node.identity.home).await?;
-        let device = device.unwrap_or_else(Device::best);
+        let (dataset, device) = work.open(&node).await?;
         let options = ValidatorOptions { identity: node.identity, dataset, device, held_out };
         Ok(Validator::start(node.run, options, node.events, node.shutdown).await?.run().await?)
     })

@@ -54,11 +54,8 @@ impl Document for SnapshotManifest {
     const DOMAIN: Domain = Domain::Checkpoint;
     const CAP: u64 = 64 << 20;
 
-    /// JSON with sorted keys and no white space.
     fn encode(&self) -> Vec<u8> {
-        // through Value, whose map is ordered by key
-        let value = serde_json::to_value(self).expect("a manifest has string keys and finite numbers");
-        serde_json::to_vec(&value).expect("a JSON value can be written")
+        protocol::canonical_json(self)
     }
 
     fn decode(body: &[u8]) -> Result<Self, DocumentError> {

@@ -25,7 +25,7 @@ pub use config::{
 };
 pub use ids::{Digest, Hotkey, ParseIdError, RunId, SS58_PREFIX};
 pub use keys::{Domain, Keypair, verify};
-pub use manifest::{ChainSection, DataSection, Launch, MANIFEST_VERSION, MAX_MANIFEST_BYTES, Manifest, ManifestError};
+pub use manifest::{ChainSection, DataSection, Launch, MANIFEST_VERSION, MAX_MANIFEST_BYTES, Manifest, ManifestError, canonical_json};
 pub use messages::{Announcement, Applied, Change, Countersign, Dissent, Envelope, MAX_NEURONS, Record, SealList, Sealed, Validator};
 pub use objects::ObjectKey;
 pub use refusal::Refusal;

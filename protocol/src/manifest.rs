@@ -160,10 +160,9 @@ impl Manifest {
         if manifest.to_bytes() == bytes { Ok(manifest) } else { Err(ManifestError::NotCanonical) }
     }
 
-    /// Canonical bytes: JSON with sorted keys and shortest round-trip numbers, no white space.
+    /// [`canonical_json`] of the manifest.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let value = serde_json::to_value(self).expect("a manifest has string keys and finite numbers");
-        serde_json::to_vec(&sorted(value)).expect("a JSON value can be written")
+        canonical_json(self)
     }
 
     /// BLAKE3 of the canonical bytes.
@@ -307,6 +306,16 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+/// JSON with sorted keys and shortest round-trip numbers, no white space: one value has one text, whatever this build's serde_json keeps of
+/// the order of fields.
+///
+/// # Panics
+/// For values that JSON cannot express, such as maps whose keys are no strings.
+pub fn canonical_json(value: &impl Serialize) -> Vec<u8> {
+    let value = serde_json::to_value(value).expect("the caller's type has string keys");
+    serde_json::to_vec(&sorted(value)).expect("a JSON value can be written")
 }
 
 /// Objects with their keys in order, whatever order serde_json's map keeps in this build.
