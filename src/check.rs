@@ -80,7 +80,7 @@ impl Costs {
         let (model, inner, times, layout) = (&manifest.model, &manifest.inner, &manifest.round, manifest.layout());
         let parameters = layout.parameters() as u64;
         let tables = if model.tied_embeddings { 1 } else { 2 };
-        let payload_bytes = compression::payload_len(&layout, &checkpoints::codec(manifest));
+        let payload_bytes = compression::typical_payload_len(&manifest.format());
         let peers = u64::from(peers.unwrap_or(manifest.judge.top));
         let up = payload_bytes.saturating_add(SEAL_OVERHEAD);
         let tokens_per_miner = u64::from(inner.steps).saturating_mul(u64::from(inner.batch)).saturating_mul(model.sequence_length as u64);

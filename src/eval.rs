@@ -59,7 +59,7 @@ pub async fn run(args: EvalArgs) -> Result<()> {
     let snapshot = args.snapshot.open().await?;
     let tokenizer = snapshot.tokenizer().await?;
     let mut model = Llama::new(&snapshot.manifest.model, device)?;
-    model.load(snapshot.state.tensors())?;
+    model.load(snapshot.state.model())?;
     let texts = args.text.iter().zip(&texts).map(|(path, text)| Measured::of(path, text, &model, &tokenizer)).collect::<Result<_>>()?;
     let sample = args.sample.as_deref().map(|prompt| args.write(prompt, &model, &tokenizer)).transpose()?;
     output::report(&Evaluation { round: snapshot.state.round, root: snapshot.root, texts, sample }, args.json);

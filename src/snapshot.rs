@@ -59,7 +59,7 @@ impl SnapshotArgs {
             Some(round) => round,
             None => *list_snapshots(&bucket).await?.last().with_context(|| format!("{} holds no snapshot", path.display()))?,
         };
-        let expected = Expected { run, layout: &manifest.layout(), trust: Trust::Anyone };
+        let expected = Expected { run, layout: &manifest.state_layout(), trust: Trust::Anyone };
         let (state, signed) = read_snapshot(&bucket, round, &expected).await?;
         Ok(Snapshot { manifest, state, root: signed.value.root, folder })
     }

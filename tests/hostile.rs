@@ -12,7 +12,7 @@ use std::{
 
 use chain::Chain as _;
 use common::{CONFIG, Net, block_on};
-use compression::{Codec, ErrorFeedback, Header, Layout, TensorSpec};
+use compression::{ErrorFeedback, Format, Header, TensorSpec};
 use protocol::{Digest, Document as _, Envelope, Hotkey, Manifest, PayloadKey, Refusal, RunId, SealContext, Signed, score::ScoreSheet};
 
 const KEY: PayloadKey = [5; 32];
@@ -43,22 +43,21 @@ struct Forge<'a> {
     net: &'a Net,
     run: RunId,
     root: Digest,
-    layout: Arc<Layout>,
-    codec: Codec,
+    format: Arc<Format>,
 }
 
 impl<'a> Forge<'a> {
     fn new(net: &'a Net) -> Self {
         let folder = net.run.strip_prefix("file://").unwrap();
         let manifest = Manifest::from_bytes(&fs::read(Path::new(folder).join("manifest.json")).unwrap()).unwrap();
-        Self { net, run: manifest.run_id(), root: manifest.genesis_root, layout: manifest.layout(), codec: checkpoints::codec(&manifest) }
+        Self { net, run: manifest.run_id(), root: manifest.genesis_root, format: manifest.format() }
     }
 
     /// A payload that says it is `owner`'s of `run`.
     fn payload(&self, owner: Hotkey, run: RunId) -> Vec<u8> {
         let header = Header { run: run.0, round: 0, hotkey: owner.0, base_root: self.root.0 };
-        let gradient: Vec<_> = self.layout.tensors().iter().map(TensorSpec::len).map(|n| vec![1e-3; n]).collect();
-        compression::encode(&self.codec, &self.layout, &header, &mut ErrorFeedback::zeros(&self.layout), &gradient, 0.95).unwrap()
+        let gradient: Vec<_> = self.format.layout().tensors().iter().map(TensorSpec::len).map(|n| vec![1e-3; n]).collect();
+        compression::encode(&self.format, &header, &mut ErrorFeedback::zeros(self.format.layout()), &gradient, 0.95).unwrap()
     }
 
     fn seal(&self, name: &str, payload: &[u8]) -> Vec<u8> {
@@ -115,7 +114,7 @@ fn attacks() -> Vec<(Attack, Option<Refusal>)> {
         (|f, name| f.with_envelope(name, |e| e.run = OTHER), Some(Refusal::WrongRun)),
         (|f, name| f.with_envelope(name, |e| e.round = 999), Some(Refusal::WrongRound)),
         (|f, name| f.with_envelope(name, |e| e.base_root = OTHER), Some(Refusal::WrongRoot)),
-        (|f, name| f.with_envelope(name, |e| e.sealed_len = u64::MAX), Some(Refusal::WrongSize { found: 0, expected: 0 })),
+        (|f, name| f.with_envelope(name, |e| e.sealed_len = u64::MAX), Some(Refusal::WrongSize { found: 0, least: 0, most: 0 })),
         (|f, name| f.with_envelope(name, |e| e.sealed = OTHER), Some(Refusal::SealedDigest)),
         (|f, name| f.with_objects(name, |o| o.payload.as_mut().unwrap().truncate(99)), Some(Refusal::SealedDigest)),
         (|f, name| f.with_objects(name, |o| o.payload = Some(vec![0; 16 << 20])), Some(Refusal::SealedDigest)),

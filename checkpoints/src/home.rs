@@ -201,8 +201,9 @@ fn checksum<'a>(meta: &str, tensors: impl Iterator<Item = (&'a str, &'a [u8])>) 
 
 fn restore(run: &Arc<Run>, saved: Saved<(Anchor, Digest)>) -> Option<Replica> {
     let (anchor, root) = saved.meta;
-    let tensors = in_layout_order(&run.layout, saved.tensors)?;
-    let state = State::new(run.layout.clone(), anchor.round, tensors).ok()?;
+    let layout = run.manifest.state_layout();
+    let tensors = in_layout_order(&layout, saved.tensors)?;
+    let state = State::new(layout, anchor.round, tensors).ok()?;
     let replica = Replica::at(run.clone(), state, anchor);
     (replica.root == root).then_some(replica)
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use compression::State;
+use compression::{State, TensorSpec};
 use protocol::Architecture;
 use serde_json::{Map, Value, json};
 
@@ -34,7 +34,7 @@ pub enum TokenizerSource<'a> {
 /// # Errors
 /// [`CheckpointError::Architecture`], [`CheckpointError::Tokenizer`], [`CheckpointError::Disk`].
 pub fn export(state: &State, architecture: &Architecture, tokenizer: TokenizerSource<'_>, folder: &Path) -> Result<(), CheckpointError> {
-    if architecture.layout().ok().as_ref() != Some(state.layout().as_ref()) {
+    if architecture.layout().ok().is_none_or(|layout| layout.tensors() != state.layout().model()) {
         return Err(CheckpointError::Architecture);
     }
     let tokenizer = tokenizer_files(tokenizer, architecture)?;
@@ -76,7 +76,7 @@ fn config(architecture: &Architecture, end_of_text: u32) -> Value {
 }
 
 fn write_tensors(state: &State, shard_bytes: usize, folder: &Path) -> Result<(), CheckpointError> {
-    let ranges = shards::split(state.layout(), shard_bytes);
+    let ranges = shards::split(state.layout().model(), shard_bytes);
     if let [all] = &ranges[..] {
         return write(folder, "model.safetensors", &shards::encode(state, all.clone()));
     }
@@ -86,7 +86,8 @@ fn write_tensors(state: &State, shard_bytes: usize, folder: &Path) -> Result<(),
         write(folder, &file, &shards::encode(state, range.clone()))?;
         weight_map.extend(state.layout().tensors()[range.clone()].iter().map(|spec| (spec.name.clone(), json!(file))));
     }
-    let metadata = json!({"total_parameters": state.layout().parameters(), "total_size": state.layout().parameters() * size_of::<f32>()});
+    let parameters: usize = state.layout().model().iter().map(TensorSpec::len).sum();
+    let metadata = json!({"total_parameters": parameters, "total_size": parameters * size_of::<f32>()});
     write_json(folder, "model.safetensors.index.json", &json!({"metadata": metadata, "weight_map": weight_map}))
 }
 
@@ -171,7 +172,7 @@ fn write(folder: &Path, file: &str, bytes: &[u8]) -> Result<(), CheckpointError>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use compression::{Layout, TensorSpec};
+    use compression::Layout;
 
     #[test]
     fn several_files_get_an_index() {

@@ -66,11 +66,11 @@ impl Offer {
     pub async fn read(&self, run: &Arc<Run>, copy: Option<&Bucket>) -> Result<Replica, RunError> {
         let Self { round, validator, bucket } = self;
         let off_chain = || RunError::OffChain { round: *round, validator: *validator };
-        let checked = read_manifest(bucket, *round, &run.layout).await?.value;
+        let checked = read_manifest(bucket, *round, &run.manifest.state_layout()).await?.value;
         if !on_log(run, &checked).await? {
             return Err(off_chain());
         }
-        let expected = Expected { run: run.id, layout: &run.layout, trust: Trust::Signers(&[*validator]) };
+        let expected = Expected { run: run.id, layout: &run.manifest.state_layout(), trust: Trust::Signers(&[*validator]) };
         let (state, manifest) = match copy {
             Some(copy) => copy_snapshot(bucket, *round, &expected, copy).await?,
             None => read_snapshot(bucket, *round, &expected).await?,

@@ -33,8 +33,9 @@ pub fn check_envelope(
     if envelope.base_root != base_root {
         return Err(Refusal::WrongRoot);
     }
-    if envelope.sealed_len != run.sealed_len() {
-        return Err(Refusal::WrongSize { found: envelope.sealed_len, expected: run.sealed_len() });
+    let allowed = run.sealed_len();
+    if !allowed.contains(&envelope.sealed_len) {
+        return Err(Refusal::WrongSize { found: envelope.sealed_len, least: *allowed.start(), most: *allowed.end() });
     }
     Ok(signed)
 }
@@ -48,19 +49,19 @@ pub async fn fetch_payload(run: &Run, bucket: &Bucket, envelope: &Signed<Envelop
     let context = SealContext { run: run.id, round: claim.round, hotkey, base_root: claim.base_root };
     let key = bucket.get(&ObjectKey::PayloadKey(claim.round), 32).await.ok().flatten();
     let key: [u8; 32] = key.as_deref().and_then(|k| k.try_into().ok()).ok_or(Refusal::NotRevealed)?;
-    let sealed = match bucket.get(&ObjectKey::Payload(claim.round), run.sealed_len()).await {
+    let sealed = match bucket.get(&ObjectKey::Payload(claim.round), claim.sealed_len).await {
         Ok(Some(sealed)) => sealed,
         Err(StorageError::TooLarge { .. }) => return Err(Refusal::SealedDigest),
         Ok(None) | Err(_) => return Err(Refusal::Missing),
     };
-    if Digest::of(&sealed) != claim.sealed {
+    if sealed.len() as u64 != claim.sealed_len || Digest::of(&sealed) != claim.sealed {
         return Err(Refusal::SealedDigest);
     }
     let opened = context.open(&key, &sealed).ok_or(Refusal::Unopenable)?;
     if Digest::of(&opened) != claim.payload {
         return Err(Refusal::PayloadDigest);
     }
-    let payload = Payload::parse(opened, &run.layout, &run.codec).map_err(|e| Refusal::Malformed(e.to_string()))?;
+    let payload = Payload::parse(&opened, &run.format).map_err(|e| Refusal::Malformed(e.to_string()))?;
     if !owned_by(&payload, &context) {
         return Err(Refusal::WrongOwner);
     }
@@ -106,10 +107,10 @@ pub async fn fetch_applied(
 
 /// Looks for a bundle in everybody's bucket until one holds payloads of the record.
 async fn from_bundles(run: &Run, round: u64, applied: &[Applied], found: &mut HashMap<Digest, Payload>) -> Result<(), RunError> {
-    let cap = compression::bundle_len(&run.layout, &run.codec, applied.len());
+    let cap = compression::bundle_len(&run.format, applied.len());
     for bucket in run.buckets().await?.into_values() {
         let Ok(Some(bytes)) = bucket.get(&ObjectKey::Bundle(round), cap).await else { continue };
-        let Ok(payloads) = parse_bundle(&bytes, &run.layout, &run.codec, applied.len()) else { continue };
+        let Ok(payloads) = parse_bundle(&bytes, &run.format, applied.len()) else { continue };
         found.extend(payloads.into_iter().map(|p| (Digest(p.digest()), p)).filter(|(d, _)| applied.iter().any(|a| a.payload == *d)));
         if applied.iter().all(|a| found.contains_key(&a.payload)) {
             break;

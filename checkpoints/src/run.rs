@@ -2,12 +2,13 @@
 
 use std::{
     collections::HashMap,
+    ops::RangeInclusive,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use crate::terms::Amendments;
 use chain::{Chain, ChainError, Neuron};
-use compression::{Codec, Layout, State};
+use compression::{Format, Layout, State};
 use protocol::{Digest, Hotkey, MAX_MANIFEST_BYTES, Manifest, ManifestError, ObjectKey, RunId, Validator};
 use storage::{Access, Bucket, StorageError};
 
@@ -112,10 +113,8 @@ pub struct Run {
     pub id: RunId,
     /// The manifest.
     pub manifest: Manifest,
-    /// The model's tensors.
-    pub layout: Arc<Layout>,
     /// What payloads look like.
-    pub codec: Codec,
+    pub format: Arc<Format>,
     /// The launcher's folder: manifest, data set, amendments.
     pub folder: Bucket,
     /// The chain.
@@ -153,11 +152,9 @@ impl Run {
         if genesis != manifest.chain.genesis {
             return Err(RunError::WrongChain { found: genesis, expected: manifest.chain.genesis });
         }
-        let codec = codec(&manifest);
         Ok(Arc::new(Self {
             id,
-            layout: manifest.layout(),
-            codec,
+            format: manifest.format(),
             manifest,
             folder,
             chain,
@@ -220,9 +217,15 @@ impl Run {
         Ok(ranks(&self.chain.neurons(self.manifest.chain.netuid, at).await?))
     }
 
-    /// The size of every sealed payload of this run.
-    pub fn sealed_len(&self) -> u64 {
-        compression::payload_len(&self.layout, &self.codec) + protocol::SEAL_OVERHEAD
+    /// The tensors of the run's state.
+    pub fn layout(&self) -> &Arc<Layout> {
+        self.format.layout()
+    }
+
+    /// The fewest and the most bytes of a sealed payload of this run.
+    pub fn sealed_len(&self) -> RangeInclusive<u64> {
+        let opened = compression::payload_len(&self.format);
+        opened.start() + protocol::SEAL_OVERHEAD..=opened.end() + protocol::SEAL_OVERHEAD
     }
 
     /// Bytes read from other nodes' buckets so far.
@@ -236,15 +239,4 @@ impl Run {
 pub(crate) fn ranks(neurons: &[Neuron]) -> Vec<Validator> {
     let permitted = neurons.iter().filter(|n| n.permit && n.stake > 0);
     protocol::round::rank_validators(permitted.map(|n| Validator { hotkey: n.hotkey, stake: n.stake }).collect())
-}
-
-/// What a manifest's payloads look like.
-pub fn codec(manifest: &Manifest) -> Codec {
-    let quantizer = match manifest.compression.quantizer {
-        protocol::Quantizer::Sign2 => compression::Quantizer::Sign2,
-    };
-    let indices = match manifest.compression.indices {
-        protocol::Indices::Packed12 => compression::Indices::Packed12,
-    };
-    Codec { k: manifest.compression.k, quantizer, indices }
 }

@@ -3,18 +3,18 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use compression::{Layout, State};
+use compression::{Layout, State, TensorSpec};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 /// Bytes that one tensor's entry in a safetensors header may take beside its name, generously.
 const ENTRY_BYTES: u64 = 512;
 
-/// Splits the layout's tensors, in order, into runs of at most `shard_bytes` (a larger tensor gets a run of its own).
-pub(crate) fn split(layout: &Layout, shard_bytes: usize) -> Vec<Range<usize>> {
+/// Splits tensors, in order, into runs of at most `shard_bytes` (a larger tensor gets a run of its own).
+pub(crate) fn split(tensors: &[TensorSpec], shard_bytes: usize) -> Vec<Range<usize>> {
     let mut shards: Vec<Range<usize>> = Vec::new();
     let mut filled = 0usize;
-    for (index, tensor) in layout.tensors().iter().enumerate() {
+    for (index, tensor) in tensors.iter().enumerate() {
         let bytes = tensor.len() * size_of::<f32>();
         match shards.last_mut() {
             Some(shard) if filled.saturating_add(bytes) <= shard_bytes => {

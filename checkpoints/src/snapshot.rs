@@ -112,7 +112,7 @@ pub async fn write_snapshot(
     if anchor.round != round {
         return Err(CheckpointError::WrongRound { expected: round, found: anchor.round });
     }
-    let ranges = shards::split(layout, shard_bytes);
+    let ranges = shards::split(layout.tensors(), shard_bytes);
     let mut shards = Vec::with_capacity(ranges.len());
     for (index, range) in ranges.iter().enumerate() {
         let file = shards::file_name(index, ranges.len());

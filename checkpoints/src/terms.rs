@@ -37,7 +37,7 @@ impl Terms {
             Merge::Senders => MergeOver::Senders,
             Merge::All => MergeOver::All,
         };
-        Self { rule: Rule { lr: manifest.outer.lr.at(round), over }, judge: manifest.judge.clone() }
+        Self { rule: Rule { lr: manifest.outer.lr.at(round), over, resparsify: manifest.resparsify() }, judge: manifest.judge.clone() }
     }
 
     fn amend(&mut self, change: Change) {

@@ -72,7 +72,7 @@ async fn remembered_payloads_are_not_fetched_again() {
     net.record_honestly(&replica, &close, 0).await;
     for miner in &net.miners {
         let payload = net.payload(miner, &replica);
-        replica.remember(&Payload::parse(payload, &net.run.layout, &net.run.codec).unwrap());
+        replica.remember(&Payload::parse(&payload, &net.run.format).unwrap());
         miner.bucket.delete(&ObjectKey::Payload(round)).await.unwrap();
     }
     net.step(&mut replica).await;
@@ -285,11 +285,12 @@ async fn a_payload_made_after_the_close_is_not_applied_even_if_its_lead_bundles_
     let bytes = Signed::new(envelope, &net.miners[0].keypair).to_bytes().to_vec();
     net.miners[0].bucket.put(&ObjectKey::Envelope(0), bytes.into()).await.unwrap();
     let close = net.close_honestly(&replica, 0).await;
-    let payload = Payload::parse(net.payload(&net.miners[0], &replica), &net.run.layout, &net.run.codec).unwrap();
+    let payload = Payload::parse(&net.payload(&net.miners[0], &replica), &net.run.format).unwrap();
     let bundle = compression::encode_bundle(&[&payload]).unwrap();
     net.validators[0].bucket.put(&ObjectKey::Bundle(0), bundle.into()).await.unwrap();
     let mut sheet = net.sheet(&replica, &close);
-    let size = Refusal::WrongSize { found: close.list.value.entries[0].open().unwrap().value.sealed_len, expected: net.run.sealed_len() };
+    let (least, most) = net.run.sealed_len().into_inner();
+    let size = Refusal::WrongSize { found: close.list.value.entries[0].open().unwrap().value.sealed_len, least, most };
     sheet.entries[0].payload = Digest(payload.digest());
     publish(&net, &replica, &close, net.scored(&replica, sheet.clone())).await;
     assert_eq!(net.void(&mut replica).await, "its score sheet does not match the seal list");
@@ -320,7 +321,7 @@ async fn a_stolen_payload_names_its_owner() {
     let envelope = net.envelope(thief, &replica, &payload);
     thief.bucket.put(&ObjectKey::Envelope(0), Signed::new(envelope, &thief.keypair).to_bytes().to_vec().into()).await.unwrap();
     let close = net.close_honestly(&replica, 0).await;
-    let parsed = Payload::parse(payload, &net.run.layout, &net.run.codec).unwrap();
+    let parsed = Payload::parse(&payload, &net.run.format).unwrap();
     let bundle = compression::encode_bundle(&[&parsed]).unwrap();
     net.validators[0].bucket.put(&ObjectKey::Bundle(0), bundle.into()).await.unwrap();
     publish(&net, &replica, &close, net.sheet(&replica, &close)).await;
@@ -378,11 +379,11 @@ async fn a_record_whose_state_is_not_finite_is_void() {
     }
     // payloads of magnitudes above 1, each from its own miner
     for miner in &net.miners {
-        let lengths = net.run.layout.tensors().iter().map(compression::TensorSpec::len);
+        let lengths = net.run.layout().tensors().iter().map(compression::TensorSpec::len);
         let large: Vec<Vec<f32>> = lengths.map(|len| vec![40.0; len]).collect();
         let header = compression::Header { run: net.run.id.0, round: 0, hotkey: miner.keypair.hotkey().0, base_root: replica.root.0 };
-        let mut feedback = compression::ErrorFeedback::zeros(&net.run.layout);
-        let payload = compression::encode(&net.run.codec, &net.run.layout, &header, &mut feedback, &large, 0.95).unwrap();
+        let mut feedback = compression::ErrorFeedback::zeros(net.run.layout());
+        let payload = compression::encode(&net.run.format, &header, &mut feedback, &large, 0.95).unwrap();
         let sealed = net.context(miner, &replica).seal(&KEY, &payload);
         let envelope = Signed::new(net.envelope(miner, &replica, &payload), &miner.keypair);
         replace(&miner.bucket, &ObjectKey::Payload(0), sealed).await;

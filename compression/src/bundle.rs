@@ -2,15 +2,21 @@
 
 use std::sync::Arc;
 
-use crate::codec::{Codec, payload_len};
-use crate::header::SHARED_BYTES;
-use crate::layout::Layout;
-use crate::payload::{HASH_BYTES, Payload, PayloadError};
+use rayon::prelude::*;
+
+use crate::error::PayloadError;
+use crate::format::Format;
+use crate::header::{HOTKEY, Header, header_bytes};
+use crate::payload::Payload;
 
 const MAGIC: [u8; 4] = *b"TRBB";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 /// Magic, version and number of payloads.
 const PREFIX_BYTES: usize = 8;
+/// Bytes of a hotkey.
+const KEY_BYTES: usize = HOTKEY.end - HOTKEY.start;
+/// Bytes of a section's length.
+const LENGTH_BYTES: usize = 4;
 
 /// Why payloads do not fit into one bundle, or bytes are not a bundle of the expected layout and codec.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,15 +39,19 @@ pub enum BundleError {
     #[error("bundle does not start with its magic bytes")]
     Magic,
     /// A format version this build does not know.
-    #[error("bundle has format version {0}, this build reads version 1")]
+    #[error("bundle has format version {0}, this build reads version 2")]
     Version(u16),
-    /// More or fewer bytes than the number of payloads makes.
-    #[error("bundle has {found} bytes where its payloads make {expected}")]
-    Length {
-        /// By the number of payloads.
-        expected: u64,
+    /// Fewer bytes than the bundle says it has.
+    #[error("bundle ends after {found} bytes: cut short")]
+    Truncated {
         /// Given.
         found: u64,
+    },
+    /// Bytes behind the last section.
+    #[error("bundle goes on after its {expected} bytes: trailing bytes")]
+    Trailing {
+        /// Its length by its sections.
+        expected: u64,
     },
     /// A payload that is refused.
     #[error("payload {index} of the bundle is refused")]
@@ -53,14 +63,11 @@ pub enum BundleError {
     },
 }
 
-/// The exact size in bytes of a bundle of `payloads` payloads (at least 1); never more than theirs together.
-pub fn bundle_len(layout: &Layout, codec: &Codec, payloads: usize) -> u64 {
-    (PREFIX_BYTES + SHARED_BYTES) as u64 + payloads as u64 * own_bytes(layout, codec)
-}
-
-/// Bytes of a payload that a bundle repeats for each: hotkey and sections.
-fn own_bytes(layout: &Layout, codec: &Codec) -> u64 {
-    payload_len(layout, codec) - (SHARED_BYTES + HASH_BYTES) as u64
+/// The most bytes of a bundle of `payloads` payloads; never more than theirs together.
+pub fn bundle_len(format: &Format, payloads: usize) -> u64 {
+    let section = |section| *format.section_wire_bytes(section).end() + LENGTH_BYTES as u64;
+    let own = KEY_BYTES as u64 + (0..format.sections()).map(section).sum::<u64>();
+    (PREFIX_BYTES + header_bytes(format) - KEY_BYTES) as u64 + payloads as u64 * own
 }
 
 /// The bundle of a record's payloads, in the record's order.
@@ -71,29 +78,42 @@ pub fn encode_bundle(payloads: &[&Payload]) -> Result<Vec<u8>, BundleError> {
     let first = payloads.first().ok_or(BundleError::Empty)?;
     let allowed = usize::from(u16::MAX);
     let count = u16::try_from(payloads.len()).map_err(|_| BundleError::TooMany { allowed, found: payloads.len() })?;
-    let shared = &first.bytes()[..SHARED_BYTES];
-    let mut bundle = Vec::with_capacity(bundle_len(first.layout(), first.codec(), payloads.len()) as usize);
+    let format = first.format();
+    let shared = shared(first.header(), format);
+    let mut bundle = Vec::with_capacity(bundle_len(format, payloads.len()) as usize);
     bundle.extend(MAGIC);
     bundle.extend(VERSION.to_le_bytes());
     bundle.extend(count.to_le_bytes());
-    bundle.extend(shared);
+    bundle.extend(&shared);
     for (index, payload) in payloads.iter().enumerate() {
-        let bytes = payload.bytes();
-        if &bytes[..SHARED_BYTES] != shared {
+        if payload.format() != format || self::shared(payload.header(), format) != shared {
             return Err(BundleError::Mixed(index));
         }
-        bundle.extend(&bytes[SHARED_BYTES..bytes.len() - HASH_BYTES]);
+        bundle.extend(payload.header().hotkey);
+        let bodies: Vec<_> = (0..format.sections()).into_par_iter().map(|section| payload.section_wire(section)).collect();
+        for body in bodies {
+            bundle.extend((body.len() as u32).to_le_bytes());
+            bundle.extend(body);
+        }
     }
     Ok(bundle)
 }
 
-/// The payloads of a bundle, in order, each with the bytes it had before: their digests are the record's if the bundle is the right one.
+/// A header's bytes without the hotkey.
+fn shared(header: &Header, format: &Format) -> Vec<u8> {
+    let mut bytes = header.write(format);
+    bytes.drain(HOTKEY);
+    bytes
+}
+
+/// The payloads of a bundle, in order, each of which has the bytes it had before: their digests are the record's if the bundle is the right one.
 ///
 /// # Errors
 /// [`BundleError`]; a bundle with one bad payload is refused as a whole.
-pub fn parse_bundle(bytes: &[u8], layout: &Arc<Layout>, codec: &Codec, max_payloads: usize) -> Result<Vec<Payload>, BundleError> {
-    let short = BundleError::Length { expected: bundle_len(layout, codec, 1), found: bytes.len() as u64 };
-    let (&[m0, m1, m2, m3, v0, v1, c0, c1], rest) = bytes.split_first_chunk::<PREFIX_BYTES>().ok_or(short)?;
+pub fn parse_bundle(bytes: &[u8], format: &Arc<Format>, max_payloads: usize) -> Result<Vec<Payload>, BundleError> {
+    let found = bytes.len() as u64;
+    let truncated = || BundleError::Truncated { found };
+    let (&[m0, m1, m2, m3, v0, v1, c0, c1], rest) = bytes.split_first_chunk::<PREFIX_BYTES>().ok_or_else(truncated)?;
     if [m0, m1, m2, m3] != MAGIC {
         return Err(BundleError::Magic);
     }
@@ -108,17 +128,26 @@ pub fn parse_bundle(bytes: &[u8], layout: &Arc<Layout>, codec: &Codec, max_paylo
     if count > max_payloads {
         return Err(BundleError::TooMany { allowed: max_payloads, found: count });
     }
-    let expected = bundle_len(layout, codec, count);
-    if expected != bytes.len() as u64 {
-        return Err(BundleError::Length { expected, found: bytes.len() as u64 });
+    let (shared, mut rest) = rest.split_at_checked(header_bytes(format) - KEY_BYTES).ok_or_else(truncated)?;
+    let mut payloads = Vec::with_capacity(count);
+    for index in 0..count {
+        let (hotkey, bodies) = split_payload(&mut rest, format).ok_or_else(truncated)?;
+        let head = [&shared[..HOTKEY.start], hotkey, &shared[HOTKEY.start..]].concat();
+        payloads.push(read_payload(&head, &bodies, format).map_err(|source| BundleError::Payload { index, source })?);
     }
-    let (shared, own) = rest.split_at(SHARED_BYTES);
-    let own = own.chunks_exact(own_bytes(layout, codec) as usize).enumerate();
-    own.map(|(index, own)| {
-        let content = [shared, own].concat();
-        let hash = blake3::hash(&content);
-        let bytes = [content.as_slice(), hash.as_bytes()].concat();
-        Payload::parse(bytes, layout, codec).map_err(|source| BundleError::Payload { index, source })
-    })
-    .collect()
+    if rest.is_empty() { Ok(payloads) } else { Err(BundleError::Trailing { expected: found - rest.len() as u64 }) }
+}
+
+/// Takes one payload's hotkey and sections off the front of `rest`.
+fn split_payload<'a>(rest: &mut &'a [u8], format: &Format) -> Option<(&'a [u8], Vec<&'a [u8]>)> {
+    let hotkey = rest.split_off(..KEY_BYTES)?;
+    let mut body = |_| {
+        let length = rest.split_off(..LENGTH_BYTES)?.first_chunk().map(|length| u32::from_le_bytes(*length))?;
+        rest.split_off(..length as usize)
+    };
+    Some((hotkey, (0..format.sections()).map(&mut body).collect::<Option<_>>()?))
+}
+
+fn read_payload(head: &[u8], bodies: &[&[u8]], format: &Arc<Format>) -> Result<Payload, PayloadError> {
+    Payload::from_bodies(Header::read(head, format)?, format, bodies)
 }

@@ -63,6 +63,35 @@ impl Grid {
         }
     }
 
+    /// The grid that the deployed reference cuts: tiles and runs of the largest divisors up to 64, so that all chunks are whole.
+    pub fn reference(shape: &[usize]) -> Self {
+        let len = shape.iter().product();
+        let divisor = |size: usize| (1..=TILE).rev().find(|d| size.is_multiple_of(*d)).unwrap_or(1);
+        match shape {
+            [_, .., last] => Self { len, row: *last, tile_rows: divisor(len / last), tile_cols: divisor(*last) },
+            _ => Self { len, row: divisor(len), tile_rows: 1, tile_cols: divisor(len) },
+        }
+    }
+
+    /// Rows and columns of the tensor as a matrix, and of a tile; a 1-D tensor is one row.
+    pub fn matrix(&self) -> [usize; 4] {
+        if self.tile_rows == 1 && self.row == self.tile_cols {
+            return [1, self.len, 1, self.tile_cols];
+        }
+        [self.len / self.row, self.row, self.tile_rows, self.tile_cols]
+    }
+
+    /// The grid of `bands` alone, as if they were a tensor.
+    pub(crate) fn part(&self, bands: Range<usize>) -> Self {
+        let start = bands.start * self.band_elements();
+        Self { len: self.len.min(bands.end * self.band_elements()) - start, ..*self }
+    }
+
+    /// Number of elements.
+    pub(crate) fn elements(&self) -> usize {
+        self.len
+    }
+
     /// Elements of every band but the last, which may be shorter.
     pub fn band_elements(&self) -> usize {
         self.row.saturating_mul(self.tile_rows)
@@ -85,7 +114,11 @@ impl Grid {
 
     /// Chunk number `chunk`, its positions counted from the tensor's first element.
     pub fn chunk(&self, chunk: usize) -> Chunk {
-        let (band, tile) = (chunk / self.band_chunks(), chunk % self.band_chunks());
+        self.band_chunk(chunk / self.band_chunks(), chunk % self.band_chunks())
+    }
+
+    /// Chunk number `tile` of `band`, its positions counted from the tensor's first element.
+    pub(crate) fn band_chunk(&self, band: usize, tile: usize) -> Chunk {
         let in_band = self.chunk_in_band(band, tile);
         Chunk { start: band * self.band_elements() + in_band.start, ..in_band }
     }
@@ -129,17 +162,18 @@ mod tests {
     #[test]
     fn every_element_is_in_exactly_one_chunk() {
         for shape in SHAPES {
-            let grid = Grid::new(shape);
-            let mut seen = vec![0u8; grid.len];
-            for number in 0..grid.chunks() {
-                let chunk = grid.chunk(number);
-                assert!((1..=CHUNK_ELEMENTS).contains(&chunk.elements()));
-                let by_rows: Vec<usize> = chunk.rows().flatten().collect();
-                let by_index: Vec<usize> = (0..chunk.elements()).map(|i| chunk.position(i)).collect();
-                assert_eq!(by_rows, by_index, "{shape:?}");
-                by_rows.into_iter().for_each(|position| seen[position] += 1);
+            for grid in [Grid::new(shape), Grid::reference(shape)] {
+                let mut seen = vec![0u8; grid.len];
+                for number in 0..grid.chunks() {
+                    let chunk = grid.chunk(number);
+                    assert!((1..=CHUNK_ELEMENTS).contains(&chunk.elements()));
+                    let by_rows: Vec<usize> = chunk.rows().flatten().collect();
+                    let by_index: Vec<usize> = (0..chunk.elements()).map(|i| chunk.position(i)).collect();
+                    assert_eq!(by_rows, by_index, "{shape:?}");
+                    by_rows.into_iter().for_each(|position| seen[position] += 1);
+                }
+                assert!(seen.iter().all(|&count| count == 1), "{shape:?}");
             }
-            assert!(seen.iter().all(|&count| count == 1), "{shape:?}");
         }
     }
 
@@ -154,6 +188,27 @@ mod tests {
                 sum += size(grid.chunk(number).elements());
             }
             assert_eq!(grid.sum(size), sum);
+        }
+    }
+
+    #[test]
+    fn the_references_chunks_are_whole() {
+        assert_eq!(Grid::reference(&[100, 75]).chunk(1), Chunk { start: 25, stride: 75, height: 50, width: 25 });
+        assert_eq!(Grid::reference(&[128]).chunk(1), Chunk { start: 64, stride: 64, height: 1, width: 64 });
+        assert_eq!(Grid::reference(&[67]).chunks(), 67);
+    }
+
+    #[test]
+    fn a_part_is_the_same_chunks_from_its_own_start() {
+        for shape in SHAPES {
+            let grid = Grid::new(shape);
+            let part = grid.part(grid.bands() / 2..grid.bands());
+            let before = grid.chunks() - part.chunks();
+            let start = grid.bands() / 2 * grid.band_elements();
+            for number in 0..part.chunks() {
+                let whole = grid.chunk(before + number);
+                assert_eq!(part.chunk(number), Chunk { start: whole.start - start, ..whole }, "{shape:?}");
+            }
         }
     }
 

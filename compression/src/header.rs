@@ -1,14 +1,18 @@
-//! The fixed 160 bytes that open every payload.
+//! What opens every payload: whose it is, what it is based on, how it is coded.
 
-use crate::codec::{Codec, Indices, Quantizer, payload_len};
-use crate::{Layout, PayloadError, Root};
+use crate::codec::{CODEC_BYTES, Codec};
+use crate::format::Format;
+use crate::{PayloadError, Root};
 
-/// Bytes before the first section.
-pub const HEADER_BYTES: usize = 160;
-/// The part of the header that all payloads of a round share; only the hotkey follows it.
-pub(crate) const SHARED_BYTES: usize = 128;
+/// Bytes of the header before its codecs.
+pub(crate) const FIXED_BYTES: usize = 152;
+/// Bytes of a codec and the number of tensors in a row that it is for.
+const RUN_BYTES: usize = 4 + CODEC_BYTES;
+/// Where the hotkey stands, the only field in which the payloads of a round differ.
+pub(crate) const HOTKEY: std::ops::Range<usize> = 120..152;
 pub(crate) const MAGIC: [u8; 4] = *b"TRBP";
-pub(crate) const VERSION: u16 = 1;
+/// The format version that this build reads and writes.
+pub(crate) const VERSION: u16 = 2;
 
 /// Whose payload it is, and what it is based on. A payload stolen from another miner names its true owner here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,87 +28,136 @@ pub struct Header {
 }
 
 impl Header {
-    pub(crate) fn write(&self, layout: &Layout, codec: &Codec) -> [u8; HEADER_BYTES] {
-        let mut bytes = [0; HEADER_BYTES];
-        let mut at = 0;
-        let mut put = |field: &[u8]| {
-            bytes[at..at + field.len()].copy_from_slice(field);
-            at += field.len();
-        };
-        put(&MAGIC);
-        put(&VERSION.to_le_bytes());
-        put(&codec.k.to_le_bytes());
-        put(&[codec.quantizer.wire(), codec.indices.wire(), 0, 0]);
-        put(&(layout.tensors().len() as u32).to_le_bytes());
-        put(&payload_len(layout, codec).to_le_bytes());
-        put(&self.round.to_le_bytes());
-        put(&self.run);
-        put(&self.base_root);
-        put(&layout.digest());
-        put(&self.hotkey);
+    /// The header's bytes in this format.
+    pub(crate) fn write(&self, format: &Format) -> Vec<u8> {
+        let runs = codec_runs(format.codecs());
+        let mut bytes = Vec::with_capacity(header_bytes(format));
+        bytes.extend(MAGIC);
+        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend((runs.len() as u16).to_le_bytes());
+        bytes.extend((format.layout().tensors().len() as u32).to_le_bytes());
+        bytes.extend((format.sections() as u32).to_le_bytes());
+        bytes.extend(self.round.to_le_bytes());
+        bytes.extend(self.run);
+        bytes.extend(self.base_root);
+        bytes.extend(format.layout().digest());
+        bytes.extend(self.hotkey);
+        for (tensors, codec) in runs {
+            bytes.extend(tensors.to_le_bytes());
+            bytes.extend(codec.to_bytes());
+        }
         bytes
     }
 
-    /// Reads the header of a payload that must have this layout and codec, and exactly the length of `bytes`.
-    pub(crate) fn read(bytes: &[u8], layout: &Layout, codec: &Codec) -> Result<Self, PayloadError> {
-        let expected = payload_len(layout, codec);
-        let found = bytes.len() as u64;
-        let Some(head) = bytes.first_chunk::<HEADER_BYTES>() else {
-            return Err(PayloadError::Truncated { expected, found });
-        };
-        check_kind(head, codec)?;
-        if head[10..12] != [0, 0] {
-            return Err(PayloadError::Reserved);
+    /// Reads the header that starts `bytes` and must be of this format.
+    pub(crate) fn read(bytes: &[u8], format: &Format) -> Result<Self, PayloadError> {
+        let outline = Outline::read(bytes)?;
+        if outline.tensors as usize != format.layout().tensors().len() {
+            return Err(PayloadError::Tensors { expected: format.layout().tensors().len(), found: outline.tensors });
         }
-        let tensors = u32::from_le_bytes(field(head, 12));
-        if tensors as usize != layout.tensors().len() {
-            return Err(PayloadError::Tensors { expected: layout.tensors().len(), found: tensors });
-        }
-        if field(head, 96) != layout.digest() {
+        if outline.layout_digest != format.layout().digest() {
             return Err(PayloadError::Layout);
         }
-        let length = u64::from_le_bytes(field(head, 16));
-        if length != expected {
-            return Err(PayloadError::Length { expected, found: length });
+        let expected = codec_runs(format.codecs()).into_iter().map(|(tensors, codec)| (tensors, codec));
+        let mut tensor = 0;
+        for (number, wanted) in expected.enumerate() {
+            match outline.runs.get(number) {
+                Some(&found) if found == wanted => tensor += wanted.0 as usize,
+                found => {
+                    let found = found.map(|run| run.1).filter(|found| *found != wanted.1);
+                    return Err(PayloadError::Codec { tensor, expected: wanted.1, found });
+                }
+            }
         }
-        match found.cmp(&expected) {
-            std::cmp::Ordering::Less => Err(PayloadError::Truncated { expected, found }),
-            std::cmp::Ordering::Greater => Err(PayloadError::Trailing { expected, found }),
-            std::cmp::Ordering::Equal => Ok(Self {
-                round: u64::from_le_bytes(field(head, 24)),
-                run: field(head, 32),
-                base_root: field(head, 64),
-                hotkey: field(head, 128),
-            }),
+        if outline.sections as usize != format.sections() {
+            return Err(PayloadError::Sections { expected: format.sections(), found: outline.sections });
         }
+        Ok(outline.header)
     }
 }
 
-/// Magic, version and codec.
-fn check_kind(head: &[u8; HEADER_BYTES], expected: &Codec) -> Result<(), PayloadError> {
-    if field(head, 0) != MAGIC {
-        return Err(PayloadError::Magic);
+/// A header as it stands, before it is compared with a format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// Owner and base.
+    pub header: Header,
+    /// Number of tensors.
+    pub tensors: u32,
+    /// Number of sections.
+    pub sections: u32,
+    /// The layout's digest.
+    pub layout_digest: [u8; 32],
+    /// Codecs in layout order, each with the number of consecutive tensors that it is for.
+    pub runs: Vec<(u32, Codec)>,
+}
+
+impl Outline {
+    /// Reads the header that starts `bytes`.
+    ///
+    /// # Errors
+    /// [`PayloadError`] if it is no payload's header.
+    pub fn read(bytes: &[u8]) -> Result<Self, PayloadError> {
+        let Some((head, rest)) = bytes.split_first_chunk::<FIXED_BYTES>() else {
+            return Err(PayloadError::Truncated { found: bytes.len() as u64 });
+        };
+        if field(head, 0) != MAGIC {
+            return Err(PayloadError::Magic);
+        }
+        let version = u16::from_le_bytes(field(head, 4));
+        if version != VERSION {
+            return Err(PayloadError::Version(version));
+        }
+        let tensors = u32::from_le_bytes(field(head, 8));
+        let count = usize::from(u16::from_le_bytes(field(head, 6)));
+        let runs = rest.get(..count * RUN_BYTES).ok_or(PayloadError::Truncated { found: bytes.len() as u64 })?;
+        let header = Header {
+            round: u64::from_le_bytes(field(head, 16)),
+            run: field(head, 24),
+            base_root: field(head, 56),
+            hotkey: field(head, HOTKEY.start),
+        };
+        let sections = u32::from_le_bytes(field(head, 12));
+        Ok(Self { header, tensors, sections, layout_digest: field(head, 88), runs: read_runs(runs, tensors)? })
     }
-    let version = u16::from_le_bytes(field(head, 4));
-    if version != VERSION {
-        return Err(PayloadError::Version(version));
+
+    /// Bytes of the whole header.
+    pub fn bytes(&self) -> usize {
+        FIXED_BYTES + self.runs.len() * RUN_BYTES
     }
-    let found = Codec {
-        k: u16::from_le_bytes(field(head, 6)),
-        quantizer: Quantizer::from_wire(head[8]).ok_or(PayloadError::Quantizer(head[8]))?,
-        indices: Indices::from_wire(head[9]).ok_or(PayloadError::Indices(head[9]))?,
-    };
-    if !found.k_is_valid() {
-        return Err(PayloadError::K(found.k));
+}
+
+/// Bytes of every header of this format.
+pub(crate) fn header_bytes(format: &Format) -> usize {
+    FIXED_BYTES + codec_runs(format.codecs()).len() * RUN_BYTES
+}
+
+/// Each codec with the number of consecutive tensors that it is for.
+///
+/// More runs than a u16 counts cannot occur: a format has one codec per tensor of a model's manifest, which has at most a few thousand.
+fn codec_runs(codecs: &[Codec]) -> Vec<(u32, Codec)> {
+    codecs.chunk_by(|a, b| a == b).map(|run| (run.len() as u32, run[0])).collect()
+}
+
+/// The codecs, which must differ from one run to the next and be for as many tensors as there are.
+fn read_runs(bytes: &[u8], tensors: u32) -> Result<Vec<(u32, Codec)>, PayloadError> {
+    let mut runs: Vec<(u32, Codec)> = Vec::with_capacity(bytes.len() / RUN_BYTES);
+    let mut rest = tensors;
+    for bytes in bytes.as_chunks::<RUN_BYTES>().0 {
+        let [t0, t1, t2, t3, c0, c1, c2, c3] = *bytes;
+        let codec = Codec::from_bytes([c0, c1, c2, c3]).ok_or(PayloadError::UnknownCodec([c0, c1, c2, c3]))?;
+        let count = u32::from_le_bytes([t0, t1, t2, t3]);
+        let repeats = runs.last().is_some_and(|(_, last)| *last == codec);
+        if count == 0 || count > rest || repeats {
+            return Err(PayloadError::CodecRuns);
+        }
+        rest -= count;
+        runs.push((count, codec));
     }
-    if found != *expected {
-        return Err(PayloadError::Codec { expected: *expected, found });
-    }
-    Ok(())
+    if rest == 0 { Ok(runs) } else { Err(PayloadError::CodecRuns) }
 }
 
 /// `N` bytes at `at`; every caller's range lies inside the header.
-fn field<const N: usize>(head: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
+fn field<const N: usize>(head: &[u8; FIXED_BYTES], at: usize) -> [u8; N] {
     let mut bytes = [0; N];
     bytes.copy_from_slice(&head[at..at + N]);
     bytes

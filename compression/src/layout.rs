@@ -37,6 +37,8 @@ impl TensorSpec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     tensors: Vec<TensorSpec>,
+    /// How many of them are the model's; the rest is residual.
+    model: usize,
     parameters: usize,
 }
 
@@ -65,7 +67,26 @@ impl Layout {
         if tensors.is_empty() {
             return Err(LayoutError::Empty);
         }
-        Ok(Self { tensors, parameters })
+        Ok(Self { model: tensors.len(), tensors, parameters })
+    }
+
+    /// The layout of a state that also holds, per tensor of the model, what lossy merges have left over: `residual.NAME`, of the same shape.
+    ///
+    /// # Errors
+    /// [`LayoutError`] if a name gets too long or is taken, or the elements are too many to count.
+    pub fn with_residual(&self) -> Result<Self, LayoutError> {
+        let residual = self.model().iter().map(|spec| TensorSpec::new(format!("residual.{}", spec.name), &spec.shape));
+        Ok(Self { model: self.model, ..Self::new(self.model().iter().cloned().chain(residual).collect())? })
+    }
+
+    /// The model's tensors.
+    pub fn model(&self) -> &[TensorSpec] {
+        &self.tensors[..self.model]
+    }
+
+    /// Whether there are residual tensors.
+    pub fn has_residual(&self) -> bool {
+        self.model < self.tensors.len()
     }
 
     /// The tensors in canonical order.

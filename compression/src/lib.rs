@@ -2,28 +2,43 @@
 
 mod bundle;
 mod chunk;
+mod chunk_encoder;
 mod codec;
 mod encode;
+mod error;
+mod floor;
+mod format;
 mod header;
+mod indices;
+mod inspect;
 mod layout;
 mod merge;
-mod pack;
 mod payload;
 mod quantize;
-mod select;
+mod scales;
+mod section;
 mod state;
+mod stream;
 #[cfg(test)]
 mod test_data;
 
 pub use bundle::{BundleError, bundle_len, encode_bundle, parse_bundle};
 pub use chunk::{CHUNK_ELEMENTS, Chunk, Grid, TILE};
-pub use codec::{Codec, Indices, Quantizer, payload_len};
-pub use encode::{EncodeError, ErrorFeedback, encode};
+pub use codec::{Codec, Group, Indices, Quantizer, Select};
+pub use encode::{EncodeError, ErrorFeedback, encode, encode_to};
+pub use error::{ChunkFault, PayloadError};
+pub use floor::Floor;
+pub use format::{Format, FormatError, MAX_ROW, Part, SECTION_CHUNKS};
+pub use header::{Header, Outline};
+pub use indices::IndexFault;
+pub use inspect::{Frame, Inspection, SectionPlan, inspect};
 pub use layout::{Layout, MAX_NAME, MAX_RANK, TensorSpec};
 pub use merge::{MergeOver, Rule, TransitionError, Weighted, check_record, clip_factors, norms, transition, try_step};
-pub use payload::{CodedChunk, HEADER_BYTES, Header, Payload, PayloadError};
-pub use quantize::SIGN2;
+pub use payload::Payload;
+pub use quantize::{SIGN1, SIGN2};
+pub use section::{CodedChunk, Decoded};
 pub use state::{LEAF_ELEMENTS, Root, State, check_lengths};
+pub use stream::{PayloadReader, ReadError, Section, payload_len, typical_payload_len};
 
 /// Why a layout, or tensors that should fit one, are refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

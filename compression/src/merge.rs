@@ -4,13 +4,17 @@
 //! and no sum crosses threads, so that the number of threads changes nothing.
 
 use std::hint::black_box;
-use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::chunk::{CHUNK_ELEMENTS, Chunk, Grid};
+use crate::chunk::{CHUNK_ELEMENTS, Chunk};
+use crate::chunk_encoder::ChunkEncoder;
+use crate::codec::{Codec, Quantizer};
+use crate::floor::{Floor, decode};
+use crate::format::{Form, Format, Part};
 use crate::payload::Payload;
-use crate::quantize::SIGN2;
+use crate::quantize::{MAX_MAGNITUDE, scale_table};
+use crate::section::{CodedChunk, Decoded};
 use crate::state::State;
 
 /// What a coordinate's weighted sum is divided by.
@@ -29,6 +33,8 @@ pub struct Rule {
     pub lr: f32,
     /// The mean's denominator.
     pub over: MergeOver,
+    /// How the merged update is compressed again before it is taken, if at all; what is lost stays in the state's residual.
+    pub resparsify: Option<Codec>,
 }
 
 /// A record's entry: a payload and its merge weight.
@@ -46,6 +52,15 @@ pub enum TransitionError {
     /// A payload for other tensors than the state's.
     #[error("payload {0} is for other tensors than the state's")]
     Layout(usize),
+    /// A state with a residual and a rule without compression of the merged update, or the other way round.
+    #[error("the state's residual does not fit the rule: a merge that is compressed again needs one, others must not have one")]
+    Residual,
+    /// A codec for the merged update that depends on the whole tensor, or is none.
+    #[error("a merged update cannot be compressed as {0}")]
+    Resparsify(Codec),
+    /// A payload that is coded in another way than the record's first.
+    #[error("payload {0} is coded in another way than the first of its record")]
+    Format(usize),
     /// A weight that is zero, negative or not finite.
     #[error("payload {payload} has merge weight {weight}; it must be finite and above zero")]
     Weight {
@@ -70,21 +85,25 @@ pub enum TransitionError {
 /// that nobody sent stay as they are; no payloads at all only advance the round. Round and base root of the payloads are for the
 /// caller to check.
 ///
-/// The next tensors are computed beside the old ones, which doubles the state's memory meanwhile, so that a void record costs nothing else.
+/// The step is taken in place. Only where an element might overflow, which no value of a payload and no sane learning rate can bring about, the
+/// next tensors are computed beside the old ones first.
 ///
 /// # Errors
 /// [`TransitionError`]; the state is unchanged then.
 pub fn transition(state: &mut State, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), TransitionError> {
     check_record(state, payloads)?;
-    if !payloads.is_empty() {
-        let norms: Vec<Vec<f64>> = payloads.iter().map(|entry| norms(entry.payload)).collect();
-        let next = |(tensor, theta): (usize, &Vec<f32>)| {
-            let of_tensor: Vec<f64> = norms.iter().map(|of_payload| of_payload[tensor]).collect();
-            Merge::new(tensor, payloads, &of_tensor, rule).step(state, theta)
-        };
-        let stepped: Vec<_> = state.tensors().par_iter().enumerate().map(next).collect();
-        let stepped = stepped.into_iter().collect::<Result<Vec<Vec<f32>>, _>>()?;
-        state.tensors_mut().iter_mut().zip(stepped).for_each(|(theta, next)| *theta = next);
+    check_rule(state, rule)?;
+    if let Some(first) = payloads.first() {
+        check_threads()?;
+        let merge = Merge::new(first.payload.format(), payloads, rule);
+        if may_overflow(state.tensors(), rule) {
+            let mut next = state.tensors().to_vec();
+            merge.step(&mut next);
+            check_finite(state, &next)?;
+            state.tensors_mut().iter_mut().zip(next).for_each(|(theta, next)| *theta = next);
+        } else {
+            merge.step(state.tensors_mut());
+        }
     }
     state.round += 1;
     Ok(())
@@ -97,11 +116,24 @@ pub fn transition(state: &mut State, payloads: &[Weighted<'_>], rule: &Rule) -> 
 pub fn check_record(state: &State, payloads: &[Weighted<'_>]) -> Result<(), TransitionError> {
     for (number, &Weighted { payload, weight }) in payloads.iter().enumerate() {
         check_layout(state, payload, number)?;
+        if payload.format() != payloads[0].payload.format() {
+            return Err(TransitionError::Format(number));
+        }
         if !(weight.is_finite() && weight > 0.0) {
             return Err(TransitionError::Weight { payload: number, weight });
         }
     }
     Ok(())
+}
+
+fn check_rule(state: &State, rule: &Rule) -> Result<(), TransitionError> {
+    if state.layout().has_residual() != rule.resparsify.is_some() {
+        return Err(TransitionError::Residual);
+    }
+    match rule.resparsify {
+        Some(codec) if codec.quantizer == Quantizer::Reference || codec.impossible_k().is_some() => Err(TransitionError::Resparsify(codec)),
+        _ => Ok(()),
+    }
 }
 
 /// `θ - step * decoded` of one payload alone, two roundings per sent element: what its loss score is measured on.
@@ -110,126 +142,176 @@ pub fn check_record(state: &State, payloads: &[Weighted<'_>]) -> Result<(), Tran
 /// [`TransitionError::Layout`] if the payload is for other tensors.
 pub fn try_step(state: &State, payload: &Payload, step: f32) -> Result<Vec<Vec<f32>>, TransitionError> {
     check_layout(state, payload, 0)?;
-    let mut theta = state.tensors().to_vec();
+    let mut theta = state.model().to_vec();
     payload.for_each_sent(&mut theta, |element, value| *element -= step * value);
     Ok(theta)
 }
 
 fn check_layout(state: &State, payload: &Payload, number: usize) -> Result<(), TransitionError> {
-    let same = Arc::ptr_eq(state.layout(), payload.layout()) || state.layout() == payload.layout();
-    if same { Ok(()) } else { Err(TransitionError::Layout(number)) }
+    if state.layout().model() == payload.format().layout().tensors() { Ok(()) } else { Err(TransitionError::Layout(number)) }
 }
 
 /// The Euclidean norm of each tensor's decoded values, in layout order.
 ///
 /// From how often each (scale code, magnitude) occurs: `sqrt` of the sum of `count * magnitude^2`, by ascending scale code and the lower
-/// magnitude first, every operation in f64. Counting is exact, so the order of the chunks does not matter.
+/// magnitude first, every operation in f64. Counting is exact, so the order of the chunks does not matter. With the reference quantizer,
+/// which has a table per part instead of scales, the sum goes over the parts in order, and over the codes of each.
 pub fn norms(payload: &Payload) -> Vec<f64> {
-    (0..payload.layout().tensors().len()).into_par_iter().map(|tensor| norm(payload, tensor)).collect()
+    (0..payload.format().codecs().len()).into_par_iter().map(|tensor| norm(payload, tensor)).collect()
 }
 
-type Histogram = Box<[[u64; 2]; 256]>;
-
 fn norm(payload: &Payload, tensor: usize) -> f64 {
-    let count = |mut histogram: Histogram, chunk: usize| {
-        let coded = payload.chunk(tensor, chunk);
-        let counts = &mut histogram[usize::from(coded.scale)];
-        coded.codes().for_each(|code| counts[usize::from(code & 1)] += 1);
-        histogram
-    };
-    let add = |mut a: Histogram, b: Histogram| {
-        a.as_flattened_mut().iter_mut().zip(b.as_flattened()).for_each(|(a, b)| *a += b);
-        a
-    };
-    let empty = || Box::new([[0; 2]; 256]);
-    let chunks = (0..payload.chunks(tensor)).into_par_iter().with_min_len(256);
-    let histogram = chunks.fold(empty, count).reduce(empty, add);
+    let format = payload.format();
+    let quantizer = format.codecs()[tensor].quantizer;
+    let mut histogram = [[0u64; 2]; 256];
     let mut sum = 0.0f64;
-    for (counts, magnitudes) in histogram.iter().zip(&SIGN2) {
-        for (&count, &magnitude) in counts.iter().zip(&magnitudes[..2]) {
-            let magnitude = f64::from(magnitude);
-            sum += count as f64 * (magnitude * magnitude);
+    let mut add = |count: u64, value: f32| sum += count as f64 * (f64::from(value) * f64::from(value));
+    for section in format.sections_of(tensor) {
+        for part in format.parts(section).iter().filter(|part| part.tensor == tensor) {
+            let mut codes = [(0, 0.0); 4];
+            for place in part.places(Form::Memory, part.offset) {
+                let coded = CodedChunk::new(payload.section(section), part, &place);
+                if quantizer == Quantizer::Reference {
+                    let counts = coded.counts();
+                    codes = std::array::from_fn(|code| (codes[code].0 + counts[code].0, counts[code].1));
+                } else {
+                    let [low, high] = &mut histogram[usize::from(coded.scale)];
+                    let highs = coded.high_magnitudes();
+                    (*low, *high) = (*low + place.k as u64 - highs, *high + highs);
+                }
+            }
+            codes.iter().for_each(|&(count, value)| add(count, value));
         }
+    }
+    for (scale, [low, high]) in (0..=255).zip(histogram) {
+        let [low_magnitude, high_magnitude, ..] = scale_table(quantizer, scale).copied().unwrap_or_default();
+        add(low, low_magnitude);
+        add(high, high_magnitude);
     }
     sum.sqrt()
 }
 
-/// The merge of one tensor.
+/// The merge of a record.
 struct Merge<'a> {
-    tensor: usize,
+    format: &'a Format,
     payloads: &'a [Weighted<'a>],
-    /// `w_r * c_r`.
-    factors: Vec<f32>,
+    /// Per tensor, `w_r * c_r` of each payload.
+    factors: Vec<Vec<f32>>,
     /// The denominator of every sent coordinate, if it is one for all.
     over_all: Option<f32>,
     lr: f32,
+    resparsify: Option<Codec>,
+}
+
+/// Room for one chunk's work.
+struct Room {
+    decoded: Decoded,
+    /// Weighted sum and senders' weight of each element; zeros between chunks.
+    sums: Vec<[f32; 2]>,
+    encoder: ChunkEncoder,
 }
 
 impl<'a> Merge<'a> {
-    fn new(tensor: usize, payloads: &'a [Weighted<'a>], norms: &[f64], rule: &Rule) -> Self {
-        let clipped = payloads.iter().zip(clip_factors(norms));
+    fn new(format: &'a Format, payloads: &'a [Weighted<'a>], rule: &Rule) -> Self {
+        let norms: Vec<Vec<f64>> = payloads.par_iter().map(|entry| norms(entry.payload)).collect();
+        let factors = |tensor: usize| {
+            let of_tensor: Vec<f64> = norms.iter().map(|of_payload| of_payload[tensor]).collect();
+            payloads.iter().zip(clip_factors(&of_tensor)).map(|(entry, clip)| entry.weight * clip).collect()
+        };
         let over_all = match rule.over {
             MergeOver::Senders => None,
             MergeOver::All => Some(payloads.iter().fold(0.0, |sum, entry| sum + entry.weight)),
         };
-        Self { tensor, payloads, factors: clipped.map(|(entry, clip)| entry.weight * clip).collect(), over_all, lr: rule.lr }
+        Self {
+            format,
+            payloads,
+            factors: (0..format.codecs().len()).map(factors).collect(),
+            over_all,
+            lr: rule.lr,
+            resparsify: rule.resparsify,
+        }
     }
 
-    /// The tensor after the step.
-    fn step(&self, state: &State, theta: &[f32]) -> Result<Vec<f32>, TransitionError> {
-        let spec = &state.layout().tensors()[self.tensor];
-        let grid = Grid::new(&spec.shape);
-        let mut next = theta.to_vec();
-        next.par_chunks_mut(grid.band_elements()).enumerate().try_for_each_init(Sums::new, |sums, (band, elements)| {
-            if flushes_to_zero() {
-                return Err(TransitionError::FlushToZero);
+    /// Takes the step on all tensors, chunk by chunk.
+    fn step(&self, tensors: &mut [Vec<f32>]) {
+        let (theta, residual) = tensors.split_at_mut(self.factors.len());
+        let mut residual = if residual.is_empty() { Vec::new() } else { self.format.split_mut(residual) };
+        residual.resize_with(self.format.sections(), Vec::new);
+        let sections = self.format.split_mut(theta).into_par_iter().zip(residual).enumerate();
+        sections.for_each_init(Room::new, |room, (section, (theta, mut residual))| {
+            for (number, (part, theta)) in self.format.parts(section).iter().zip(theta).enumerate() {
+                let residual = residual.get_mut(number).map(|part| &mut **part);
+                self.step_part(section, part, theta, residual, room);
             }
-            for tile in 0..grid.band_chunks() {
-                let chunk = grid.chunk_in_band(band, tile);
-                self.add_up(band * grid.band_chunks() + tile, chunk.elements(), sums);
-                self.descend(chunk, sums, elements);
-            }
-            let finite = elements.iter().all(|v| v.is_finite());
-            if finite { Ok(()) } else { Err(TransitionError::NonFinite(spec.name.clone())) }
-        })?;
-        Ok(next)
+        });
     }
 
-    fn add_up(&self, number: usize, elements: usize, sums: &mut Sums) {
-        sums.values[..elements].fill(0.0);
-        sums.weights[..elements].fill(0.0);
-        for (entry, factor) in self.payloads.iter().zip(&self.factors) {
-            for (index, value) in entry.payload.chunk(self.tensor, number).values() {
-                if value != 0.0 {
-                    sums.values[index] += factor * value;
-                    sums.weights[index] += entry.weight;
+    fn step_part(&self, section: usize, part: &Part, theta: &mut [f32], mut residual: Option<&mut [f32]>, room: &mut Room) {
+        let factors = &self.factors[part.tensor];
+        for place in part.places(Form::Memory, part.offset) {
+            let sums = &mut room.sums[..place.chunk.elements()];
+            for (entry, &factor) in self.payloads.iter().zip(factors) {
+                let coded = CodedChunk::new(entry.payload.section(section), part, &place);
+                let (indices, values) = coded.decode(&mut room.decoded);
+                decode::add(Floor::best(), indices, values, factor, entry.weight, sums);
+            }
+            match (self.resparsify, residual.as_deref_mut()) {
+                (Some(codec), Some(residual)) => self.descend_lossily(place.chunk, codec, theta, residual, room),
+                _ => {
+                    for (row, sums) in place.chunk.rows().zip(sums.chunks_mut(place.chunk.width)) {
+                        decode::descend(Floor::best(), sums, self.over_all, self.lr, &mut theta[row]);
+                    }
                 }
             }
         }
     }
 
-    fn descend(&self, chunk: Chunk, sums: &Sums, elements: &mut [f32]) {
-        let mut rest = sums.values.iter().zip(&sums.weights);
-        for row in chunk.rows() {
-            for (theta, (&sum, &weight)) in elements[row].iter_mut().zip(rest.by_ref()) {
-                if weight != 0.0 {
-                    *theta -= self.lr * (sum / self.over_all.unwrap_or(weight));
-                }
-            }
+    /// `a = residual + merged`, selected and quantized to v as a payload's chunk is; `θ -= lr * v`, `residual = a - v`.
+    fn descend_lossily(&self, chunk: Chunk, codec: Codec, theta: &mut [f32], residual: &mut [f32], room: &mut Room) {
+        let Room { decoded, sums, encoder } = room;
+        let merged = decoded.values_mut(chunk.elements());
+        for (merged, [sum, over]) in merged.iter_mut().zip(sums) {
+            *merged = if *over == 0.0 { 0.0 } else { *sum / self.over_all.unwrap_or(*over) };
+            (*sum, *over) = (0.0, 0.0);
         }
+        encoder.add(chunk, residual, merged);
+        encoder.select(&codec);
+        encoder.quantize(&codec, None);
+        for (index, value) in encoder.sent() {
+            theta[chunk.position(index)] -= self.lr * value;
+        }
+        encoder.subtract_sent(chunk, residual);
     }
 }
 
-/// A chunk's weighted sums and the weights of its senders.
-struct Sums {
-    values: Vec<f32>,
-    weights: Vec<f32>,
-}
-
-impl Sums {
+impl Room {
     fn new() -> Self {
-        Self { values: vec![0.0; CHUNK_ELEMENTS], weights: vec![0.0; CHUNK_ELEMENTS] }
+        Self { decoded: Decoded::default(), sums: vec![[0.0; 2]; CHUNK_ELEMENTS], encoder: ChunkEncoder::default() }
     }
+}
+
+/// Whether a step might leave an element that is not finite. A merged value is at most twice the largest decoded one: it is a weighted mean of
+/// such values, and rounding changes little but for weights that are subnormal, which it at most doubles.
+fn may_overflow(tensors: &[Vec<f32>], rule: &Rule) -> bool {
+    let largest = |elements: &[f32]| elements.iter().map(|v| v.abs().to_bits()).fold(0, u32::max);
+    let largest = tensors.par_iter().flat_map(|t| t.par_chunks(1 << 16)).map(largest).max().unwrap_or_default();
+    let reach = f64::from(f32::from_bits(largest)) + 4.0 * f64::from(rule.lr.abs()) * f64::from(MAX_MAGNITUDE);
+    // Not "greater than", so that NaN is caught too.
+    !(reach < f64::from(f32::MAX) / 2.0)
+}
+
+fn check_finite(state: &State, tensors: &[Vec<f32>]) -> Result<(), TransitionError> {
+    let is_finite = |theta: &Vec<f32>| theta.par_chunks(1 << 16).all(|elements| elements.iter().all(|v| v.is_finite()));
+    match tensors.iter().position(|theta| !is_finite(theta)) {
+        Some(tensor) => Err(TransitionError::NonFinite(state.layout().tensors()[tensor].name.clone())),
+        None => Ok(()),
+    }
+}
+
+/// Whether all threads that may take part keep subnormal numbers.
+fn check_threads() -> Result<(), TransitionError> {
+    let flushes = flushes_to_zero() || rayon::broadcast(|_| flushes_to_zero()).contains(&true);
+    if flushes { Err(TransitionError::FlushToZero) } else { Ok(()) }
 }
 
 /// The clip factor of each payload from the [`norms`] of one tensor, in record order: `min(1, lower median / norm)` in f64, rounded to

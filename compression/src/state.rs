@@ -41,6 +41,11 @@ impl State {
         &self.tensors
     }
 
+    /// The model's tensors alone, without the residual of lossy merges.
+    pub fn model(&self) -> &[Vec<f32>] {
+        &self.tensors[..self.layout.model().len()]
+    }
+
     /// Mutable elements; lengths must stay as they are.
     pub fn tensors_mut(&mut self) -> &mut [Vec<f32>] {
         &mut self.tensors

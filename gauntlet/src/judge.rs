@@ -145,7 +145,7 @@ impl Judgement {
         let manifest = &bench.run.manifest;
         let length = manifest.model.sequence_length;
         let own_windows = assigned(bench, envelope, seeds)?;
-        let base = replica.state.tensors();
+        let base = replica.state.model();
         let random_windows = match &self.random {
             None => Some(random(bench, seeds)?),
             Some(_) => None,

@@ -64,7 +64,7 @@ impl Validator {
         let (model, node, windows) = (&mut self.model, &mut self.node, &self.held_out);
         let losses = node.watch.measure(Phase::Judge, || {
             tokio::task::block_in_place(|| {
-                model.load(node.replica.state.tensors())?;
+                model.load(node.replica.state.model())?;
                 model.sequence_losses(windows)
             })
         })?;

@@ -1,5 +1,5 @@
-// Runs `apply` on the CPU, tensor by tensor. Argument: the order of the threads, `ascending` or `descending`. Standard input: u64 bytes of all
-// payloads, the payloads, 1024 magnitudes; then per tensor its Task, its Sources, its elements. Standard output: the new elements.
+// Runs `apply` on the CPU, part by part. Argument: the order of the threads, `ascending` or `descending`. Standard input: u64 bytes of all
+// payloads' sections, the sections, 2048 table entries; then per part its Task, its Sources, its elements. Standard output: the new elements.
 
 #include "cuda_host.h"
 
@@ -20,13 +20,13 @@ template <class T> static std::vector<T> read_many(u64 count) {
 
 static void run(host::Order order) {
     const std::vector<u8> bytes = read_many<u8>(read_many<u64>(1)[0]);
-    const std::vector<float> magnitudes = read_many<float>(1024);
+    const std::vector<float> tables = read_many<float>(2048);
     Task task;
     while (read(&task, sizeof task)) {
         const std::vector<Source> sources = read_many<Source>(task.payloads);
         std::vector<float> theta = read_many<float>(task.rows * task.cols);
         const u64 blocks = ceil_div(task.rows, task.tile_rows) * ceil_div(task.cols, task.tile_cols);
-        host::launch(blocks, THREADS, order, [&] { apply(theta.data(), task, bytes.data(), sources.data(), magnitudes.data()); });
+        host::launch(blocks, THREADS, order, [&] { apply(theta.data(), task, bytes.data(), sources.data(), tables.data()); });
         fwrite(theta.data(), sizeof(float), theta.size(), stdout);
     }
 }

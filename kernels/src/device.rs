@@ -30,8 +30,8 @@ pub fn devices() -> Vec<DeviceInfo> {
 pub struct Kernels {
     pub(crate) stream: Arc<CudaStream>,
     pub(crate) apply: CudaFunction,
-    /// [`compression::SIGN2`].
-    pub(crate) magnitudes: CudaSlice<f32>,
+    /// [`compression::SIGN2`], then [`compression::SIGN1`].
+    pub(crate) tables: CudaSlice<f32>,
 }
 
 impl Kernels {
@@ -51,8 +51,8 @@ impl Kernels {
         let context = CudaContext::new(device)?;
         let module = context.load_module(cudarc::nvrtc::Ptx::from_binary(image))?;
         let stream = context.default_stream();
-        let magnitudes = stream.clone_htod(compression::SIGN2.as_flattened())?;
-        Ok(Self { apply: module.load_function("apply")?, magnitudes, stream })
+        let tables = stream.clone_htod([compression::SIGN2, compression::SIGN1].as_flattened().as_flattened())?;
+        Ok(Self { apply: module.load_function("apply")?, tables, stream })
     }
 
     /// [`compression::transition`] on the device, bit for bit: one tensor after the other is copied there and back.

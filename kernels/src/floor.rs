@@ -14,7 +14,7 @@ use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 use crate::KernelError;
 use crate::device::{DeviceInfo, Kernels};
 use crate::image::Arch;
-use crate::plan::{Plan, Source, Step, Task};
+use crate::plan::{Launch, Plan, Source, Step, Task};
 
 /// Threads of a block, the kernel's `THREADS`.
 const THREADS: u32 = 256;
@@ -109,18 +109,26 @@ unsafe impl DeviceRepr for Source {}
 impl Step for Kernels {
     fn step(&self, plan: &Plan, tensors: &[Vec<f32>]) -> Result<Vec<Vec<f32>>, KernelError> {
         let bytes = self.stream.clone_htod(&plan.bytes)?;
-        let step = |((task, sources), theta): (&(Task, Vec<Source>), &Vec<f32>)| {
-            assert_eq!((task.elements(), task.payloads), (theta.len() as u64, sources.len() as u64), "a state keeps its tensors' lengths");
-            let blocks = task.blocks().ok_or(KernelError::TooManyChunks)?;
-            let sources = self.stream.clone_htod(sources)?;
+        let step = |(launches, theta): (&Vec<Launch>, &Vec<f32>)| {
+            let elements: u64 = launches.iter().map(|launch| launch.task.elements()).sum();
+            assert_eq!(elements, theta.len() as u64, "a tensor's parts are the tensor");
             let mut theta = self.stream.clone_htod(theta)?;
-            let mut launch = self.stream.launch_builder(&self.apply);
-            launch.arg(&mut theta).arg(task).arg(&bytes).arg(&sources).arg(&self.magnitudes);
-            let shape = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
-            // SAFETY: the arguments are those of `apply`, in its order and types. It writes only elements of the chunks of `task`, which has as
-            // many elements as `theta`; it reads `task.payloads` sources, and of `bytes` only the sections of this tensor, which parsing
-            // proved to be complete and to have indices below each chunk's number of elements.
-            unsafe { launch.launch(shape)? };
+            let mut start = 0;
+            for Launch { task, sources } in launches {
+                assert_eq!(task.payloads, sources.len() as u64, "one source per payload");
+                let blocks = task.blocks().ok_or(KernelError::TooManyChunks)?;
+                let sources = self.stream.clone_htod(sources)?;
+                let end = start + task.elements() as usize;
+                let mut part = theta.slice_mut(start..end);
+                let mut launch = self.stream.launch_builder(&self.apply);
+                launch.arg(&mut part).arg(task).arg(&bytes).arg(&sources).arg(&self.tables);
+                let shape = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
+                // SAFETY: the arguments are those of `apply`, in its order and types. It writes only elements of the chunks of `task`, which has
+                // as many elements as `part`; it reads `task.payloads` sources, and of `bytes` only this part's bytes of their sections, which
+                // parsing proved to be complete and to have indices below each chunk's number of elements.
+                unsafe { launch.launch(shape)? };
+                start = end;
+            }
             Ok(self.stream.clone_dtoh(&theta)?)
         };
         plan.tensors.iter().zip(tensors).map(step).collect()

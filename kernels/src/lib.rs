@@ -54,6 +54,9 @@ pub enum KernelError {
     /// More chunks than one launch has blocks.
     #[error("a tensor has 2^31 chunks or more, too many for one launch: apply this record on the CPU")]
     TooManyChunks,
+    /// A merge that is compressed again, which only the CPU can do.
+    #[error("lossy merges are not on the GPU yet: apply this record on the CPU")]
+    Lossy,
     /// The record cannot be applied; the state is as it was.
     #[error(transparent)]
     Transition(#[from] compression::TransitionError),

@@ -6,8 +6,8 @@ mod host;
 use std::sync::Arc;
 
 use compression::{
-    Codec, ErrorFeedback, Header, Indices, Layout, MergeOver, Payload, Quantizer, Rule, State, TensorSpec, TransitionError, Weighted,
-    encode,
+    Codec, ErrorFeedback, Format, Group, Header, Indices, Layout, MergeOver, Payload, Quantizer, Rule, State, TensorSpec, TransitionError,
+    Weighted, encode,
 };
 
 use crate::plan::{self, Step};
@@ -16,8 +16,6 @@ use host::{Host, Order};
 
 /// Whole and cut tiles, one row, one column, one element, whole and cut runs.
 const SHAPES: [&[usize]; 9] = [&[70, 65], &[64, 64], &[3, 43, 30], &[200, 1], &[1, 200], &[1], &[4096], &[9000], &[130, 70]];
-/// Payloads of a record may differ in k.
-const KS: [u16; 5] = [64, 4096, 1, 300, 64];
 const WEIGHTS: [f32; 5] = [1.0, 0.3, 1.7, 5.0, 1e-3];
 
 /// SplitMix64.
@@ -52,7 +50,28 @@ enum Kind {
     Outliers,
 }
 
-fn payload(layout: &Arc<Layout>, kind: Kind, k: u16, seed: u64, factor: f32) -> Payload {
+/// Every selector, index code and quantizer, and several k.
+fn codecs() -> [Codec; 7] {
+    use Quantizer::{Reference, Sign1, Sign2};
+    [
+        Codec::top_k(64, Sign2, Indices::Golomb),
+        Codec::top_k(4096, Sign2, Indices::EliasFano),
+        Codec::top_k(1, Sign1, Indices::Packed12),
+        Codec::top_k(300, Sign1, Indices::EliasFano),
+        Codec::group_max(Group::G16, Sign2),
+        Codec::group_max(Group::G64, Sign1),
+        Codec::top_k(64, Reference, Indices::Packed12),
+    ]
+}
+
+/// Neighbouring tensors have different codecs.
+fn mixed(layout: &Arc<Layout>) -> Arc<Format> {
+    let codecs = codecs().into_iter().cycle().take(layout.tensors().len()).collect();
+    Arc::new(Format::new(layout.clone(), codecs).unwrap())
+}
+
+fn payload(format: &Arc<Format>, kind: Kind, seed: u64, factor: f32) -> Payload {
+    let layout = format.layout();
     let mut random = Random(seed);
     let mut value = |_| match (kind, random.bits() % 100) {
         (Kind::Spread, _) => factor * random.value(),
@@ -62,10 +81,9 @@ fn payload(layout: &Arc<Layout>, kind: Kind, k: u16, seed: u64, factor: f32) -> 
         (Kind::Zero | Kind::Outliers, _) => 0.0,
     };
     let gradient: Vec<Vec<f32>> = layout.tensors().iter().map(|t| (0..t.len()).map(&mut value).collect()).collect();
-    let codec = Codec { k, quantizer: Quantizer::Sign2, indices: Indices::Packed12 };
     let header = Header { run: [1; 32], round: 7, hotkey: [2; 32], base_root: [3; 32] };
-    let bytes = encode(&codec, layout, &header, &mut ErrorFeedback::zeros(layout), &gradient, 1.0).unwrap();
-    Payload::parse(bytes, layout, &codec).unwrap()
+    let bytes = encode(format, &header, &mut ErrorFeedback::zeros(layout), &gradient, 1.0).unwrap();
+    Payload::parse(&bytes, format).unwrap()
 }
 
 fn layout() -> Arc<Layout> {
@@ -76,6 +94,10 @@ fn layout() -> Arc<Layout> {
 fn state(layout: &Arc<Layout>, mut element: impl FnMut() -> f32) -> State {
     let tensors = layout.tensors().iter().map(|t| (0..t.len()).map(|_| element()).collect()).collect();
     State::new(layout.clone(), 7, tensors).unwrap()
+}
+
+fn rule(lr: f32, over: MergeOver) -> Rule {
+    Rule { lr, over, resparsify: None }
 }
 
 fn weighted<'a>(payloads: &'a [Payload], weights: &[f32]) -> Vec<Weighted<'a>> {
@@ -101,36 +123,40 @@ fn check_records_of_one_to_five(step: &impl Step) {
     let layout = layout();
     let kinds = [Kind::Spread, Kind::Ties, Kind::Zero, Kind::Outliers, Kind::Spread];
     // Norms that differ by orders of magnitude, so that the larger ones are clipped.
-    let payloads: Vec<Payload> = (0..5).map(|r| payload(&layout, kinds[r], KS[r], r as u64, [0.02, 0.7, 1.0, 0.1, 9.0][r])).collect();
+    let formats = codecs().map(|codec| Arc::new(Format::uniform(layout.clone(), codec).unwrap()));
     let mut random = Random(99);
     let state = state(&layout, || random.value());
-    for over in [MergeOver::Senders, MergeOver::All] {
-        for count in 1..=5 {
-            let found = compare(step, &state, &weighted(&payloads[..count], &WEIGHTS), &Rule { lr: 0.65, over });
-            assert_eq!(found, Ok(()), "{over:?}, {count} payloads");
+    for (number, format) in formats.into_iter().chain([mixed(&layout)]).enumerate() {
+        let payloads: Vec<Payload> = (0..5).map(|r| payload(&format, kinds[r], r as u64, [0.02, 0.7, 1.0, 0.1, 9.0][r])).collect();
+        let over = [MergeOver::Senders, MergeOver::All][number % 2];
+        for count in [1, 2, 5] {
+            let found = compare(step, &state, &weighted(&payloads[..count], &WEIGHTS), &rule(0.65, over));
+            assert_eq!(found, Ok(()), "{over:?}, {count} payloads, {:?}", format.codecs());
         }
     }
 }
 
 fn check_subnormals(step: &impl Step) {
     let layout = layout();
-    let payloads: Vec<Payload> = [4096, 300, 64].map(|k| payload(&layout, Kind::Spread, k, k.into(), 1e-4)).into();
+    let codec = Codec::top_k(700, Quantizer::Sign2, Indices::EliasFano);
+    let format = Arc::new(Format::uniform(layout.clone(), codec).unwrap());
+    let payloads: Vec<Payload> = [1, 2, 3].map(|seed| payload(&format, Kind::Spread, seed, 1e-4)).into();
     let mut random = Random(5);
     let state = state(&layout, || if random.bits().is_multiple_of(3) { -0.0 } else { random.subnormal() });
     for over in [MergeOver::Senders, MergeOver::All] {
         // Products, sums and steps lie below the smallest normal number; what only the first payload sent adds up to zero.
-        let found = compare(step, &state, &weighted(&payloads, &[1e-44, 3e-36, 2e-40]), &Rule { lr: 1e-36, over });
+        let found = compare(step, &state, &weighted(&payloads, &[1e-44, 3e-36, 2e-40]), &rule(1e-36, over));
         assert_eq!(found, Ok(()), "{over:?}");
     }
 }
 
 fn check_refusals(step: &impl Step) {
     let layout = layout();
-    let payloads = [payload(&layout, Kind::Spread, 64, 1, 1.0)];
+    let payloads = [payload(&mixed(&layout), Kind::Spread, 1, 1.0)];
     let before = state(&layout, || f32::MAX);
     let refusal = |payloads: &[Weighted<'_>], lr: f32| {
         let mut state = before.clone();
-        let rule = Rule { lr, over: MergeOver::Senders };
+        let rule = rule(lr, MergeOver::Senders);
         let expected = compression::transition(&mut state, payloads, &rule).unwrap_err();
         match plan::transition(step, &mut state, payloads, &rule) {
             Err(KernelError::Transition(found)) => assert_eq!(found, expected),
@@ -165,9 +191,10 @@ fn every_missing_barrier_is_noticed() {
     assert_eq!(barriers.len(), 2);
     let layout = layout();
     // Not k = 4096: there each thread would add only to the coordinates that it clears.
-    let payloads: Vec<Payload> = (0..3).map(|r| payload(&layout, Kind::Spread, 300, r, 1.0)).collect();
+    let format = Arc::new(Format::uniform(layout.clone(), codecs()[3]).unwrap());
+    let payloads: Vec<Payload> = (0..3).map(|r| payload(&format, Kind::Spread, r, 1.0)).collect();
     let state = state(&layout, || 1.0);
-    let rule = Rule { lr: 0.65, over: MergeOver::Senders };
+    let rule = rule(0.65, MergeOver::Senders);
     for at in barriers {
         let broken = [&source[..at], &source[at + "__syncthreads();".len()..]].concat();
         let fails = |order| compare(&Host::build(&broken, order), &state, &weighted(&payloads, &WEIGHTS), &rule).is_err();

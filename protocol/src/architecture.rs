@@ -107,6 +107,11 @@ impl Architecture {
         tensors
     }
 
+    /// Whether a tensor is a table with one row per token: the embedding, or the output matrix.
+    pub fn is_embedding(name: &str) -> bool {
+        matches!(name, "model.embed_tokens.weight" | "lm_head.weight")
+    }
+
     /// The names and shapes alone.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! A run as its launcher types it: TOML with defaults. [`crate::Manifest::resolve`] turns it into what all nodes agree on.
 
+use compression::{Codec, Group};
 use serde::{Deserialize, Serialize};
 
 use crate::Architecture;
@@ -183,11 +184,14 @@ pub struct Outer {
     pub lr: Schedule,
     /// Over whom a coordinate's mean is taken.
     pub merge: Merge,
+    /// How the merged update is compressed again before it is taken; what is lost stays in the state's residual. Off by default: what it
+    /// costs in loss is in docs/compression.md.
+    pub resparsify: Option<Coding>,
 }
 
 impl Default for Outer {
     fn default() -> Self {
-        Self { lr: Schedule::Constant(1.0), merge: Merge::Senders }
+        Self { lr: Schedule::Constant(1.0), merge: Merge::Senders, resparsify: None }
     }
 }
 
@@ -205,12 +209,12 @@ pub enum Merge {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Compression {
-    /// Values kept of each chunk of 4096.
-    pub k: u16,
-    /// How a kept value is written.
-    pub quantizer: Quantizer,
-    /// How the kept positions are written.
-    pub indices: Indices,
+    /// How tensors of two and more dimensions are coded.
+    pub matrices: Coding,
+    /// How token embedding and output matrix are coded, if not like the other matrices.
+    pub embeddings: Option<Coding>,
+    /// How 1-D tensors are coded, if not like matrices.
+    pub vectors: Option<Coding>,
     /// Error-feedback decay β.
     pub beta: f32,
     /// Whether a miner whose payload was not applied puts it back into its error feedback.
@@ -219,24 +223,104 @@ pub struct Compression {
 
 impl Default for Compression {
     fn default() -> Self {
-        Self { k: 64, quantizer: Quantizer::Sign2, indices: Indices::Packed12, beta: 0.95, reabsorb: true }
+        Self { matrices: Coding::default(), embeddings: None, vectors: None, beta: 0.95, reabsorb: true }
+    }
+}
+
+/// How tensors are coded: which elements are sent, and how. The README of `compression` has the details.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "select", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Coding {
+    /// The largest k of each chunk of 4096.
+    TopK {
+        /// Values kept of each chunk.
+        #[serde(default = "Coding::default_k")]
+        k: u16,
+        /// How a kept value is written.
+        #[serde(default)]
+        quantizer: Quantizer,
+        /// How the kept positions are written.
+        #[serde(default)]
+        indices: Indices,
+    },
+    /// The largest of each group of consecutive elements.
+    GroupMax {
+        /// Elements of a group: 16, 32 or 64.
+        group: u16,
+        /// How a kept value is written.
+        #[serde(default)]
+        quantizer: Quantizer,
+    },
+}
+
+impl Default for Coding {
+    fn default() -> Self {
+        Self::TopK { k: Self::default_k(), quantizer: Quantizer::default(), indices: Indices::default() }
+    }
+}
+
+impl Coding {
+    fn default_k() -> u16 {
+        64
+    }
+
+    /// The codec it stands for, or why there is none.
+    pub(crate) fn codec(&self) -> Result<Codec, &'static str> {
+        match *self {
+            Self::TopK { k, .. } if k == 0 || k > 4096 => Err("k must be 1 to 4096 values per chunk"),
+            Self::TopK { k, quantizer, indices } => Ok(Codec::top_k(k, quantizer.into(), indices.into())),
+            Self::GroupMax { group, quantizer } => {
+                let group = Group::of(group).ok_or("group must be 16, 32 or 64 elements")?;
+                Ok(Codec::group_max(group, quantizer.into()))
+            }
+        }
     }
 }
 
 /// How a kept value is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Quantizer {
     /// Sign and one of two magnitudes under a per-chunk scale: 2 bits.
+    #[default]
     Sign2,
+    /// Sign under a per-chunk scale: 1 bit.
+    Sign1,
+    /// The deployed reference's four values per tensor: 2 bits.
+    Reference,
+}
+
+impl From<Quantizer> for compression::Quantizer {
+    fn from(quantizer: Quantizer) -> Self {
+        match quantizer {
+            Quantizer::Sign2 => Self::Sign2,
+            Quantizer::Sign1 => Self::Sign1,
+            Quantizer::Reference => Self::Reference,
+        }
+    }
 }
 
 /// How the kept positions are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Indices {
     /// Ascending, 12 bits each.
     Packed12,
+    /// Elias-Fano: 8 bits each at k = 64, any chunk found at once.
+    EliasFano,
+    /// Golomb codes of the gaps: 7.44 bits each at k = 64.
+    #[default]
+    Golomb,
+}
+
+impl From<Indices> for compression::Indices {
+    fn from(indices: Indices) -> Self {
+        match indices {
+            Indices::Packed12 => Self::Packed12,
+            Indices::EliasFano => Self::EliasFano,
+            Indices::Golomb => Self::Golomb,
+        }
+    }
 }
 
 /// Lengths of a round's phases in blocks; see [`crate::round`].

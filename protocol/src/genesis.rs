@@ -28,8 +28,10 @@ fn seed(manifest: &Manifest) -> Digest {
 pub fn initial_state(manifest: &Manifest) -> State {
     let seed = seed(manifest);
     let tensors = manifest.model.tensors();
-    let data = tensors.par_iter().map(|(spec, init)| initial_tensor(&seed, &spec.name, spec.len(), *init)).collect();
-    State::new(manifest.layout(), 0, data).expect("the tensors follow the layout")
+    let mut data: Vec<_> = tensors.par_iter().map(|(spec, init)| initial_tensor(&seed, &spec.name, spec.len(), *init)).collect();
+    let layout = manifest.state_layout();
+    data.extend(layout.tensors()[data.len()..].iter().map(|residual| vec![0.0; residual.len()]));
+    State::new(layout, 0, data).expect("the tensors follow the layout")
 }
 
 fn initial_tensor(seed: &Digest, name: &str, len: usize, init: Init) -> Vec<f32> {

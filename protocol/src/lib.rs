@@ -20,7 +20,7 @@ mod test_data;
 pub use architecture::{Architecture, Init};
 pub use assignment::Assignment;
 pub use config::{
-    Checkpoints, Compression, ConfigError, DataConfig, Indices, Inner, Judge, JudgeMode, Merge, Outer, Pay, Quantizer, RoundTimes,
+    Checkpoints, Coding, Compression, ConfigError, DataConfig, Indices, Inner, Judge, JudgeMode, Merge, Outer, Pay, Quantizer, RoundTimes,
     RunConfig, Schedule,
 };
 pub use ids::{Digest, Hotkey, ParseIdError, RunId, SS58_PREFIX};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use compression::Layout;
+use compression::{Codec, Format, Layout, TensorSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Checkpoints, Compression, ConfigError, Inner, Judge, Outer, Pay, RoundTimes, RunConfig};
@@ -175,6 +175,34 @@ impl Manifest {
         Arc::new(self.model.layout().expect("validated"))
     }
 
+    /// The tensors of the run's state: the model's and, if merges are lossy, their residual.
+    pub fn state_layout(&self) -> Arc<Layout> {
+        let layout = self.layout();
+        if self.outer.resparsify.is_none() { layout } else { Arc::new(layout.with_residual().expect("validated")) }
+    }
+
+    /// How the merged update is compressed again, if it is.
+    pub fn resparsify(&self) -> Option<Codec> {
+        self.outer.resparsify.map(|coding| coding.codec().expect("validated"))
+    }
+
+    /// The tensors and how each is coded, which all sizes of payloads follow from.
+    pub fn format(&self) -> Arc<Format> {
+        Arc::new(self.try_format().expect("validated"))
+    }
+
+    fn try_format(&self) -> Result<Format, String> {
+        let c = &self.compression;
+        let coding = |spec: &TensorSpec| match spec.shape.len() {
+            1 => c.vectors.unwrap_or(c.matrices),
+            _ if Architecture::is_embedding(&spec.name) => c.embeddings.unwrap_or(c.matrices),
+            _ => c.matrices,
+        };
+        let layout = self.layout();
+        let codecs = layout.tensors().iter().map(|spec| coding(spec).codec()).collect::<Result<_, _>>()?;
+        Format::new(layout, codecs).map_err(|error| error.to_string())
+    }
+
     /// Whether every value is one that a run can have.
     ///
     /// # Errors
@@ -199,14 +227,34 @@ impl Manifest {
         if let Some(problem) = self.outer.lr.problem() {
             return err("outer", "lr", &problem);
         }
-        let c = &self.compression;
-        if c.k == 0 || c.k > 4096 {
-            return err("compression", "k", "must be 1 to 4096 values per chunk");
-        }
-        if !(0.0..=1.0).contains(&c.beta) {
-            return err("compression", "beta", "must be between 0 and 1");
-        }
+        self.validate_compression()?;
         self.validate_rules()
+    }
+
+    fn validate_compression(&self) -> Result<(), ConfigError> {
+        let c = &self.compression;
+        if !(0.0..=1.0).contains(&c.beta) {
+            return Err(ConfigError::new("compression", "beta", "must be between 0 and 1"));
+        }
+        if let Some(coding) = self.outer.resparsify {
+            match coding.codec() {
+                Err(problem) => return Err(ConfigError::new("outer", "resparsify", problem)),
+                Ok(codec) if codec.quantizer == compression::Quantizer::Reference => {
+                    return Err(ConfigError::new("outer", "resparsify", "quantizer must be sign1 or sign2"));
+                }
+                Ok(_) => {}
+            }
+        }
+        let classes = [("matrices", Some(c.matrices)), ("embeddings", c.embeddings), ("vectors", c.vectors)];
+        for (field, coding) in classes {
+            if let Some(Err(problem)) = coding.map(|coding| coding.codec()) {
+                return Err(ConfigError::new("compression", field, problem));
+            }
+        }
+        match self.try_format() {
+            Ok(_) => Ok(()),
+            Err(problem) => Err(ConfigError::new("compression", "matrices", problem)),
+        }
     }
 
     fn validate_data(&self) -> Result<(), ConfigError> {

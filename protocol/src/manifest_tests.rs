@@ -6,9 +6,10 @@ use serde_json::Value;
 use super::*;
 use crate::Schedule;
 use crate::test_data::{SMALL, launch, manifest};
+use crate::{Coding, Indices, Quantizer};
 
 /// The run id and the genesis root of [`SMALL`]: both must stay the same on every machine and in every version that reads manifest version 1.
-const RUN_ID: &str = "4294f0eed2a0408df6b1e435be16ffe931057bbf8e192db6af82196ddff90c76";
+const RUN_ID: &str = "d26935262c976117297ecea0f31f4e4fcace8d0f468ec70f1623f676dfcb2e78";
 const GENESIS_ROOT: &str = "2a3f2dc5ac34f2f71ca9e598694ccab1adb9e53efd9608fedc0987abce601d6c";
 
 #[test]
@@ -43,7 +44,10 @@ fn another(value: &Value) -> Option<Value> {
         Value::String(text) if text.len() == 64 => Some(Digest::of(text.as_bytes()).to_string().into()),
         Value::String(text) if text.len() == 48 => Some(Hotkey([1; 32]).ss58().into()),
         Value::String(text) if text == "senders" => Some("all".into()),
-        Value::String(text) if ["sign2", "packed12", "all"].contains(&text.as_str()) => None,
+        Value::String(text) if text == "sign2" => Some("sign1".into()),
+        Value::String(text) if text == "golomb" => Some("packed12".into()),
+        Value::String(text) if ["top-k", "all"].contains(&text.as_str()) => None,
+        Value::Null => Some(serde_json::json!({ "select": "group-max", "group": 32, "quantizer": "sign1" })),
         Value::String(text) => Some(format!("{text}x").into()),
         Value::Array(_) => Some(serde_json::json!([[0, 1.0], [51, 0.7]])),
         _ => panic!("{value}"),
@@ -124,6 +128,10 @@ fn what_is_no_manifest_is_refused() {
 
 type Break = fn(&mut Manifest);
 
+fn top_k(k: u16) -> Coding {
+    Coding::TopK { k, quantizer: Quantizer::Sign2, indices: Indices::Golomb }
+}
+
 const BROKEN: &[(&str, &str, Break)] = &[
     ("manifest", "version", |m| m.version = 0),
     ("run", "name", |m| m.name = String::new()),
@@ -165,8 +173,9 @@ const BROKEN: &[(&str, &str, Break)] = &[
     ("outer", "lr", |m| m.outer.lr = Schedule::Steps(vec![])),
     ("outer", "lr", |m| m.outer.lr = Schedule::Steps(vec![(1, 1.0)])),
     ("outer", "lr", |m| m.outer.lr = Schedule::Steps(vec![(0, 1.0), (5, 0.5), (5, 0.2)])),
-    ("compression", "k", |m| m.compression.k = 0),
-    ("compression", "k", |m| m.compression.k = 4097),
+    ("compression", "matrices", |m| m.compression.matrices = top_k(0)),
+    ("compression", "embeddings", |m| m.compression.embeddings = Some(top_k(4097))),
+    ("compression", "vectors", |m| m.compression.vectors = Some(Coding::GroupMax { group: 31, quantizer: Quantizer::Sign1 })),
     ("compression", "beta", |m| m.compression.beta = 1.5),
     ("round", "train", |m| m.round.train = 0),
     ("round", "reveal", |m| m.round.reveal = 0),

@@ -22,12 +22,14 @@ pub enum Refusal {
     #[error("the miner trained from another state")]
     WrongRoot,
     /// The sealed payload has an impossible size.
-    #[error("the sealed payload has {found} bytes where this run's have {expected}")]
+    #[error("the sealed payload has {found} bytes where this run's have {least} to {most}")]
     WrongSize {
         /// Bytes found or claimed.
         found: u64,
-        /// Bytes that the manifest implies.
-        expected: u64,
+        /// The fewest that the manifest allows.
+        least: u64,
+        /// The most that the manifest allows.
+        most: u64,
     },
     /// The sealed payload is not the one in the envelope.
     #[error("the sealed payload is not the one in the envelope")]
@@ -84,7 +86,7 @@ mod tests {
     #[test]
     fn only_what_a_committed_hash_shows_is_a_fact() {
         use Refusal::*;
-        let of_envelope = [Envelope("x".into()), WrongSigner, WrongRun, WrongRound, WrongRoot, WrongSize { found: 1, expected: 2 }];
+        let of_envelope = [Envelope("x".into()), WrongSigner, WrongRun, WrongRound, WrongRoot, WrongSize { found: 1, least: 2, most: 3 }];
         let of_payload = [Malformed("x".into()), WrongOwner];
         let testimony = [SealedDigest, Unopenable, PayloadDigest, Missing, NotRevealed, LossNotFinite];
         assert!(of_envelope.iter().all(|r| r.is_fact() && r.is_of_envelope()));

@@ -55,12 +55,12 @@ impl Miner {
         let node = Follower::start(run, options.identity, events, shutdown).await?;
         let model = Llama::new(&node.run.manifest.model, options.device)?;
         let mut optimizer = InnerOptimizer::new(&model, &node.run.manifest.inner)?;
-        let (error_feedback, pending) = match durable::load(&node.home, &node.run.layout)? {
+        let (error_feedback, pending) = match durable::load(&node.home, node.run.layout())? {
             Some(saved) => {
                 optimizer.import(&saved.optimizer)?;
                 (saved.error_feedback, saved.pending)
             }
-            None => (ErrorFeedback::zeros(&node.run.layout), None),
+            None => (ErrorFeedback::zeros(node.run.layout()), None),
         };
         node.ready(Some(node.uid)).await;
         Ok(Self {
@@ -150,7 +150,7 @@ impl Miner {
         };
         watch.measure(Phase::Train, || {
             tokio::task::block_in_place(|| {
-                model.load(replica.state.tensors())?;
+                model.load(replica.state.model())?;
                 while done < inner.steps && !time_is_up() {
                     let indices = assignment.indices(u64::from(done) * u64::from(inner.batch), inner.batch as usize);
                     let windows = indices.into_iter().map(|i| dataset.window(Split::Train, i, length));
@@ -168,7 +168,7 @@ impl Miner {
             return Ok(None);
         }
         let end = model.parameters()?;
-        let pairs = replica.state.tensors().iter().zip(&end);
+        let pairs = replica.state.model().iter().zip(&end);
         let pseudo_gradient = pairs.map(|(start, end)| start.iter().zip(end).map(|(s, e)| s - e).collect()).collect();
         let sequences = u64::from(done) * u64::from(inner.batch);
         Ok(Some(Trained { pseudo_gradient, sequences, loss: Some(losses / f64::from(done)) }))
@@ -177,7 +177,7 @@ impl Miner {
     /// What a cheat does instead of training.
     fn pretend(&self, open: &Digest) -> Trained {
         let inner = &self.node.run.manifest.inner;
-        let lengths = self.node.run.layout.tensors().iter().map(compression::TensorSpec::len);
+        let lengths = self.node.run.layout().tensors().iter().map(compression::TensorSpec::len);
         let seed = u64::from_le_bytes(*open.0.first_chunk().unwrap_or(&[1; 8]));
         let lr = inner.lr_at(self.node.round() * u64::from(inner.steps));
         let pseudo_gradient = strategy::noise(lengths, lr, inner.steps, seed);
@@ -194,7 +194,7 @@ impl Miner {
         let beta = run.manifest.compression.beta;
         let (payload, sealed) = self.node.watch.measure(Phase::Compress, || {
             let feedback = &mut self.error_feedback;
-            let payload = compression::encode(&run.codec, &run.layout, &header, feedback, &trained.pseudo_gradient, beta)?;
+            let payload = compression::encode(&run.format, &header, feedback, &trained.pseudo_gradient, beta)?;
             let sealed = context.seal(&key, &payload);
             Ok::<_, EncodeError>((payload, sealed))
         })?;
@@ -219,7 +219,7 @@ impl Miner {
 
     fn save(&self) -> Result<(), MinerError> {
         let optimizer = self.optimizer.export()?;
-        Ok(durable::save(&self.node.home, &self.node.run.layout, &self.error_feedback, &optimizer, self.pending.as_ref())?)
+        Ok(durable::save(&self.node.home, self.node.run.layout(), &self.error_feedback, &optimizer, self.pending.as_ref())?)
     }
 
     /// The sealed payload first, the envelope last: whoever sees the envelope finds the payload. Whether that is done with.
@@ -263,7 +263,7 @@ impl Miner {
         let applied = |p: &Pending| record.applied.iter().any(|a| a.payload == Digest::of(&p.payload));
         if let Some(pending) = self.pending.take_if(|p| p.round == record.round && !applied(p)) {
             if self.node.run.manifest.compression.reabsorb
-                && let Ok(payload) = Payload::parse(pending.payload, &self.node.run.layout, &self.node.run.codec)
+                && let Ok(payload) = Payload::parse(&pending.payload, &self.node.run.format)
             {
                 let absorbed = self.node.watch.measure(Phase::Compress, || self.error_feedback.absorb(&payload));
                 absorbed.map_err(EncodeError::from)?;

@@ -182,10 +182,10 @@ impl Net {
     pub fn payload(&self, miner: &Peer, replica: &Replica) -> Vec<u8> {
         let (run, round) = (&self.run, replica.anchor.round);
         let wave = |tensor: usize, i: usize| ((i * (tensor + 3) + usize::from(miner.uid) * 7) as f32 + round as f32).sin() * 3e-3;
-        let lengths = run.layout.tensors().iter().map(compression::TensorSpec::len).enumerate();
+        let lengths = run.layout().tensors().iter().map(compression::TensorSpec::len).enumerate();
         let pseudo_gradient: Vec<Vec<f32>> = lengths.map(|(t, len)| (0..len).map(|i| wave(t, i)).collect()).collect();
         let header = Header { run: run.id.0, round, hotkey: miner.keypair.hotkey().0, base_root: replica.root.0 };
-        compression::encode(&run.codec, &run.layout, &header, &mut ErrorFeedback::zeros(&run.layout), &pseudo_gradient, 0.95).unwrap()
+        compression::encode(&run.format, &header, &mut ErrorFeedback::zeros(run.layout()), &pseudo_gradient, 0.95).unwrap()
     }
 
     pub fn context(&self, miner: &Peer, replica: &Replica) -> SealContext {

@@ -7,7 +7,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::KernelError;
-use crate::plan::{Plan, Source, Step, Task};
+use crate::plan::{Launch, Plan, Source, Step, Task};
 
 /// The order in which the threads of a block run between two barriers.
 #[derive(Clone, Copy, Debug)]
@@ -53,10 +53,15 @@ impl Step for Host {
         let mut input = (plan.bytes.len() as u64).to_le_bytes().to_vec();
         input.extend(&plan.bytes);
         put(&mut input, compression::SIGN2.as_flattened());
-        for ((task, sources), theta) in plan.tensors.iter().zip(tensors) {
-            put_task(&mut input, task);
-            sources.iter().for_each(|source| put_source(&mut input, source));
-            put(&mut input, theta);
+        put(&mut input, compression::SIGN1.as_flattened());
+        for (launches, theta) in plan.tensors.iter().zip(tensors) {
+            let mut rest = &theta[..];
+            for Launch { task, sources } in launches {
+                put_task(&mut input, task);
+                sources.iter().for_each(|source| put_source(&mut input, source));
+                put(&mut input, rest.split_off(..task.elements() as usize).unwrap());
+            }
+            assert!(rest.is_empty());
         }
         fs::write(self.file("input"), input).unwrap();
         let order = format!("{:?}", self.order).to_lowercase();
@@ -76,13 +81,13 @@ fn put(input: &mut Vec<u8>, values: &[f32]) {
 }
 
 fn put_task(input: &mut Vec<u8>, task: &Task) {
-    for size in [task.rows, task.cols, task.tile_rows, task.tile_cols, task.payloads] {
-        input.extend(size.to_le_bytes());
-    }
+    input.extend(task.shape.iter().chain([&task.payloads]).chain(&task.offsets).flat_map(|value| value.to_le_bytes()));
+    input.extend(task.codec.iter().flat_map(|value| value.to_le_bytes()));
     put(input, &[task.lr, task.over_all]);
+    input.extend(task.padding.to_le_bytes());
 }
 
 fn put_source(input: &mut Vec<u8>, source: &Source) {
-    input.extend(source.sections.iter().chain([&source.k]).flat_map(|value| value.to_le_bytes()));
+    input.extend(source.section.to_le_bytes());
     put(input, &[source.factor, source.weight]);
 }

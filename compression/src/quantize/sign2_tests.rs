@@ -1,5 +1,5 @@
 use super::*;
-use crate::select::TopK;
+use crate::floor::encode::{Scratch, top_k};
 use crate::test_data::Random;
 
 #[test]
@@ -8,8 +8,8 @@ fn magnitudes_are_finite_exact_and_capped() {
     assert_eq!(SIGN2[0], [0.0; 4]);
     for (code, &[low, high, ..]) in SIGN2.iter().enumerate().take(251).skip(1) {
         let (p, o) = ((code - 1) % 10, (code as i32 - 1) / 10 - 20);
-        assert_eq!(f64::from(low), f64::from(PAIRS[p].0) / 64.0 * 2f64.powi(o));
-        assert_eq!(f64::from(high), f64::from(PAIRS[p].1) / 64.0 * 2f64.powi(o));
+        assert_eq!(f64::from(low), f64::from(OCTAVE[p].0) / 64.0 * 2f64.powi(o));
+        assert_eq!(f64::from(high), f64::from(OCTAVE[p].1) / 64.0 * 2f64.powi(o));
         assert!(0.0 <= low && low < high && high < 49.0);
     }
 }
@@ -26,7 +26,7 @@ fn by_definition(selected: &[f32]) -> u8 {
         let (low, high) = match code {
             0 => (0, 0),
             c => {
-                let (low, high) = PAIRS[(c as usize - 1) % 10];
+                let (low, high) = OCTAVE[(c as usize - 1) % 10];
                 let to_unit = |m: u16| (f64::from(m) / 64.0 * 2f64.powi((c - 1) / 10 - 20 + 11 - top)) as i64;
                 (to_unit(low), to_unit(high))
             }
@@ -41,22 +41,24 @@ fn by_definition(selected: &[f32]) -> u8 {
 fn the_scale_is_the_one_of_the_specification() {
     let mut random = Random::new(3);
     let mut fixed = Vec::new();
-    for round in 0..400 {
+    for round in 0..600 {
         let spread = 2f64.powi(round % 60 - 45);
-        let count = 1 + (round as usize * 7) % 150;
+        let count = if round % 50 == 0 { 4096 } else { 1 + (round as usize * 7) % 300 };
         let values: Vec<f32> = (0..count).map(|_| (random.student_t(3) * spread) as f32).collect();
-        assert_eq!(choose_scale(&values, &mut fixed), by_definition(&values), "round {round}");
+        for floor in Floor::available() {
+            assert_eq!(choose_scale(floor, &values, &mut fixed), by_definition(&values), "round {round}, {floor:?}");
+        }
     }
 }
 
 #[test]
 fn extremes_have_a_scale() {
     let mut fixed = Vec::new();
-    assert_eq!(choose_scale(&[0.0; 64], &mut fixed), 0);
-    assert_eq!(choose_scale(&[f32::from_bits(1); 64], &mut fixed), 0);
-    assert_eq!(choose_scale(&[f32::MAX; 64], &mut fixed), by_definition(&[f32::MAX; 64]));
-    assert!(choose_scale(&[f32::MAX; 64], &mut fixed) > 240);
-    let bottom = choose_scale(&[2f32.powi(-20); 64], &mut fixed);
+    assert_eq!(choose_scale(Floor::best(), &[0.0; 64], &mut fixed), 0);
+    assert_eq!(choose_scale(Floor::best(), &[f32::from_bits(1); 64], &mut fixed), 0);
+    assert_eq!(choose_scale(Floor::best(), &[f32::MAX; 64], &mut fixed), by_definition(&[f32::MAX; 64]));
+    assert!(choose_scale(Floor::best(), &[f32::MAX; 64], &mut fixed) > 240);
+    let bottom = choose_scale(Floor::best(), &[2f32.powi(-20); 64], &mut fixed);
     assert_eq!(SIGN2[usize::from(bottom)][usize::from(code(bottom, 2f32.powi(-20)))], 2f32.powi(-20));
 }
 
@@ -77,14 +79,14 @@ fn codes_pick_the_nearer_magnitude_and_no_negative_zero() {
 /// Squared error on the selected 64 of 4096 over their energy, chunk scales log-normal with s = 0.3.
 fn relative_error(seed: u64, mut draw: impl FnMut(&mut Random) -> f64) -> f64 {
     let mut random = Random::new(seed);
-    let (mut top_k, mut picked, mut fixed) = (TopK::default(), Vec::new(), Vec::new());
+    let (mut scratch, mut picked, mut fixed) = (Scratch::default(), Vec::new(), Vec::new());
     let (mut error, mut energy) = (0.0, 0.0);
     for _ in 0..150 {
         let chunk_scale = (0.3 * random.gaussian()).exp();
         let values: Vec<f32> = (0..4096).map(|_| (draw(&mut random) * chunk_scale) as f32).collect();
-        top_k.select(&values, 64, &mut picked);
+        top_k(Floor::best(), &values, 64, &mut scratch, &mut picked);
         let selected: Vec<f32> = picked.iter().map(|&i| values[usize::from(i)]).collect();
-        let scale = choose_scale(&selected, &mut fixed);
+        let scale = choose_scale(Floor::best(), &selected, &mut fixed);
         for v in selected {
             let decoded = SIGN2[usize::from(scale)][usize::from(code(scale, v))];
             error += f64::from(v - decoded).powi(2);

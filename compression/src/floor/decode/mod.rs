@@ -1,0 +1,41 @@
+//! The decoder's and the merge's loops. NEON is part of every aarch64 target, so that plain loops use it there already.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod plain;
+#[cfg(test)]
+mod tests;
+
+use super::{Floor, Set};
+use crate::indices::IndexFault as Fault;
+use crate::indices::golomb::Split;
+
+/// Declares functions that run what a floor has under the same name.
+macro_rules! floors {
+    ($(fn $name:ident($($argument:ident: $kind:ty),*) $(-> $result:ty)?;)*) => { $(
+        #[doc = concat!("[`plain::", stringify!($name), "`] on a floor.")]
+        #[inline]
+        pub(crate) fn $name(floor: Floor, $($argument: $kind),*) $(-> $result)? {
+            match floor.0 {
+                // SAFETY: a `Floor` of this set exists only where the set was detected.
+                #[cfg(target_arch = "x86_64")]
+                Set::Avx2 => unsafe { avx2::$name($($argument),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                Set::Avx512 => unsafe { avx512::$name($($argument),*) },
+                _ => plain::$name($($argument),*),
+            }
+        }
+    )* };
+}
+
+floors! {
+    fn unpack(bytes: &[u8], width: u32, out: &mut [u16]);
+    fn elias_fano(low: &[u8], bitmap: &[u8], width: u32, out: &mut [u16]) -> Result<(), Fault>;
+    fn golomb(low: &[u8], stream: &[u8], at: usize, split: &Split, out: &mut [u16]) -> Result<usize, Fault>;
+    fn values(codes: &[u8], width: u32, table: &[f32; 4], out: &mut [f32]);
+    fn add(indices: &[u16], values: &[f32], factor: f32, weight: f32, sums: &mut [[f32; 2]]);
+    fn descend(sums: &mut [[f32; 2]], over_all: Option<f32>, lr: f32, theta: &mut [f32]);
+}

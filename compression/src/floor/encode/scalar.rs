@@ -1,0 +1,5 @@
+//! No instructions but those that every machine of the target has.
+
+use super::plain::reaching;
+
+instances!();

@@ -1,0 +1,65 @@
+//! The inner loops, once per instruction set, and the only unsafe code of this crate.
+//!
+//! Every function gives the same bits on every [`Floor`]. Most loops are plain Rust, inlined into one function per instruction set and vectorized
+//! there by the compiler; where it does not find the instructions, they are written out.
+
+pub(crate) mod decode;
+pub(crate) mod encode;
+
+use std::sync::LazyLock;
+
+/// An instruction set that this machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Floor(Set);
+
+/// Private, so that only [`Floor::available`] names a set: its functions may only be called where it was detected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Set {
+    /// No instructions but those that every machine of the target has.
+    Scalar,
+    /// AVX2 with BMI1, BMI2, LZCNT and POPCNT.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL, VBMI and VBMI2, besides all of `Avx2`.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+}
+
+impl Floor {
+    /// The plain loops, which are the oracle of the others.
+    pub const SCALAR: Self = Self(Set::Scalar);
+
+    /// The widest instruction set of this machine.
+    pub fn best() -> Self {
+        static BEST: LazyLock<Floor> = LazyLock::new(|| *Floor::available().last().expect("scalar is always there"));
+        *BEST
+    }
+
+    /// Every instruction set of this machine, the narrowest first.
+    pub fn available() -> Vec<Self> {
+        let all = [
+            (Set::Scalar, true),
+            #[cfg(target_arch = "x86_64")]
+            (Set::Avx2, has_avx2()),
+            #[cfg(target_arch = "x86_64")]
+            (Set::Avx512, has_avx2() && has_avx512()),
+            #[cfg(target_arch = "aarch64")]
+            (Set::Neon, std::arch::is_aarch64_feature_detected!("neon")),
+        ];
+        all.into_iter().filter(|&(_, detected)| detected).map(|(set, _)| Self(set)).collect()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    has!("avx2") && has!("bmi1") && has!("bmi2") && has!("lzcnt") && has!("popcnt")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") && has!("avx512vbmi") && has!("avx512vbmi2")
+}

@@ -1,0 +1,178 @@
+//! Little-endian bit streams: bit `b` is bit `b % 8` of byte `b / 8`, and a value's lowest bit comes first.
+
+use super::IndexFault as Fault;
+
+/// The 64 bits from bit `at` on; those beyond the end are zero.
+#[inline(always)]
+pub(crate) fn word(bytes: &[u8], at: usize) -> u64 {
+    let (byte, shift) = (at / 8, at % 8);
+    match bytes.get(byte..).and_then(<[u8]>::first_chunk) {
+        Some(eight) => {
+            let ninth = u64::from(bytes.get(byte + 8).copied().unwrap_or_default());
+            u64::from_le_bytes(*eight) >> shift | ninth << 1 << (63 - shift)
+        }
+        None => last_word(bytes, at),
+    }
+}
+
+/// What [`word`] says within the last eight bytes and beyond.
+#[inline(never)]
+fn last_word(bytes: &[u8], at: usize) -> u64 {
+    let last = match bytes.last_chunk() {
+        Some(eight) => u64::from_le_bytes(*eight),
+        None => bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+    };
+    let beyond = at - 8 * bytes.len().saturating_sub(8);
+    last.checked_shr(beyond as u32).unwrap_or_default()
+}
+
+/// Whether the bits of the last byte beyond the first `bits` are zero.
+#[inline(always)]
+pub(crate) fn padding_is_zero(bytes: &[u8], bits: usize) -> bool {
+    match (bits % 8, bytes.last()) {
+        (used @ 1.., Some(&last)) => last >> used == 0,
+        _ => true,
+    }
+}
+
+/// A bit stream being written.
+#[derive(Clone, Debug, Default)]
+pub struct BitWriter {
+    bytes: Vec<u8>,
+    /// The last `held` bits, not yet in `bytes`.
+    last: u64,
+    held: u32,
+}
+
+impl BitWriter {
+    /// Appends the low `width` bits of `value`, at most 32; its other bits are zero.
+    pub fn put(&mut self, value: u32, width: u32) {
+        debug_assert!(width <= 32 && u64::from(value) >> width == 0);
+        self.last |= u64::from(value) << self.held;
+        self.held += width;
+        if self.held >= 32 {
+            self.bytes.extend_from_slice(&(self.last as u32).to_le_bytes());
+            self.last >>= 32;
+            self.held -= 32;
+        }
+    }
+
+    /// Appends `zeros` zeros and a one.
+    pub fn put_unary(&mut self, zeros: u32) {
+        for _ in 0..zeros / 31 {
+            self.put(0, 31);
+        }
+        self.put(1 << (zeros % 31), zeros % 31 + 1);
+    }
+
+    /// Appends all of another stream.
+    pub fn append(&mut self, other: &BitWriter) {
+        for four in other.bytes.as_chunks().0 {
+            self.put(u32::from_le_bytes(*four), 32);
+        }
+        self.put(other.last as u32, other.held);
+    }
+
+    /// Bits written so far.
+    pub fn bits(&self) -> usize {
+        self.bytes.len() * 8 + self.held as usize
+    }
+
+    /// The stream, filled up with zeros to whole bytes.
+    pub fn finish(mut self) -> Vec<u8> {
+        let left = self.held.div_ceil(8) as usize;
+        self.bytes.extend_from_slice(&self.last.to_le_bytes()[..left]);
+        self.bytes
+    }
+}
+
+/// A bit stream being read.
+#[derive(Clone, Debug)]
+pub struct BitReader<'a> {
+    pub(crate) bytes: &'a [u8],
+    /// The next bit, at most the stream's length.
+    pub(crate) at: usize,
+}
+
+impl<'a> BitReader<'a> {
+    /// A reader of all of `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    /// The next 64 bits; those beyond the end are zero.
+    pub fn peek(&self) -> u64 {
+        word(self.bytes, self.at)
+    }
+
+    /// Bits that are left.
+    pub fn left(&self) -> usize {
+        self.bytes.len() * 8 - self.at
+    }
+
+    /// Passes over some bits.
+    ///
+    /// # Errors
+    /// [`Fault::End`] if there are not that many.
+    pub fn skip(&mut self, bits: usize) -> Result<(), Fault> {
+        if self.left() < bits {
+            return Err(Fault::End);
+        }
+        self.at += bits;
+        Ok(())
+    }
+
+    /// Checks that nothing is left to read.
+    ///
+    /// # Errors
+    /// [`Fault::Trailing`] if a whole byte is left, [`Fault::Padding`] if a bit of the last one is not zero.
+    pub fn finish(self) -> Result<(), Fault> {
+        match self.bytes.len() * 8 - self.at {
+            8.. => Err(Fault::Trailing),
+            _ if !padding_is_zero(self.bytes, self.at) => Err(Fault::Padding),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_start_at_any_bit_and_end_in_zeros() {
+        let bytes: Vec<u8> = (0..12).map(|i: u8| i.wrapping_mul(91) ^ 0xA5).collect();
+        for length in 0..=bytes.len() {
+            for at in 0..=length * 8 + 70 {
+                let bit = |b: usize| u64::from(bytes[..length].get(b / 8).is_some_and(|byte| byte >> (b % 8) & 1 != 0));
+                assert_eq!(word(&bytes[..length], at), (0..64).fold(0, |word, b| word | bit(at + b) << b), "bit {at} of {length} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_is_written_lowest_bit_first() {
+        let mut stream = BitWriter::default();
+        stream.put(0b101, 3);
+        stream.put_unary(2);
+        stream.put_unary(0);
+        stream.put(0xFFFF_FFFF, 32);
+        assert_eq!(stream.bits(), 39);
+        assert_eq!(stream.finish(), [0b1110_0101, 0xFF, 0xFF, 0xFF, 0x7F]);
+        for zeros in 0..200 {
+            let mut stream = BitWriter::default();
+            stream.put_unary(zeros);
+            assert_eq!(stream.bits(), zeros as usize + 1);
+            let bytes = stream.finish();
+            assert_eq!(bytes.iter().map(|byte| byte.count_ones()).sum::<u32>(), 1);
+            assert_eq!(bytes[zeros as usize / 8], 1 << (zeros % 8));
+        }
+    }
+
+    #[test]
+    fn a_reader_must_be_at_the_end() {
+        let at = |at, bytes| BitReader { bytes, at }.finish();
+        assert_eq!((at(0, &[][..]), at(8, &[0xFF]), at(3, &[0b111])), (Ok(()), Ok(()), Ok(())));
+        assert_eq!((at(2, &[0b111]), at(0, &[0]), at(7, &[0, 0])), (Err(Fault::Padding), Err(Fault::Trailing), Err(Fault::Trailing)));
+    }
+}

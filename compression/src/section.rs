@@ -1,0 +1,295 @@
+//! A section's bytes: checked and brought into the form in which every chunk can be found, and back.
+
+use std::ops::Range;
+
+use crate::CHUNK_ELEMENTS;
+use crate::chunk::Chunk;
+use crate::codec::{Codec, Group, INDEX_BITS, Indices, Quantizer, Select};
+use crate::error::{ChunkFault, PayloadError};
+use crate::floor::{Floor, decode};
+use crate::format::{Form, Format, Part, Place};
+use crate::indices::bits::{BitReader, BitWriter};
+use crate::indices::{IndexFault, elias_fano, golomb, packed};
+use crate::quantize::{self, MAX_SCALE, reference};
+use crate::scales::ScaleCoder;
+
+/// One chunk of a payload.
+#[derive(Clone, Copy, Debug)]
+pub struct CodedChunk<'a> {
+    /// Where the chunk lies in its tensor.
+    pub chunk: Chunk,
+    /// Its scale code, 0 to 250; 0 with the reference quantizer, which has none.
+    pub scale: u8,
+    /// How it is coded.
+    pub codec: Codec,
+    k: usize,
+    /// What the codes decode to.
+    table: [f32; 4],
+    codes: &'a [u8],
+    indices: &'a [u8],
+}
+
+/// Room for a decoded chunk, kept from one chunk to the next.
+#[derive(Clone, Debug)]
+pub struct Decoded {
+    indices: Vec<u16>,
+    values: Vec<f32>,
+}
+
+impl Decoded {
+    /// Room for other values, as many as a chunk has elements.
+    pub(crate) fn values_mut(&mut self, elements: usize) -> &mut [f32] {
+        &mut self.values[..elements]
+    }
+}
+
+impl Default for Decoded {
+    fn default() -> Self {
+        Self { indices: vec![0; CHUNK_ELEMENTS], values: vec![0.0; CHUNK_ELEMENTS] }
+    }
+}
+
+impl<'a> CodedChunk<'a> {
+    /// The chunk at a place in its section's memory.
+    pub(crate) fn new(section: &'a [u8], part: &Part, place: &Place) -> Self {
+        let scale = if part.codec.quantizer == Quantizer::Reference { 0 } else { section[place.scale] };
+        let table = quantize::scale_table(part.codec.quantizer, scale).copied().unwrap_or_else(|| table(section, part, part.offset));
+        Self {
+            chunk: place.chunk,
+            scale,
+            codec: part.codec,
+            k: place.k,
+            table,
+            codes: &section[place.codes.clone()],
+            indices: &section[place.indices.clone()],
+        }
+    }
+
+    /// How often each value code occurs, with what it decodes to.
+    pub(crate) fn counts(&self) -> [(u64, f32); 4] {
+        let mut counts = self.table.map(|value| (0, value));
+        self.codes().for_each(|code| counts[usize::from(code)].0 += 1);
+        counts
+    }
+
+    /// How many values have the higher of the chunk's magnitudes.
+    pub(crate) fn high_magnitudes(&self) -> u64 {
+        match self.codec.quantizer {
+            Quantizer::Sign1 => 0,
+            Quantizer::Sign2 | Quantizer::Reference => self.codes.iter().map(|byte| u64::from((byte & 0x55).count_ones())).sum(),
+        }
+    }
+
+    /// The value codes, in index order.
+    pub fn codes(&self) -> impl Iterator<Item = u8> + use<'a> {
+        let (codes, width) = (self.codes, self.codec.quantizer.code_bits() as usize);
+        (0..self.k).map(move |j| codes[j * width / 8] >> (j * width % 8) & ((1 << width) - 1))
+    }
+
+    /// (indices within the chunk, ascending; values): a value of zero counts as not sent.
+    pub fn decode<'b>(&self, room: &'b mut Decoded) -> (&'b [u16], &'b [f32]) {
+        let floor = Floor::best();
+        let (indices, values) = (&mut room.indices[..self.k], &mut room.values[..self.k]);
+        let valid = decode_indices(floor, self.codec.select, self.indices, self.chunk.elements(), indices);
+        debug_assert_eq!(valid, Ok(()), "checked when the section was read");
+        decode::values(floor, self.codes, self.codec.quantizer.code_bits(), &self.table, values);
+        (indices, values)
+    }
+
+    /// (index within the chunk, value) of every selected element, by ascending index; a value of zero counts as not sent.
+    pub fn values(&self) -> Vec<(usize, f32)> {
+        let mut room = Decoded::default();
+        let (indices, values) = self.decode(&mut room);
+        indices.iter().map(|&index| usize::from(index)).zip(values.iter().copied()).collect()
+    }
+}
+
+/// The table of values of a part that starts at `start`; zeros without the reference quantizer.
+fn table(section: &[u8], part: &Part, start: usize) -> [f32; 4] {
+    let bytes = part.table(start).map_or(&[][..], |range| &section[range]);
+    let (words, _) = bytes.as_chunks::<4>();
+    std::array::from_fn(|code| words.get(code).map_or(0.0, |&word| f32::from_le_bytes(word)))
+}
+
+/// Reads the indices of a chunk of `elements` from their form in memory.
+fn decode_indices(floor: Floor, select: Select, bytes: &[u8], elements: usize, out: &mut [u16]) -> Result<(), IndexFault> {
+    match select {
+        Select::TopK { indices: Indices::Packed12, .. } => decode_packed(floor, bytes, elements, out),
+        Select::TopK { .. } => elias_fano::decode(floor, bytes, elements, out),
+        Select::GroupMax { group } => decode_offsets(floor, group, bytes, elements, out),
+    }
+}
+
+fn decode_packed(floor: Floor, bytes: &[u8], elements: usize, out: &mut [u16]) -> Result<(), IndexFault> {
+    if !packed::padding_is_zero(bytes, out.len(), INDEX_BITS) {
+        return Err(IndexFault::Padding);
+    }
+    packed::decode(floor, bytes, INDEX_BITS, out);
+    if !out.is_sorted_by(|a, b| a < b) {
+        return Err(IndexFault::Order);
+    }
+    if out.last().is_none_or(|&last| usize::from(last) < elements) { Ok(()) } else { Err(IndexFault::Range) }
+}
+
+fn decode_offsets(floor: Floor, group: Group, bytes: &[u8], elements: usize, out: &mut [u16]) -> Result<(), IndexFault> {
+    if !packed::padding_is_zero(bytes, out.len(), group.bits()) {
+        return Err(IndexFault::Padding);
+    }
+    packed::decode(floor, bytes, group.bits(), out);
+    for (number, offset) in out.iter_mut().enumerate() {
+        *offset += (number * group.elements()) as u16;
+    }
+    if out.last().is_none_or(|&last| usize::from(last) < elements) { Ok(()) } else { Err(IndexFault::Range) }
+}
+
+/// Writes a chunk's ascending indices; Golomb codes also into the section's stream.
+pub(crate) fn encode_indices(form: Form, select: Select, indices: &[u16], elements: usize, out: &mut [u8], stream: &mut BitWriter) {
+    match select {
+        Select::TopK { indices: Indices::Packed12, .. } => packed::encode(indices.iter().copied(), INDEX_BITS, out),
+        Select::TopK { indices: Indices::Golomb, .. } if form == Form::Wire => golomb::encode(indices, elements, out, stream),
+        Select::TopK { .. } => elias_fano::encode(indices, elements, out),
+        Select::GroupMax { group } => packed::encode(indices.iter().map(|index| index % group.elements() as u16), group.bits(), out),
+    }
+}
+
+/// The indices that a chunk without values lists: the lowest there are.
+pub(crate) fn lowest_indices(select: Select, k: usize) -> impl Iterator<Item = u16> + Clone {
+    let step = match select {
+        Select::TopK { .. } => 1,
+        Select::GroupMax { group } => group.elements(),
+    };
+    (0..k).map(move |number| (number * step) as u16)
+}
+
+/// Checks a section's bytes of a payload and brings them into memory's form.
+pub(crate) fn read(format: &Format, section: usize, body: &[u8]) -> Result<Vec<u8>, PayloadError> {
+    let allowed = format.section_wire_bytes(section);
+    let found = body.len() as u64;
+    if !allowed.contains(&found) {
+        return Err(PayloadError::SectionLength { section, least: *allowed.start(), most: *allowed.end(), found });
+    }
+    let parts = format.parts(section);
+    let (body, stream) = body.split_at(parts.iter().map(|part| part.bytes(Form::Wire)).sum());
+    let mut reader = Reader {
+        floor: Floor::best(),
+        body,
+        stream: BitReader::new(stream),
+        scales: ScaleCoder::default(),
+        indices: vec![0; CHUNK_ELEMENTS],
+        memory: vec![0; format.section_bytes(section)],
+    };
+    let mut start = 0;
+    for part in parts {
+        reader.part(part, start)?;
+        start += part.bytes(Form::Wire);
+    }
+    let last = parts[parts.len() - 1];
+    let end = |fault: IndexFault| chunk_error(&last, last.grid.chunks() - 1, fault.into());
+    reader.stream.finish().map_err(end)?;
+    Ok(reader.memory)
+}
+
+/// The ranges of a part's bytes that are the same in memory, from `memory` on, and in a payload, from `wire` on.
+fn shared_bytes(part: &Part, memory: usize, wire: usize) -> Vec<(Range<usize>, Range<usize>)> {
+    let end = wire + part.bytes(Form::Wire);
+    if !part.codec.is_golomb() {
+        return vec![(memory..memory + end - wire, wire..end)];
+    }
+    let pairs = part.offsets_from(Form::Memory, memory).into_iter().zip(part.offsets_from(Form::Wire, wire));
+    let [table, scales, codes, indices] = pairs.collect::<Vec<_>>()[..] else { return Vec::new() };
+    vec![(table.0..table.0 + scales.1 - table.1, table.1..scales.1), (codes.0..indices.0, codes.1..indices.1)]
+}
+
+/// The refusal of a part's chunk.
+fn chunk_error(part: &Part, number: usize, fault: ChunkFault) -> PayloadError {
+    PayloadError::Chunk { tensor: part.tensor, chunk: part.first_chunk + number, fault }
+}
+
+/// The reading of one section.
+struct Reader<'a> {
+    floor: Floor,
+    body: &'a [u8],
+    stream: BitReader<'a>,
+    scales: ScaleCoder,
+    indices: Vec<u16>,
+    memory: Vec<u8>,
+}
+
+impl Reader<'_> {
+    fn part(&mut self, part: &Part, start: usize) -> Result<(), PayloadError> {
+        for (to, from) in shared_bytes(part, part.offset, start) {
+            self.memory[to].copy_from_slice(&self.body[from]);
+        }
+        let mut occurs = [false; 4];
+        let places = part.places(Form::Wire, start).zip(part.places(Form::Memory, part.offset));
+        for (wire, memory) in places {
+            self.chunk(part, &wire, &memory, &mut occurs).map_err(|fault| chunk_error(part, wire.number, fault))?;
+        }
+        if part.codec.quantizer == Quantizer::Reference && !reference::is_canonical(&table(self.body, part, start), occurs) {
+            return Err(chunk_error(part, 0, ChunkFault::Table));
+        }
+        Ok(())
+    }
+
+    fn chunk(&mut self, part: &Part, wire: &Place, memory: &Place, occurs: &mut [bool; 4]) -> Result<(), ChunkFault> {
+        let elements = wire.chunk.elements();
+        let (codes, bytes) = (&self.body[wire.codes.clone()], &self.body[wire.indices.clone()]);
+        let indices = &mut self.indices[..wire.k];
+        if part.codec.is_golomb() {
+            if part.has_scales() {
+                let scale = self.scales.read(&mut self.stream)?.ok_or(ChunkFault::Scale(u8::MAX))?;
+                self.memory[memory.scale] = scale;
+            }
+            golomb::decode(self.floor, bytes, &mut self.stream, elements, indices)?;
+            elias_fano::encode(indices, elements, &mut self.memory[memory.indices.clone()]);
+        } else {
+            decode_indices(self.floor, part.codec.select, bytes, elements, indices)?;
+        }
+        let width = part.codec.quantizer.code_bits();
+        if !packed::padding_is_zero(codes, wire.k, width) {
+            return Err(ChunkFault::Padding);
+        }
+        if part.codec.quantizer == Quantizer::Reference {
+            (0..wire.k).for_each(|j| occurs[usize::from(codes[j / 4] >> (j % 4 * 2) & 3)] = true);
+            return Ok(());
+        }
+        let scale = self.memory[memory.scale];
+        if scale > MAX_SCALE {
+            return Err(ChunkFault::Scale(scale));
+        }
+        let lowest = || indices.iter().copied().eq(lowest_indices(part.codec.select, wire.k));
+        if scale == 0 && (codes.iter().any(|&byte| byte != 0) || !lowest()) {
+            return Err(ChunkFault::ZeroChunk);
+        }
+        let low_is_zero = scale != 0 && quantize::scale_table(part.codec.quantizer, scale).is_some_and(|table| table[0] == 0.0);
+        if low_is_zero && (0..wire.k).any(|j| codes[j / 4] >> (j % 4 * 2) & 3 == 2) {
+            return Err(ChunkFault::NegativeZero);
+        }
+        Ok(())
+    }
+}
+
+/// The section's bytes in a payload, from those in memory.
+pub(crate) fn write(format: &Format, section: usize, memory: &[u8]) -> Vec<u8> {
+    let parts = format.parts(section);
+    let mut body = vec![0; parts.iter().map(|part| part.bytes(Form::Wire)).sum()];
+    let (mut stream, mut scales, mut room) = (BitWriter::default(), ScaleCoder::default(), Decoded::default());
+    let mut start = 0;
+    for part in parts {
+        for (from, to) in shared_bytes(part, part.offset, start) {
+            body[to].copy_from_slice(&memory[from]);
+        }
+        if part.codec.is_golomb() {
+            for (wire, place) in part.places(Form::Wire, start).zip(part.places(Form::Memory, part.offset)) {
+                if part.has_scales() {
+                    scales.write(memory[place.scale], &mut stream);
+                }
+                let (indices, _) = CodedChunk::new(memory, part, &place).decode(&mut room);
+                golomb::encode(indices, place.chunk.elements(), &mut body[wire.indices], &mut stream);
+            }
+        }
+        start += part.bytes(Form::Wire);
+    }
+    body.extend(stream.finish());
+    body
+}

@@ -1,0 +1,253 @@
+//! `tributary codec inspect`: every section of a payload, and why it would be refused.
+
+use std::fmt;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
+use clap::Args;
+use compression::{Format, Frame, Inspection, Layout, Outline, PayloadError, PayloadReader, ReadError, inspect};
+use serde::Serialize;
+
+use super::tensors::TensorFile;
+use super::{format_of, open, refused};
+use crate::output::{self, Table};
+
+/// Options of `tributary codec inspect`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Explains damaged files as far as they make sense, says the first thing for which nodes would refuse them, and fails then. Without --like, the
+lengths and contents of sections cannot be checked, only what surrounds them: header, codecs, hashes, footer.
+
+Examples:
+  tributary codec inspect p.trb
+  tributary codec inspect p.trb --like delta.safetensors --json")]
+pub struct InspectArgs {
+    /// The payload.
+    payload: PathBuf,
+    /// A safetensors file with the names and shapes of the payload's tensors; only its header is read.
+    #[arg(long, value_name = "FILE")]
+    like: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: InspectArgs) -> Result<()> {
+    let layout = args.like.as_deref().map(TensorFile::open).transpose()?.map(|file| file.layout().clone());
+    let found = inspect(BufReader::new(open(&args.payload)?)).map_err(|error| refused(&args.payload, error))?;
+    // a layout of another digest would name the wrong tensors
+    let own = |outline: &&Outline| layout.as_ref().is_some_and(|layout| layout.digest() == outline.layout_digest);
+    let format = layout.as_ref().zip(found.outline.as_ref().filter(own)).and_then(|(layout, outline)| format_of(outline, layout).ok());
+    let refusal = match &layout {
+        Some(layout) => refusal(&args.payload, layout)?,
+        None => found.refusal.clone(),
+    };
+    output::report(&Explained::new(&args.payload, &found, format.as_deref(), refusal.as_ref()), args.json);
+    refusal.map_or(Ok(()), |error| Err(refused(&args.payload, error)))
+}
+
+/// Why a node whose run has these tensors, and the codecs that the header names, refuses the payload.
+fn refusal(path: &Path, layout: &Arc<Layout>) -> Result<Option<PayloadError>> {
+    match read_all(path, layout) {
+        Ok(()) => Ok(None),
+        Err(ReadError::Payload(error)) => Ok(Some(error)),
+        Err(error) => Err(refused(path, error)),
+    }
+}
+
+fn read_all(path: &Path, layout: &Arc<Layout>) -> Result<(), ReadError> {
+    let format = format_of(&Outline::read_from(std::fs::File::open(path)?)?, layout)?;
+    let mut reader = PayloadReader::new(BufReader::new(std::fs::File::open(path)?), format)?;
+    while reader.next_section()?.is_some() {}
+    Ok(())
+}
+
+/// The report.
+#[derive(Debug, Serialize)]
+struct Explained {
+    payload: PathBuf,
+    bytes: u64,
+    digest: String,
+    header: Option<HeaderFields>,
+    sections: Vec<SectionFields>,
+    refusal: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct HeaderFields {
+    bytes: usize,
+    run: String,
+    round: u64,
+    hotkey: String,
+    base_root: String,
+    layout_digest: String,
+    tensors: u32,
+    sections: u32,
+    codecs: Vec<CodecRun>,
+}
+
+/// A codec and the number of consecutive tensors that it is for.
+#[derive(Debug, Serialize)]
+struct CodecRun {
+    tensors: u32,
+    codec: String,
+}
+
+#[derive(Debug, Serialize)]
+struct SectionFields {
+    section: usize,
+    /// Of its body.
+    offset: u64,
+    bytes: u32,
+    /// Fewer than `bytes` if the file ends before.
+    present: u64,
+    hash: String,
+    hash_matches: bool,
+    holds: Option<Content>,
+}
+
+/// What a section holds, known only with the layout.
+#[derive(Debug, Serialize)]
+struct Content {
+    parts: Vec<PartFields>,
+    values: u64,
+    scale_bits_per_value: f64,
+    code_bits_per_value: f64,
+    index_bits_per_value: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct PartFields {
+    tensor: String,
+    first_chunk: usize,
+    chunks: usize,
+}
+
+impl Explained {
+    fn new(payload: &Path, found: &Inspection, format: Option<&Format>, refusal: Option<&PayloadError>) -> Self {
+        let format = |section| format.filter(|format| section < format.sections());
+        let section = |(number, frame)| SectionFields::new(number, frame, format(number));
+        Self {
+            payload: payload.to_owned(),
+            bytes: found.bytes,
+            digest: hex::encode(found.digest),
+            header: found.outline.as_ref().map(HeaderFields::new),
+            sections: found.frames.iter().enumerate().map(section).collect(),
+            refusal: refusal.map(ToString::to_string),
+        }
+    }
+}
+
+impl HeaderFields {
+    fn new(outline: &Outline) -> Self {
+        let header = &outline.header;
+        Self {
+            bytes: outline.bytes(),
+            run: hex::encode(header.run),
+            round: header.round,
+            hotkey: hex::encode(header.hotkey),
+            base_root: hex::encode(header.base_root),
+            layout_digest: hex::encode(outline.layout_digest),
+            tensors: outline.tensors,
+            sections: outline.sections,
+            codecs: outline.runs.iter().map(|&(tensors, codec)| CodecRun { tensors, codec: codec.to_string() }).collect(),
+        }
+    }
+}
+
+impl SectionFields {
+    fn new(section: usize, frame: &Frame, format: Option<&Format>) -> Self {
+        Self {
+            section,
+            offset: frame.offset,
+            bytes: frame.length,
+            present: frame.present,
+            hash: hex::encode(frame.hash),
+            hash_matches: frame.intact,
+            holds: format.map(|format| Content::new(section, frame, format)),
+        }
+    }
+
+    fn hash_verdict(&self) -> &'static str {
+        match self.hash_matches {
+            true => "matches",
+            false if self.present < u64::from(self.bytes) => "cut short",
+            false => "DIFFERS",
+        }
+    }
+}
+
+impl Content {
+    fn new(section: usize, frame: &Frame, format: &Format) -> Self {
+        let plan = format.plan(section);
+        let part = |(tensor, first_chunk, chunks): (usize, usize, usize)| PartFields {
+            tensor: format.layout().tensors()[tensor].name.clone(),
+            first_chunk,
+            chunks,
+        };
+        let per_value = |bytes: u64| 8.0 * bytes as f64 / plan.values as f64;
+        Self {
+            values: plan.values,
+            scale_bits_per_value: per_value(plan.scale_bytes),
+            code_bits_per_value: per_value(plan.code_bytes),
+            index_bits_per_value: per_value(u64::from(frame.length).saturating_sub(plan.scale_bytes + plan.code_bytes)),
+            parts: plan.parts.into_iter().map(part).collect(),
+        }
+    }
+
+    /// The first part, and how many there are besides.
+    fn parts_in_short(&self) -> String {
+        let first = self.parts.first().map_or(String::new(), |part| {
+            format!("{} chunks {} to {}", part.tensor, part.first_chunk, part.first_chunk + part.chunks - 1)
+        });
+        if self.parts.len() > 1 { format!("{first}, {} more", self.parts.len() - 1) } else { first }
+    }
+}
+
+impl fmt::Display for Explained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new(2, &["file", &self.payload.display().to_string()]);
+        let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
+        row("bytes", self.bytes.to_string());
+        row("BLAKE3", self.digest.clone());
+        if let Some(header) = &self.header {
+            row("run", header.run.clone());
+            row("round", header.round.to_string());
+            row("hotkey", header.hotkey.clone());
+            row("base root", header.base_root.clone());
+            row("layout digest", header.layout_digest.clone());
+            header.codecs.iter().for_each(|run| row("codec", format!("{} for {} tensors", run.codec, run.tensors)));
+            row("sections", format!("{}, of which {} begin in this file", header.sections, self.sections.len()));
+        }
+        writeln!(f, "{table}")?;
+        if !self.sections.is_empty() {
+            writeln!(f, "\n{}", self.section_table())?;
+        }
+        match &self.refusal {
+            Some(refusal) => write!(f, "\nrefused: {refusal}"),
+            None if self.sections.iter().any(|section| section.holds.is_none()) => {
+                f.write_str("\nheader, hashes and footer hold; pass --like to have the contents checked")
+            }
+            None => f.write_str("\nevery byte holds"),
+        }
+    }
+}
+
+impl Explained {
+    fn section_table(&self) -> Table {
+        let mut table = Table::new(2, &["section", "hash", "offset", "bytes", "values", "scale bits", "code bits", "index bits", "tensors"]);
+        for section in &self.sections {
+            let start = [section.section.to_string(), format!("{}… {}", &section.hash[..8], section.hash_verdict())];
+            let sizes = [section.offset.to_string(), section.bytes.to_string()];
+            let content = section.holds.as_ref().map(|holds| {
+                let bits = [holds.scale_bits_per_value, holds.code_bits_per_value, holds.index_bits_per_value].map(|bits| format!("{bits:.3}"));
+                [vec![holds.values.to_string()], bits.into(), vec![holds.parts_in_short()]].concat()
+            });
+            table.row(start.into_iter().chain(sizes).chain(content.unwrap_or_default()));
+        }
+        table
+    }
+}

@@ -1,0 +1,196 @@
+//! `tributary codec merge`: payloads and θ in, the next θ and its root out.
+
+use std::fmt;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use compression::{Format, Layout, MergeOver, Outline, Payload, Rule, State, Weighted, clip_factors, norms, transition};
+use serde::Serialize;
+
+use super::tensors::{TensorFile, draft_of};
+use super::{Hash, format_of, open, read_outline, refused};
+use crate::output::{self, Table};
+
+/// Options of `tributary codec merge`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Takes the transition that every node of a run takes: each payload clipped per tensor to the lower median norm, merged in the order given,
+then θ ← θ - LR * merged. The state root binds θ to its round. Payloads whose base roots are all zero fit any θ.
+
+Examples:
+  tributary codec merge a.trb b.trb c.trb --theta theta.safetensors --lr 0.65 --out next.safetensors
+  tributary codec merge a.trb b.trb --theta theta.safetensors --lr 1 --over all --weights 1,0.5 --out next.safetensors --json")]
+pub struct MergeArgs {
+    /// The record's payloads, in its order.
+    #[arg(required = true)]
+    payloads: Vec<PathBuf>,
+    /// θ before the step.
+    #[arg(long, value_name = "FILE")]
+    theta: PathBuf,
+    /// Outer learning rate.
+    #[arg(long)]
+    lr: f32,
+    /// Over whom a coordinate's mean is taken.
+    #[arg(long, value_enum, default_value_t = Over::Senders)]
+    over: Over,
+    /// One merge weight per payload. By default 1 each.
+    #[arg(long, value_name = "W,…", value_delimiter = ',', value_parser = parse_weight)]
+    weights: Vec<f32>,
+    /// The round of θ, which its root depends on. By default that of the payloads.
+    #[arg(long, value_name = "N")]
+    round: Option<u64>,
+    /// Merge payloads that were measured from another θ.
+    #[arg(long)]
+    any_base: bool,
+    /// Where the next θ goes; may be the file that it came from.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Print JSON, with norms and clip factors of every tensor.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Over {
+    /// The payloads that sent the coordinate a value other than zero.
+    Senders,
+    /// All payloads.
+    All,
+}
+
+fn parse_weight(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|weight: &f32| weight.is_finite() && *weight > 0.0).ok_or_else(|| "a weight is finite and above zero".into())
+}
+
+/// Runs the command.
+pub fn run(args: MergeArgs) -> Result<()> {
+    let weights = if args.weights.is_empty() { vec![1.0; args.payloads.len()] } else { args.weights };
+    ensure!(weights.len() == args.payloads.len(), "{} weights for {} payloads: give one each", weights.len(), args.payloads.len());
+    let record = one_record(&args.payloads)?;
+    let mut theta = TensorFile::open(&args.theta)?;
+    let layout = theta.layout().clone();
+    let format = format_of(&record, &layout).map_err(|error| refused(&args.payloads[0], error))?;
+    let mut state = State::new(layout, args.round.unwrap_or(record.header.round), theta.read()?)?;
+    let root_before = state.root();
+    if !args.any_base {
+        check_base(&record.header.base_root, &root_before, &args.theta, state.round)?;
+    }
+    let payloads = args.payloads.iter().map(|path| read_payload(path, &format)).collect::<Result<Vec<_>>>()?;
+    let entries: Vec<_> = payloads.iter().zip(&weights).map(|(payload, &weight)| Weighted { payload, weight }).collect();
+    let over = match args.over {
+        Over::Senders => MergeOver::Senders,
+        Over::All => MergeOver::All,
+    };
+    let start = Instant::now();
+    transition(&mut state, &entries, &Rule { lr: args.lr, over })?;
+    let seconds = start.elapsed().as_secs_f64();
+    draft_of(&args.out, state.layout(), state.tensors())?.keep()?;
+    let merged = Merged {
+        theta: args.out,
+        round: state.round,
+        root_before: hex::encode(root_before),
+        root_after: hex::encode(state.root()),
+        tensors: state.layout().tensors().iter().map(|tensor| tensor.name.clone()).collect(),
+        payloads: entries_of(args.payloads, &entries, state.layout()),
+        seconds,
+    };
+    output::report(&merged, args.json);
+    Ok(())
+}
+
+/// The header that the payloads share but for the hotkey.
+fn one_record(paths: &[PathBuf]) -> Result<Outline> {
+    let first = read_outline(&paths[0])?;
+    for path in &paths[1..] {
+        let outline = read_outline(path)?;
+        let (header, expected) = (&outline.header, &first.header);
+        let differs = match () {
+            () if header.run != expected.run => "is of another run",
+            () if header.round != expected.round => "is of another round",
+            () if header.base_root != expected.base_root => "has another base root",
+            () if outline.layout_digest != first.layout_digest => "is for other tensors",
+            () if outline.runs != first.runs => "is coded in another way",
+            () => continue,
+        };
+        bail!("{} {differs} than {}: a record's payloads have these in common; merge them apart", path.display(), paths[0].display());
+    }
+    Ok(first)
+}
+
+fn check_base(base: &Hash, root: &Hash, theta: &Path, round: u64) -> Result<()> {
+    if *base == Hash::default() || base == root {
+        return Ok(());
+    }
+    let (base, root) = (hex::encode(base), hex::encode(root));
+    bail!(
+        "the payloads were measured from root {base}, {} has root {root} in round {round}; pass their θ, its round with --round, or --any-base",
+        theta.display()
+    )
+}
+
+fn read_payload(path: &Path, format: &Arc<Format>) -> Result<Payload> {
+    Payload::read(BufReader::new(open(path)?), format).map_err(|error| refused(path, error))
+}
+
+/// What the report says of each payload.
+fn entries_of(paths: Vec<PathBuf>, entries: &[Weighted<'_>], layout: &Layout) -> Vec<Entry> {
+    let norms: Vec<Vec<f64>> = entries.iter().map(|entry| norms(entry.payload)).collect();
+    let mut clips = vec![Vec::new(); entries.len()];
+    for tensor in 0..layout.tensors().len() {
+        let of_tensor: Vec<f64> = norms.iter().map(|norms| norms[tensor]).collect();
+        clips.iter_mut().zip(clip_factors(&of_tensor)).for_each(|(clips, clip)| clips.push(clip));
+    }
+    let entry = |(((payload, entry), norms), clip_factors): (((PathBuf, &Weighted<'_>), Vec<f64>), Vec<f32>)| Entry {
+        payload,
+        hotkey: hex::encode(entry.payload.header().hotkey),
+        weight: entry.weight,
+        norms,
+        clip_factors,
+    };
+    paths.into_iter().zip(entries).zip(norms).zip(clips).map(entry).collect()
+}
+
+#[derive(Debug, Serialize)]
+struct Merged {
+    theta: PathBuf,
+    /// Of the next θ.
+    round: u64,
+    root_before: String,
+    root_after: String,
+    tensors: Vec<String>,
+    payloads: Vec<Entry>,
+    /// Of the transition alone.
+    seconds: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Entry {
+    payload: PathBuf,
+    hotkey: String,
+    weight: f32,
+    /// By tensor.
+    norms: Vec<f64>,
+    /// By tensor.
+    clip_factors: Vec<f32>,
+}
+
+impl fmt::Display for Merged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new(1, &["payload", "weight", "norm", "least clip factor", "clipped tensors"]);
+        for entry in &self.payloads {
+            let norm = entry.norms.iter().map(|norm| norm * norm).sum::<f64>().sqrt();
+            let least = entry.clip_factors.iter().copied().fold(1.0, f32::min);
+            let clipped = entry.clip_factors.iter().filter(|&&clip| clip < 1.0).count();
+            let clipped = format!("{clipped} of {}", self.tensors.len());
+            table.row([entry.payload.display().to_string(), entry.weight.to_string(), format!("{norm:.6}"), format!("{least:.6}"), clipped]);
+        }
+        writeln!(f, "{table}")?;
+        writeln!(f, "root before {}", self.root_before)?;
+        writeln!(f, "root after  {}", self.root_after)?;
+        write!(f, "{}: θ of round {}; merged in {:.3} s", self.theta.display(), self.round, self.seconds)
+    }
+}
