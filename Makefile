@@ -1,10 +1,15 @@
-# make demo: a whole local network. make test: everything CI runs. Both fetch libtorch once.
+# make demo: a whole local network. make test: all tests. make fuzz: the codec's fuzz targets for a short while, with a nightly toolchain.
+# Demo and test fetch libtorch once; test makes a Python environment for the second decoder.
 
 CARGO ?= cargo
 DEMO_ARGS ?=
 DENY := .tools/bin/cargo-deny
+FUZZ := .tools/bin/cargo-fuzz
+NUMPY := .tools/python/bin/numpy-config
+FUZZ_SECONDS ?= 8
+FUZZ_TARGETS := container resealed golomb elias_fano packed group bundle encode
 
-.PHONY: setup demo test fmt clippy unit doc deny
+.PHONY: setup demo test fmt clippy unit doc deny vectors fuzz
 
 setup:
 	@scripts/setup-libtorch.sh
@@ -13,7 +18,7 @@ demo: setup
 	$(CARGO) build --release --quiet
 	target/release/tributary demo $(DEMO_ARGS)
 
-test: setup fmt clippy deny doc unit
+test: setup fmt clippy deny doc vectors unit
 
 fmt:
 	$(CARGO) fmt --all --check
@@ -33,3 +38,21 @@ $(DENY):
 # unit, property, golden and whole-network tests, and the configs
 unit: setup
 	$(CARGO) test --workspace --quiet
+
+# the payload vectors, read by a decoder written from compression/README.md alone
+vectors: $(NUMPY)
+	.tools/python/bin/python compression/tests/decoder.py compression/tests/vectors
+
+$(NUMPY):
+	python3 -m venv .tools/python
+	.tools/python/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6
+
+fuzz: $(FUZZ)
+	cd compression && PATH="$(CURDIR)/.tools/bin:$$PATH" $(CARGO) +nightly fuzz build
+	cd compression && for target in $(FUZZ_TARGETS); do \
+		ASAN_OPTIONS=malloc_context_size=0:quarantine_size_mb=8 PATH="$(CURDIR)/.tools/bin:$$PATH" \
+		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=512 -len_control=0 -rss_limit_mb=512 -malloc_limit_mb=64 || exit 1; \
+	done
+
+$(FUZZ):
+	$(CARGO) install --quiet --locked --debug --root .tools cargo-fuzz@0.13.2

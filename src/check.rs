@@ -160,8 +160,9 @@ mod tests {
         assert_eq!(costs.tokens_per_round, 20 * 30 * 192 * 2048);
         assert_eq!(costs.down_bytes_per_round, 20 * costs.up_bytes_per_round);
         assert_eq!(costs.memory_per_gpu[1].state_bytes, 22 * 72_747_327_488 / 8);
-        // 16 bits of each 4096: k = 64 values of 2 bits, as many indices of 12 bits, and a scale
-        assert!((costs.ratio_to_f32 - 16_384.0 / 113.0).abs() < 0.1, "{}", costs.ratio_to_f32);
+        // of each 4096 elements, 64 values of 2 bits and indices of 7.44, and a scale code of about 2
+        let chunk_bits = 64.0 * (2.0 + 7.44) + 2.0;
+        assert!((costs.ratio_to_f32 - 131_072.0 / chunk_bits).abs() < 1.0, "{}", costs.ratio_to_f32);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{amend, chain_cmd, check, context, data, demo, eval, export, launch, pull, role, status, verify, wallet};
+use crate::{amend, chain_cmd, check, codec, context, data, demo, eval, export, launch, pull, role, status, verify, wallet};
 
 /// Train one language model with strangers: bit-exact, replayable, paid by measured loss.
 #[derive(Debug, Parser)]
@@ -42,6 +42,8 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Check a run's config and print what it costs.
     Check(check::CheckArgs),
+    /// Use the codec on tensor files, and explain payloads.
+    Codec(codec::CodecArgs),
     /// Turn text into token shards.
     Data(data::DataArgs),
     /// Make, list and use keys.
@@ -71,6 +73,7 @@ impl Cli {
             Command::Export(args) => context::block_on(export::run(args)),
             Command::Eval(args) => context::block_on(eval::run(args)),
             Command::Check(args) => check::run(&args),
+            Command::Codec(args) => codec::run(args),
             Command::Data(args) => data::run(args),
             Command::Wallet(args) => wallet::run(args),
             Command::Chain(args) => context::block_on(chain_cmd::run(args)),

@@ -4,6 +4,7 @@ mod amend;
 mod chain_cmd;
 mod check;
 mod cli;
+mod codec;
 mod context;
 mod data;
 mod demo;

@@ -10,7 +10,8 @@ use std::{
 
 use serde_json::Value;
 
-const SUBCOMMANDS: [&str; 15] = [
+const SUBCOMMANDS: [&str; 16] = [
+    "codec",
     "demo",
     "mine",
     "validate",
@@ -109,7 +110,7 @@ fn check_tells_what_a_run_costs() {
     let config = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/72b.toml");
     let words = succeeds(&mut tributary(&["check", config]));
     for figure in
-        ["72.7 B (68.5 B without embeddings)", "memory of each of 8 GPUs  200 GB", "2.01 GB (f32 / 145, bf16 / 72)", "(20 payloads)"]
+        ["72.7 B (68.5 B without embeddings)", "memory of each of 8 GPUs  200 GB", "1.35 GB (f32 / 216, bf16 / 108)", "(20 payloads)"]
     {
         assert!(words.contains(figure), "{figure} is not in {words}");
     }

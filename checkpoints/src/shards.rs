@@ -89,9 +89,9 @@ mod tests {
     #[test]
     fn shards_hold_what_fits_in_order() {
         let layout = layout(&[2, 2, 9, 1, 1, 1]);
-        assert_eq!(split(&layout, 16), [0..2, 2..3, 3..6]);
-        assert_eq!(split(&layout, usize::MAX), vec![0..6]);
-        assert_eq!(split(&layout, 0), (0..6).map(|i| i..i + 1).collect::<Vec<_>>());
+        assert_eq!(split(layout.tensors(), 16), [0..2, 2..3, 3..6]);
+        assert_eq!(split(layout.tensors(), usize::MAX), vec![0..6]);
+        assert_eq!(split(layout.tensors(), 0), (0..6).map(|i| i..i + 1).collect::<Vec<_>>());
     }
 
     #[test]

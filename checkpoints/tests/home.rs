@@ -5,8 +5,10 @@ mod common;
 
 use std::fs;
 
-use checkpoints::{Home, HomeError, write_durably};
+use checkpoints::{Expected, Home, HomeError, Trust, read_snapshot, write_durably, write_snapshot};
 use common::Net;
+use protocol::{Coding, Indices, Quantizer};
+use storage::{Access, Bucket};
 
 const STATE: &str = "state.safetensors";
 
@@ -37,6 +39,30 @@ fn a_home_serves_one_run_only() {
     let error = home.claim(&other).unwrap_err();
     assert!(matches!(&error, HomeError::OtherRun { expected, .. } if *expected == other));
     assert!(error.to_string().contains(&mine.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn what_lossy_merges_leave_over_is_part_of_the_state_everywhere() {
+    let coding = Coding::TopK { k: 32, quantizer: Quantizer::Sign1, indices: Indices::Golomb };
+    let net = Net::with(|config| config.outer.resparsify = Some(coding)).await;
+    let mut replica = net.genesis();
+    net.round(&mut replica).await;
+    net.round(&mut replica).await;
+    let model = replica.state.layout().model().len();
+    assert_eq!(replica.state.tensors().len(), 2 * model);
+    assert!(replica.state.tensors()[model..].iter().flatten().any(|left| *left != 0.0));
+    let (_dir, home) = home();
+    home.save_replica(&replica).unwrap();
+    let mut back = home.load_replica(&net.run).unwrap().unwrap();
+    assert_eq!(back.root, replica.root);
+    let bucket = Bucket::open("memory:///lossy", Access::Own).unwrap();
+    let (state, anchor) = (&replica.state, &replica.anchor);
+    write_snapshot(&bucket, state, net.run.id, anchor, &net.validators[0].keypair, 100_000).await.unwrap();
+    let expected = Expected { run: net.run.id, layout: &net.run.manifest.state_layout(), trust: Trust::Anyone };
+    assert!(read_snapshot(&bucket, anchor.round, &expected).await.unwrap().0 == replica.state);
+    net.round(&mut replica).await;
+    net.step(&mut back).await;
+    assert_eq!(back.root, replica.root);
 }
 
 #[test]

@@ -211,13 +211,6 @@ impl Round<'_> {
                 || (),
                 |()| Payload::parse(&bytes, &format).expect("it was parsed before"),
             );
-            table.speed(
-                "TEMP chunk only",
-                &name,
-                bytes_in_memory(&payload),
-                || (),
-                |()| (0..payload.format().grid(0).chunks()).map(|c| payload.chunk(0, c).scale as u64).sum::<u64>(),
-            );
             // Golomb codes are Elias-Fano in memory.
             if !matches!(codec.select, Select::TopK { indices: Indices::Golomb, .. }) {
                 table.speed("decode from memory", &name, bytes_in_memory(&payload), || (), |()| decode_all(&payload));
@@ -236,9 +229,10 @@ fn bytes_in_memory(payload: &Payload) -> usize {
 
 /// Indices and values of all chunks.
 fn decode_all(payload: &Payload) {
-    let chunks = 0..payload.format().grid(0).chunks();
-    chunks.into_par_iter().with_min_len(256).for_each_init(Decoded::default, |room, chunk| {
-        std::hint::black_box(payload.chunk(0, chunk).decode(room));
+    (0..payload.format().sections()).into_par_iter().for_each(|section| {
+        payload.for_each_chunk(section, |_, _, indices, values| {
+            std::hint::black_box((indices, values));
+        });
     });
 }
 

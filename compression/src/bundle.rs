@@ -7,7 +7,9 @@ use rayon::prelude::*;
 use crate::error::PayloadError;
 use crate::format::Format;
 use crate::header::{HOTKEY, Header, header_bytes};
-use crate::payload::Payload;
+use crate::indices::IndexFault;
+use crate::payload::{Coded, Payload};
+use crate::{joint, section};
 
 const MAGIC: [u8; 4] = *b"TRBB";
 const VERSION: u16 = 2;
@@ -15,8 +17,12 @@ const VERSION: u16 = 2;
 const PREFIX_BYTES: usize = 8;
 /// Bytes of a hotkey.
 const KEY_BYTES: usize = HOTKEY.end - HOTKEY.start;
-/// Bytes of a section's length.
-const LENGTH_BYTES: usize = 4;
+/// Bytes of a body's length and form.
+const SIZE_BYTES: usize = 4;
+/// The form of a body that is as in a payload.
+const ALONE: u32 = 0;
+/// The bit that says that a body is coded with the help of the payloads before.
+const JOINTLY: u32 = 1 << 31;
 
 /// Why payloads do not fit into one bundle, or bytes are not a bundle of the expected layout and codec.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +59,16 @@ pub enum BundleError {
         /// Its length by its sections.
         expected: u64,
     },
+    /// A section that does not follow from the payloads before it.
+    #[error("payload {index} of the bundle, section {section}: {fault}")]
+    Joint {
+        /// Number of the payload in the bundle.
+        index: usize,
+        /// Number of the section.
+        section: usize,
+        /// What is wrong with its indices.
+        fault: IndexFault,
+    },
     /// A payload that is refused.
     #[error("payload {index} of the bundle is refused")]
     Payload {
@@ -65,7 +81,7 @@ pub enum BundleError {
 
 /// The most bytes of a bundle of `payloads` payloads; never more than theirs together.
 pub fn bundle_len(format: &Format, payloads: usize) -> u64 {
-    let section = |section| *format.section_wire_bytes(section).end() + LENGTH_BYTES as u64;
+    let section = |section| *format.section_wire_bytes(section).end() + SIZE_BYTES as u64;
     let own = KEY_BYTES as u64 + (0..format.sections()).map(section).sum::<u64>();
     (PREFIX_BYTES + header_bytes(format) - KEY_BYTES) as u64 + payloads as u64 * own
 }
@@ -80,23 +96,33 @@ pub fn encode_bundle(payloads: &[&Payload]) -> Result<Vec<u8>, BundleError> {
     let count = u16::try_from(payloads.len()).map_err(|_| BundleError::TooMany { allowed, found: payloads.len() })?;
     let format = first.format();
     let shared = shared(first.header(), format);
-    let mut bundle = Vec::with_capacity(bundle_len(format, payloads.len()) as usize);
+    let mixed = |payload: &&Payload| payload.format() != format || self::shared(payload.header(), format) != shared;
+    if let Some(index) = payloads.iter().position(mixed) {
+        return Err(BundleError::Mixed(index));
+    }
+    let mut bundle = Vec::new();
     bundle.extend(MAGIC);
     bundle.extend(VERSION.to_le_bytes());
     bundle.extend(count.to_le_bytes());
     bundle.extend(&shared);
-    for (index, payload) in payloads.iter().enumerate() {
-        if payload.format() != format || self::shared(payload.header(), format) != shared {
-            return Err(BundleError::Mixed(index));
-        }
-        bundle.extend(payload.header().hotkey);
-        let bodies: Vec<_> = (0..format.sections()).into_par_iter().map(|section| payload.section_wire(section)).collect();
-        for body in bodies {
-            bundle.extend((body.len() as u32).to_le_bytes());
-            bundle.extend(body);
-        }
-    }
+    payloads.iter().for_each(|payload| bundle.extend(payload.header().hotkey));
+    let sections: Vec<_> = (0..format.sections()).into_par_iter().map(|section| encode_section(payloads, section)).collect();
+    sections.into_iter().for_each(|section| bundle.extend(section));
     Ok(bundle)
+}
+
+/// One section of all payloads, each coded alone or jointly with those before it, whichever is shorter.
+fn encode_section(payloads: &[&Payload], section: usize) -> Vec<u8> {
+    let memories: Vec<&[u8]> = payloads.iter().map(|payload| payload.section(section)).collect();
+    let mut bytes = Vec::new();
+    for (index, payload) in payloads.iter().enumerate() {
+        let alone = payload.section_wire(section);
+        let jointly = if index > 0 { joint::encode(payload.format(), section, &memories[..index], memories[index]) } else { Vec::new() };
+        let (form, body) = if index > 0 && jointly.len() < alone.len() { (JOINTLY, jointly) } else { (ALONE, alone) };
+        bytes.extend((form | body.len() as u32).to_le_bytes());
+        bytes.extend(body);
+    }
+    bytes
 }
 
 /// A header's bytes without the hotkey.
@@ -128,26 +154,43 @@ pub fn parse_bundle(bytes: &[u8], format: &Arc<Format>, max_payloads: usize) -> 
     if count > max_payloads {
         return Err(BundleError::TooMany { allowed: max_payloads, found: count });
     }
-    let (shared, mut rest) = rest.split_at_checked(header_bytes(format) - KEY_BYTES).ok_or_else(truncated)?;
-    let mut payloads = Vec::with_capacity(count);
-    for index in 0..count {
-        let (hotkey, bodies) = split_payload(&mut rest, format).ok_or_else(truncated)?;
+    let (shared, rest) = rest.split_at_checked(header_bytes(format) - KEY_BYTES).ok_or_else(truncated)?;
+    let (keys, mut rest) = rest.split_at_checked(count * KEY_BYTES).ok_or_else(truncated)?;
+    let header = |(index, hotkey): (usize, &[u8])| {
         let head = [&shared[..HOTKEY.start], hotkey, &shared[HOTKEY.start..]].concat();
-        payloads.push(read_payload(&head, &bodies, format).map_err(|source| BundleError::Payload { index, source })?);
-    }
-    if rest.is_empty() { Ok(payloads) } else { Err(BundleError::Trailing { expected: found - rest.len() as u64 }) }
-}
-
-/// Takes one payload's hotkey and sections off the front of `rest`.
-fn split_payload<'a>(rest: &mut &'a [u8], format: &Format) -> Option<(&'a [u8], Vec<&'a [u8]>)> {
-    let hotkey = rest.split_off(..KEY_BYTES)?;
-    let mut body = |_| {
-        let length = rest.split_off(..LENGTH_BYTES)?.first_chunk().map(|length| u32::from_le_bytes(*length))?;
-        rest.split_off(..length as usize)
+        Header::read(&head, format).map_err(|source| BundleError::Payload { index, source })
     };
-    Some((hotkey, (0..format.sections()).map(&mut body).collect::<Option<_>>()?))
+    let headers: Vec<Header> = keys.chunks_exact(KEY_BYTES).enumerate().map(header).collect::<Result<_, _>>()?;
+    let bodies: Vec<(u32, &[u8])> = (0..format.sections() * count).map(|_| body(&mut rest)).collect::<Option<_>>().ok_or_else(truncated)?;
+    if !rest.is_empty() {
+        return Err(BundleError::Trailing { expected: found - rest.len() as u64 });
+    }
+    let read = |(section, bodies): (usize, &[(u32, &[u8])])| read_section(format, section, bodies);
+    let sections: Vec<Vec<Coded>> = bodies.par_chunks(count).enumerate().map(read).collect::<Result<_, _>>()?;
+    let mut of_payload: Vec<Vec<Coded>> = headers.iter().map(|_| Vec::with_capacity(format.sections())).collect();
+    sections.into_iter().for_each(|section| of_payload.iter_mut().zip(section).for_each(|(payload, coded)| payload.push(coded)));
+    Ok(headers.into_iter().zip(of_payload).map(|(header, sections)| Payload::from_sections(header, format, sections)).collect())
 }
 
-fn read_payload(head: &[u8], bodies: &[&[u8]], format: &Arc<Format>) -> Result<Payload, PayloadError> {
-    Payload::from_bodies(Header::read(head, format)?, format, bodies)
+/// Takes one body off the front of `rest`, and how it is coded.
+fn body<'a>(rest: &mut &'a [u8]) -> Option<(u32, &'a [u8])> {
+    let size = u32::from_le_bytes(*rest.split_off(..SIZE_BYTES)?.first_chunk()?);
+    Some((size & JOINTLY, rest.split_off(..(size & !JOINTLY) as usize)?))
+}
+
+/// One section of all payloads.
+fn read_section(format: &Format, section: usize, bodies: &[(u32, &[u8])]) -> Result<Vec<Coded>, BundleError> {
+    let mut coded: Vec<Coded> = Vec::with_capacity(bodies.len());
+    for (index, &(form, body)) in bodies.iter().enumerate() {
+        let wire = if form == ALONE {
+            body.to_vec()
+        } else {
+            let before: Vec<&[u8]> = coded.iter().map(|coded| &coded.memory[..]).collect();
+            let memory = joint::decode(format, section, &before, body);
+            section::write(format, section, &memory.map_err(|fault| BundleError::Joint { index, section, fault })?)
+        };
+        let memory = section::read(format, section, &wire).map_err(|source| BundleError::Payload { index, source })?;
+        coded.push(Coded { wire, memory });
+    }
+    Ok(coded)
 }

@@ -104,6 +104,9 @@ pub enum ChunkFault {
     /// A chunk of scale code 0 whose codes are not all zero or whose indices are not the lowest.
     #[error("an all-zero chunk must have zero codes and the lowest indices")]
     ZeroChunk,
+    /// A chunk of zeros with a scale code other than 0.
+    #[error("a chunk whose values are all zero must have scale code 0")]
+    AllZero,
     /// A sign on a value that decodes to zero.
     #[error("a value of zero has a negative sign")]
     NegativeZero,

@@ -136,16 +136,21 @@ impl Part {
     }
 
     /// The places of all chunks, in order, in a part that starts at `start`.
-    pub(crate) fn places(&self, form: Form, start: usize) -> impl Iterator<Item = Place> + use<> {
-        let part = *self;
-        let [_, scale, mut code, mut index] = self.offsets_from(form, start);
-        (0..self.grid.bands()).flat_map(move |band| (0..part.grid.band_chunks()).map(move |tile| (band, tile))).enumerate().map(
-            move |(number, (band, tile))| {
-                let place = part.place_at(part.grid.band_chunk(band, tile), form, number, [scale, code, index]);
-                (code, index) = (place.codes.end, place.indices.end);
-                place
-            },
-        )
+    pub(crate) fn places(&self, form: Form, start: usize) -> Places {
+        let [_, scale, code, index] = self.offsets_from(form, start);
+        let (bands, tiles) = (self.grid.bands(), self.grid.band_chunks());
+        let corner = |band, tile| {
+            let chunk = self.grid.band_chunk(band, tile);
+            let [k, codes, indices] = self.sizes(form, chunk.elements());
+            Place { number: 0, chunk, k, scale, codes: 0..codes, indices: 0..indices }
+        };
+        let corners = [0, bands - 1].map(|band| [0, tiles - 1].map(|tile| corner(band, tile)));
+        Places { corners, band_elements: self.grid.band_elements(), size: [bands, tiles], next: [0, 0], scale, code, index }
+    }
+
+    /// Number of values, bytes of codes and bytes of indices of a chunk of `elements`.
+    fn sizes(&self, form: Form, elements: usize) -> [usize; 3] {
+        [self.codec.chunk_k(elements), self.codec.code_bytes(elements), self.chunk_index_bytes(form, elements)]
     }
 
     /// The place of chunk number `number` in memory, in constant time.
@@ -153,19 +158,9 @@ impl Part {
         let [_, scale, codes, indices] = self.offsets();
         let code = codes + self.grid.sum_before(number, |n| self.codec.code_bytes(n));
         let index = indices + self.grid.sum_before(number, |n| self.codec.index_bytes(n));
-        self.place_at(self.grid.chunk(number), Form::Memory, number, [scale, code, index])
-    }
-
-    fn place_at(&self, chunk: Chunk, form: Form, number: usize, [scale, code, index]: [usize; 3]) -> Place {
-        let elements = chunk.elements();
-        Place {
-            number,
-            chunk,
-            k: self.codec.chunk_k(elements),
-            scale: scale + number,
-            codes: code..code + self.codec.code_bytes(elements),
-            indices: index..index + self.chunk_index_bytes(form, elements),
-        }
+        let chunk = self.grid.chunk(number);
+        let [k, codes, indices] = self.sizes(Form::Memory, chunk.elements());
+        Place { number, chunk, k, scale: scale + number, codes: code..code + codes, indices: index..index + indices }
     }
 }
 
@@ -179,7 +174,7 @@ pub(crate) enum Form {
 }
 
 /// Where a chunk's bytes lie in its section.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     /// Number of the chunk in its part.
     pub number: usize,
@@ -191,6 +186,47 @@ pub(crate) struct Place {
     pub scale: usize,
     pub codes: Range<usize>,
     pub indices: Range<usize>,
+}
+
+/// The places of a part's chunks. All but the last of a band are alike, and so are all bands but the last.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    /// The first and the last chunk of the first and of the last band.
+    corners: [[Place; 2]; 2],
+    band_elements: usize,
+    /// Bands, and chunks of a band.
+    size: [usize; 2],
+    /// Band and chunk of it that come next.
+    next: [usize; 2],
+    scale: usize,
+    code: usize,
+    index: usize,
+}
+
+impl Iterator for Places {
+    type Item = Place;
+
+    #[inline]
+    fn next(&mut self) -> Option<Place> {
+        let ([bands, tiles], [band, tile]) = (self.size, self.next);
+        if band == bands {
+            return None;
+        }
+        self.next = if tile + 1 == tiles { [band + 1, 0] } else { [band, tile + 1] };
+        let alike = &self.corners[usize::from(band + 1 == bands)][usize::from(tile + 1 == tiles)];
+        let first = self.corners[0][0].chunk.width;
+        let number = band * tiles + tile;
+        let place = Place {
+            number,
+            chunk: Chunk { start: band * self.band_elements + tile * first, ..alike.chunk },
+            k: alike.k,
+            scale: self.scale + number,
+            codes: self.code..self.code + alike.codes.end,
+            indices: self.index..self.index + alike.indices.end,
+        };
+        (self.code, self.index) = (place.codes.end, place.indices.end);
+        Some(place)
+    }
 }
 
 impl Format {
@@ -382,6 +418,21 @@ mod tests {
             let tensors: Vec<Vec<u8>> = layout.tensors().iter().map(|spec| vec![0; spec.len()]).collect();
             let covered: usize = format.split(&tensors).iter().flatten().map(|part| part.len()).sum();
             assert_eq!(covered, layout.parameters());
+        }
+    }
+
+    #[test]
+    fn places_in_order_are_the_places_by_number() {
+        let layout = layout(&[&[130, 70], &[9], &[64, 64], &[3, 5000], &[64 * 17, 70], &[4096 * 3], &[4096 * 2 + 1]]);
+        for codec in [Codec::top_k(64, Quantizer::Sign2, Indices::Golomb), Codec::top_k(64, Quantizer::Reference, Indices::Packed12)] {
+            let format = Format::uniform(layout.clone(), codec).unwrap();
+            for part in format.parts(0) {
+                let places: Vec<Place> = part.places(Form::Memory, part.offset).collect();
+                assert_eq!(places.len(), part.grid.chunks());
+                for (number, place) in places.into_iter().enumerate() {
+                    assert_eq!(place, part.place(number), "{part:?}");
+                }
+            }
         }
     }
 

@@ -58,16 +58,14 @@ impl Header {
         if outline.layout_digest != format.layout().digest() {
             return Err(PayloadError::Layout);
         }
-        let expected = codec_runs(format.codecs()).into_iter().map(|(tensors, codec)| (tensors, codec));
-        let mut tensor = 0;
-        for (number, wanted) in expected.enumerate() {
-            match outline.runs.get(number) {
-                Some(&found) if found == wanted => tensor += wanted.0 as usize,
-                found => {
-                    let found = found.map(|run| run.1).filter(|found| *found != wanted.1);
-                    return Err(PayloadError::Codec { tensor, expected: wanted.1, found });
-                }
+        let (mut tensor, mut runs) = (0, outline.runs.iter());
+        for (tensors, expected) in codec_runs(format.codecs()) {
+            let found = runs.next().copied();
+            if found != Some((tensors, expected)) {
+                let found = found.map(|(_, codec)| codec).filter(|codec| *codec != expected);
+                return Err(PayloadError::Codec { tensor, expected, found });
             }
+            tensor += tensors as usize;
         }
         if outline.sections as usize != format.sections() {
             return Err(PayloadError::Sections { expected: format.sections(), found: outline.sections });
@@ -108,8 +106,7 @@ impl Outline {
             return Err(PayloadError::Version(version));
         }
         let tensors = u32::from_le_bytes(field(head, 8));
-        let count = usize::from(u16::from_le_bytes(field(head, 6)));
-        let runs = rest.get(..count * RUN_BYTES).ok_or(PayloadError::Truncated { found: bytes.len() as u64 })?;
+        let runs = rest.get(..codecs_bytes(head)).ok_or(PayloadError::Truncated { found: bytes.len() as u64 })?;
         let header = Header {
             round: u64::from_le_bytes(field(head, 16)),
             run: field(head, 24),
@@ -123,6 +120,14 @@ impl Outline {
     /// Bytes of the whole header.
     pub fn bytes(&self) -> usize {
         FIXED_BYTES + self.runs.len() * RUN_BYTES
+    }
+}
+
+/// Bytes that a header has behind its fixed part, by its count of codecs; at most half a megabyte.
+pub(crate) fn codecs_bytes(head: &[u8]) -> usize {
+    match *head {
+        [_, _, _, _, _, _, low, high, ..] => usize::from(u16::from_le_bytes([low, high])) * RUN_BYTES,
+        _ => 0,
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::io::{self, Read};
 
-use crate::codec::CODEC_BYTES;
 use crate::error::PayloadError;
 use crate::format::{Form, Format, Part};
-use crate::header::{FIXED_BYTES, Outline};
-use crate::stream::{Closing, FRAME_BYTES, HASH_BYTES, ReadError, split_frame};
+use crate::header::{FIXED_BYTES, Outline, codecs_bytes};
+use crate::indices::bits::BitWriter;
+use crate::scales::ScaleCoder;
+use crate::stream::{Closing, FRAME_BYTES, HASH_BYTES, ReadError, Section, split_frame};
 
 /// Bytes of a body that are in memory at once.
 const RUN: u64 = 1 << 16;
@@ -43,15 +44,13 @@ pub struct Frame {
     pub intact: bool,
 }
 
-/// What a section of a format holds; the bytes of its body that are neither scales nor codes are indices.
+/// What a section of a format holds. The bits of its body besides codes and [`Section::scale_bits`] are indices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SectionPlan {
     /// The tensors of which it holds chunks: number in the layout, number of the first chunk, number of chunks.
     pub parts: Vec<(usize, usize, usize)>,
     /// Values of all chunks.
     pub values: u64,
-    /// Bytes of scale codes, or of the reference quantizer's tables; with Golomb codes the scale codes are in one stream with the indices.
-    pub scale_bytes: u64,
     /// Bytes of value codes.
     pub code_bytes: u64,
 }
@@ -67,9 +66,22 @@ impl Format {
         SectionPlan {
             parts: parts.iter().map(|part| (part.tensor, part.first_chunk, part.grid.chunks())).collect(),
             values: sum(|part| part.grid.sum(|elements| part.codec.chunk_k(elements))),
-            scale_bytes: sum(|part| part.head_bytes(Form::Wire)[..2].iter().sum()),
             code_bytes: sum(|part| part.head_bytes(Form::Wire)[2]),
         }
+    }
+}
+
+impl Section {
+    /// Bits that scale codes, or the reference quantizer's tables, take in the payload, rounded up to bytes.
+    pub fn scale_bits(&self) -> u64 {
+        let (mut scales, mut stream, mut bytes) = (ScaleCoder::default(), BitWriter::default(), 0);
+        for part in self.format.parts(self.number) {
+            bytes += part.head_bytes(Form::Wire)[..2].iter().sum::<usize>();
+            if part.codec.is_golomb() && part.has_scales() {
+                part.places(Form::Memory, part.offset).for_each(|place| scales.write(self.bytes[place.scale], &mut stream));
+            }
+        }
+        8 * (bytes + stream.finish().len()) as u64
     }
 }
 
@@ -81,16 +93,8 @@ impl Outline {
     pub fn read_from(mut read: impl Read) -> Result<Self, ReadError> {
         let mut bytes = Vec::new();
         read.by_ref().take(FIXED_BYTES as u64).read_to_end(&mut bytes)?;
-        read.take(codecs_bytes(&bytes)).read_to_end(&mut bytes)?;
+        read.take(codecs_bytes(&bytes) as u64).read_to_end(&mut bytes)?;
         Ok(Self::read(&bytes)?)
-    }
-}
-
-/// Bytes that a header has behind its fixed part, by its count of codecs; at most half a megabyte.
-fn codecs_bytes(head: &[u8]) -> u64 {
-    match *head {
-        [_, _, _, _, _, _, low, high, ..] => u64::from(u16::from_le_bytes([low, high])) * (size_of::<u32>() + CODEC_BYTES) as u64,
-        _ => 0,
     }
 }
 
@@ -142,7 +146,7 @@ impl<R: Read> Walk<R> {
     /// Header, sections and footer; an error is a fault behind which nothing can be told apart.
     fn payload(&mut self) -> Result<(), ReadError> {
         let mut header = self.take(FIXED_BYTES as u64)?;
-        header.extend(self.take(codecs_bytes(&header))?);
+        header.extend(self.take(codecs_bytes(&header) as u64)?);
         let outline = Outline::read(&header)?;
         let sections = outline.sections;
         self.outline = Some(outline);
@@ -195,7 +199,7 @@ mod tests {
 
     use super::*;
     use crate::test_data::Random;
-    use crate::{Codec, ErrorFeedback, Header, Indices, Layout, Payload, Quantizer, TensorSpec, encode};
+    use crate::{Codec, ErrorFeedback, Header, Indices, Layout, Payload, PayloadReader, Quantizer, TensorSpec, encode};
 
     /// A payload of two sections and its format.
     fn payload(codec: Codec) -> (Vec<u8>, Arc<Format>) {
@@ -220,6 +224,7 @@ mod tests {
                 assert_eq!((refusal, length, digest), (None, bytes.len() as u64, *blake3::hash(&bytes).as_bytes()));
                 assert_eq!(outline, Some(Outline::read(&bytes).unwrap()));
                 assert_eq!((frames.len(), format.sections()), (2, 2));
+                let mut reader = PayloadReader::new(&bytes[..], format.clone()).unwrap();
                 for (section, frame) in frames.iter().enumerate() {
                     let body = &bytes[frame.offset as usize..][..frame.length as usize];
                     assert!(frame.intact && frame.present == u64::from(frame.length) && *blake3::hash(body).as_bytes() == frame.hash);
@@ -230,7 +235,15 @@ mod tests {
                             .sum::<usize>()
                     });
                     assert_eq!(plan.values, values.sum::<usize>() as u64);
-                    assert!(plan.scale_bytes + plan.code_bytes < u64::from(frame.length));
+                    let scale_bits = reader.next_section().unwrap().unwrap().scale_bits();
+                    let chunks: u64 = plan.parts.iter().map(|part| part.2 as u64).sum();
+                    match (quantizer, indices) {
+                        (Quantizer::Reference, _) => assert_eq!(scale_bits, 128 * plan.parts.len() as u64),
+                        // the first of a section may be far from what it is compared with
+                        (_, Indices::Golomb) => assert!((chunks..4 * chunks + 24).contains(&scale_bits)),
+                        _ => assert_eq!(scale_bits, 8 * chunks),
+                    }
+                    assert!(scale_bits + 8 * plan.code_bytes < 8 * u64::from(frame.length));
                 }
             }
         }

@@ -11,6 +11,7 @@ mod format;
 mod header;
 mod indices;
 mod inspect;
+mod joint;
 mod layout;
 mod merge;
 mod payload;

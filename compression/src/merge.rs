@@ -14,7 +14,7 @@ use crate::floor::{Floor, decode};
 use crate::format::{Form, Format, Part};
 use crate::payload::Payload;
 use crate::quantize::{MAX_MAGNITUDE, scale_table};
-use crate::section::{CodedChunk, Decoded};
+use crate::section::{CodedChunk, Decoded, add_place, high_magnitudes};
 use crate::state::State;
 
 /// What a coordinate's weighted sum is divided by.
@@ -36,6 +36,11 @@ pub struct Rule {
     /// How the merged update is compressed again before it is taken, if at all; what is lost stays in the state's residual.
     pub resparsify: Option<Codec>,
 }
+
+/// What a step adds to an element's magnitude at most, per unit of learning rate. A merged value is a weighted mean of decoded ones, none above
+/// [`MAX_MAGNITUDE`]; rounding at most doubles it, where weights are subnormal, and both it and the step are rounded once more. A residual
+/// grows by no more than the merged value, hence the one besides the learning rate.
+const LONGEST_STEP: f64 = 4.0 * MAX_MAGNITUDE as f64;
 
 /// A record's entry: a payload and its merge weight.
 #[derive(Clone, Copy, Debug)]
@@ -96,13 +101,14 @@ pub fn transition(state: &mut State, payloads: &[Weighted<'_>], rule: &Rule) -> 
     if let Some(first) = payloads.first() {
         check_threads()?;
         let merge = Merge::new(first.payload.format(), payloads, rule);
-        if may_overflow(state.tensors(), rule) {
+        let reach = state.reach() + LONGEST_STEP * (1.0 + f64::from(rule.lr.abs()));
+        if reach < f64::from(f32::MAX) {
+            state.change_within(reach, |tensors| merge.step(tensors));
+        } else {
             let mut next = state.tensors().to_vec();
             merge.step(&mut next);
             check_finite(state, &next)?;
             state.tensors_mut().iter_mut().zip(next).for_each(|(theta, next)| *theta = next);
-        } else {
-            merge.step(state.tensors_mut());
         }
     }
     state.round += 1;
@@ -170,20 +176,20 @@ fn norm(payload: &Payload, tensor: usize) -> f64 {
         for part in format.parts(section).iter().filter(|part| part.tensor == tensor) {
             let mut codes = [(0, 0.0); 4];
             for place in part.places(Form::Memory, part.offset) {
-                let coded = CodedChunk::new(payload.section(section), part, &place);
+                let bytes = payload.section(section);
                 if quantizer == Quantizer::Reference {
-                    let counts = coded.counts();
+                    let counts = CodedChunk::new(bytes, part, &place).counts();
                     codes = std::array::from_fn(|code| (codes[code].0 + counts[code].0, counts[code].1));
                 } else {
-                    let [low, high] = &mut histogram[usize::from(coded.scale)];
-                    let highs = coded.high_magnitudes();
+                    let [low, high] = &mut histogram[usize::from(bytes[place.scale])];
+                    let highs = high_magnitudes(quantizer, &bytes[place.codes.clone()]);
                     (*low, *high) = (*low + place.k as u64 - highs, *high + highs);
                 }
             }
             codes.iter().for_each(|&(count, value)| add(count, value));
         }
     }
-    for (scale, [low, high]) in (0..=255).zip(histogram) {
+    for (scale, [low, high]) in (0..=255).zip(histogram).filter(|(_, counts)| *counts != [0, 0]) {
         let [low_magnitude, high_magnitude, ..] = scale_table(quantizer, scale).copied().unwrap_or_default();
         add(low, low_magnitude);
         add(high, high_magnitude);
@@ -247,21 +253,22 @@ impl<'a> Merge<'a> {
     }
 
     fn step_part(&self, section: usize, part: &Part, theta: &mut [f32], mut residual: Option<&mut [f32]>, room: &mut Room) {
-        let factors = &self.factors[part.tensor];
+        let entries = self.payloads.iter().zip(&self.factors[part.tensor]);
+        let entries: Vec<_> = entries.map(|(entry, &factor)| (entry.payload.section(section), [factor, entry.weight])).collect();
         for place in part.places(Form::Memory, part.offset) {
             let sums = &mut room.sums[..place.chunk.elements()];
-            for (entry, &factor) in self.payloads.iter().zip(factors) {
-                let coded = CodedChunk::new(entry.payload.section(section), part, &place);
-                let (indices, values) = coded.decode(&mut room.decoded);
-                decode::add(Floor::best(), indices, values, factor, entry.weight, sums);
+            let (mut rows, rows_each) = (place.chunk.rows(), place.chunk.height.div_ceil(entries.len()));
+            for &(bytes, factors) in &entries {
+                // What the step changes, and the payload's next chunk, are on their way from memory while values are added.
+                rows.by_ref().take(rows_each).for_each(|row| decode::prefetch(&theta[row]));
+                for range in [&place.codes, &place.indices] {
+                    decode::prefetch(&bytes[range.end..bytes.len().min(range.end + range.len())]);
+                }
+                add_place(bytes, part, &place, &mut room.decoded, factors, sums);
             }
             match (self.resparsify, residual.as_deref_mut()) {
                 (Some(codec), Some(residual)) => self.descend_lossily(place.chunk, codec, theta, residual, room),
-                _ => {
-                    for (row, sums) in place.chunk.rows().zip(sums.chunks_mut(place.chunk.width)) {
-                        decode::descend(Floor::best(), sums, self.over_all, self.lr, &mut theta[row]);
-                    }
-                }
+                _ => decode::descend(Floor::best(), sums, self.over_all, self.lr, place.chunk, theta),
             }
         }
     }
@@ -288,16 +295,6 @@ impl Room {
     fn new() -> Self {
         Self { decoded: Decoded::default(), sums: vec![[0.0; 2]; CHUNK_ELEMENTS], encoder: ChunkEncoder::default() }
     }
-}
-
-/// Whether a step might leave an element that is not finite. A merged value is at most twice the largest decoded one: it is a weighted mean of
-/// such values, and rounding changes little but for weights that are subnormal, which it at most doubles.
-fn may_overflow(tensors: &[Vec<f32>], rule: &Rule) -> bool {
-    let largest = |elements: &[f32]| elements.iter().map(|v| v.abs().to_bits()).fold(0, u32::max);
-    let largest = tensors.par_iter().flat_map(|t| t.par_chunks(1 << 16)).map(largest).max().unwrap_or_default();
-    let reach = f64::from(f32::from_bits(largest)) + 4.0 * f64::from(rule.lr.abs()) * f64::from(MAX_MAGNITUDE);
-    // Not "greater than", so that NaN is caught too.
-    !(reach < f64::from(f32::MAX) / 2.0)
 }
 
 fn check_finite(state: &State, tensors: &[Vec<f32>]) -> Result<(), TransitionError> {

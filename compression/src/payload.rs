@@ -8,7 +8,8 @@ use rayon::prelude::*;
 use crate::error::PayloadError;
 use crate::format::{Form, Format};
 use crate::header::{Header, header_bytes};
-use crate::section::{self, CodedChunk, Decoded};
+use crate::chunk::Chunk;
+use crate::section::{self, CodedChunk, Decoded, decode_place};
 use crate::stream::{Closing, FRAME_BYTES, PayloadReader, PayloadWriter, ReadError, check_hash, check_length, frame, payload_len};
 
 /// A checked payload: one miner's compressed pseudo-gradient for one round.
@@ -55,7 +56,7 @@ impl Payload {
             section::read(format, section, body)
         };
         let sections = framed.into_par_iter().enumerate().map(read).collect::<Result<_, _>>()?;
-        Ok(Self { header, format: format.clone(), digest: *blake3::hash(bytes).as_bytes(), sections })
+        Ok(Self { header, format: format.clone(), digest: *blake3::Hasher::new().update_rayon(bytes).finalize().as_bytes(), sections })
     }
 
     /// Reads a payload from a stream that must hold nothing else.
@@ -71,17 +72,15 @@ impl Payload {
         Ok(Self { header: *reader.header(), format: format.clone(), digest: reader.digest(), sections })
     }
 
-    /// The payload of a header and its sections' bodies in wire form, whose bytes follow from these.
-    pub(crate) fn from_bodies(header: Header, format: &Arc<Format>, bodies: &[&[u8]]) -> Result<Self, PayloadError> {
-        let read = |(section, body): (usize, &&[u8])| Ok((frame(body), section::read(format, section, body)?));
-        let sections: Vec<_> = bodies.par_iter().enumerate().map(read).collect::<Result<_, _>>()?;
+    /// The payload of a header and checked sections, whose bytes follow from these.
+    pub(crate) fn from_sections(header: Header, format: &Arc<Format>, sections: Vec<Coded>) -> Self {
         let hash = || {
             let mut writer = PayloadWriter::new(blake3::Hasher::new(), format, &header)?;
-            sections.iter().zip(bodies).try_for_each(|((frame, _), body)| writer.section(frame, body))?;
+            sections.iter().try_for_each(|section| writer.section(&frame(&section.wire), &section.wire))?;
             writer.finish()
         };
         let digest = *hash().expect("hashing does not fail").finalize().as_bytes();
-        Ok(Self { header, format: format.clone(), digest, sections: sections.into_iter().map(|(_, memory)| memory).collect() })
+        Self { header, format: format.clone(), digest, sections: sections.into_iter().map(|section| section.memory).collect() }
     }
 
     /// Writes the bytes that [`Payload::parse`] reads.
@@ -126,6 +125,21 @@ impl Payload {
         &self.sections[section]
     }
 
+    /// Decodes a section's chunks in order: `sent(tensor, chunk, indices within it, values)`; a value of zero counts as not sent.
+    ///
+    /// # Panics
+    /// If there is no such section.
+    pub fn for_each_chunk(&self, section: usize, mut sent: impl FnMut(usize, Chunk, &[u16], &[f32])) {
+        let mut room = Decoded::default();
+        for part in self.format.parts(section) {
+            let start = self.format.start(part);
+            for place in part.places(Form::Memory, part.offset) {
+                let (indices, values) = decode_place(&self.sections[section], part, &place, &mut room);
+                sent(part.tensor, Chunk { start: start + place.chunk.start, ..place.chunk }, indices, values);
+            }
+        }
+    }
+
     /// Chunk number `chunk` of tensor number `tensor`, found in constant time.
     ///
     /// # Panics
@@ -149,7 +163,7 @@ impl Payload {
         sections.for_each_init(Decoded::default, |room, (section, (slices, bytes))| {
             for (part, elements) in self.format.parts(section).iter().zip(slices) {
                 for place in part.places(Form::Memory, part.offset) {
-                    let (indices, values) = CodedChunk::new(bytes, part, &place).decode(room);
+                    let (indices, values) = decode_place(bytes, part, &place, room);
                     for (&index, &value) in indices.iter().zip(values).filter(|&(_, &value)| value != 0.0) {
                         update(&mut elements[place.chunk.position(index.into())], value);
                     }
@@ -164,6 +178,14 @@ impl Payload {
         self.for_each_sent(&mut dense, |element, value| *element = value);
         dense
     }
+}
+
+/// A section in both its forms.
+pub(crate) struct Coded {
+    /// As in a payload.
+    pub wire: Vec<u8>,
+    /// As in memory.
+    pub memory: Vec<u8>,
 }
 
 /// Sections coded at once before they are written.

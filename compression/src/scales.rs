@@ -1,16 +1,13 @@
 //! Scale codes in a payload's stream: the difference to the one before, in a code that is short for small ones.
 //!
-//! With d = code - previous, z = 2d if d is not negative, -2d - 1 otherwise; z + 1, of m + 1 bits, is written as m zeros, a one, and its m lower
-//! bits (Elias gamma). Neighbouring chunks have like scales: the chunks of a training run's matrices take 1 to 2 bits instead of 8.
-//!
-//! P. Elias, "Universal codeword sets and representations of the integers", IEEE Trans. Inform. Theory 21 (1975).
+//! Neighbouring chunks have like scales: the chunks of a training run's matrices take 1 to 2 bits instead of 8.
 
 use crate::indices::IndexFault;
 use crate::indices::bits::{BitReader, BitWriter};
 
 /// What the first scale code of a section is compared with.
 const FIRST: u8 = 100;
-/// The longest difference: z + 1 has up to 9 bits.
+/// The longest difference: of up to 250, so that 2d + 1 has 9 bits.
 pub(crate) const MAX_SCALE_BITS: usize = 17;
 /// What a scale code takes in a run's payloads, about.
 pub(crate) const TYPICAL_SCALE_BITS: f64 = 2.0;
@@ -30,27 +27,15 @@ impl Default for ScaleCoder {
 impl ScaleCoder {
     /// Writes the next scale code.
     pub fn write(&mut self, scale: u8, stream: &mut BitWriter) {
-        let difference = i32::from(scale) - i32::from(std::mem::replace(&mut self.previous, scale));
-        let number = (if difference < 0 { -2 * difference - 1 } else { 2 * difference }) as u32 + 1;
-        let low = number.ilog2();
-        stream.put_unary(low);
-        stream.put(number - (1 << low), low);
+        stream.put_signed(i32::from(scale) - i32::from(std::mem::replace(&mut self.previous, scale)));
     }
 
-    /// Reads the next scale code, of 0 to 255.
+    /// Reads the next scale code, of 0 to 255; `None` if it is no byte.
     ///
     /// # Errors
-    /// [`IndexFault::End`] if the stream ends before it does; `None` if it is no byte.
+    /// [`IndexFault::End`] if the stream ends before it does, [`IndexFault::Range`] if it is far from any byte.
     pub fn read(&mut self, stream: &mut BitReader<'_>) -> Result<Option<u8>, IndexFault> {
-        let word = stream.peek();
-        let low = word.trailing_zeros();
-        if low > MAX_SCALE_BITS as u32 / 2 {
-            return if stream.left() <= MAX_SCALE_BITS { Err(IndexFault::End) } else { Ok(None) };
-        }
-        stream.skip(2 * low as usize + 1)?;
-        let number = (1 << low | word >> (low + 1) & ((1 << low) - 1)) as i32 - 1;
-        let difference = if number % 2 == 0 { number / 2 } else { -(number + 1) / 2 };
-        let scale = u8::try_from(i32::from(self.previous) + difference).ok();
+        let scale = u8::try_from(i32::from(self.previous) + stream.signed()?).ok();
         self.previous = scale.unwrap_or_default();
         Ok(scale)
     }
@@ -86,7 +71,7 @@ mod tests {
         let read = |bytes: &[u8]| ScaleCoder::default().read(&mut BitReader::new(bytes));
         assert_eq!(read(&[]), Err(IndexFault::End));
         assert_eq!(read(&[0]), Err(IndexFault::End));
-        assert_eq!(read(&[0, 0, 0, 1]), Ok(None));
+        assert_eq!(read(&[0, 0x80, 0, 1]), Err(IndexFault::Range));
         // 9 bits: z + 1 = 511, d = 255.
         assert_eq!(read(&[0, 0xFF, 1]), Ok(None));
     }

@@ -72,14 +72,6 @@ impl<'a> CodedChunk<'a> {
         counts
     }
 
-    /// How many values have the higher of the chunk's magnitudes.
-    pub(crate) fn high_magnitudes(&self) -> u64 {
-        match self.codec.quantizer {
-            Quantizer::Sign1 => 0,
-            Quantizer::Sign2 | Quantizer::Reference => self.codes.iter().map(|byte| u64::from((byte & 0x55).count_ones())).sum(),
-        }
-    }
-
     /// The value codes, in index order.
     pub fn codes(&self) -> impl Iterator<Item = u8> + use<'a> {
         let (codes, width) = (self.codes, self.codec.quantizer.code_bits() as usize);
@@ -88,12 +80,7 @@ impl<'a> CodedChunk<'a> {
 
     /// (indices within the chunk, ascending; values): a value of zero counts as not sent.
     pub fn decode<'b>(&self, room: &'b mut Decoded) -> (&'b [u16], &'b [f32]) {
-        let floor = Floor::best();
-        let (indices, values) = (&mut room.indices[..self.k], &mut room.values[..self.k]);
-        let valid = decode_indices(floor, self.codec.select, self.indices, self.chunk.elements(), indices);
-        debug_assert_eq!(valid, Ok(()), "checked when the section was read");
-        decode::values(floor, self.codes, self.codec.quantizer.code_bits(), &self.table, values);
-        (indices, values)
+        decode_chunk(self.codec, &self.table, self.codes, self.indices, [self.chunk.elements(), self.k], room)
     }
 
     /// (index within the chunk, value) of every selected element, by ascending index; a value of zero counts as not sent.
@@ -104,6 +91,58 @@ impl<'a> CodedChunk<'a> {
     }
 }
 
+/// How many of a chunk's value codes stand for the higher of its magnitudes.
+pub(crate) fn high_magnitudes(quantizer: Quantizer, codes: &[u8]) -> u64 {
+    let ones = |word: u64| u64::from((word & 0x5555_5555_5555_5555).count_ones());
+    let (words, rest) = codes.as_chunks();
+    match quantizer {
+        Quantizer::Sign1 => 0,
+        _ => words.iter().map(|&word| ones(u64::from_le_bytes(word))).sum::<u64>() + rest.iter().map(|&byte| ones(byte.into())).sum::<u64>(),
+    }
+}
+
+/// Adds the values of the chunk at a place in its section's memory to its elements' sums and weights; a value of zero counts as not sent.
+#[inline]
+pub(crate) fn add_place(section: &[u8], part: &Part, place: &Place, room: &mut Decoded, [factor, weight]: [f32; 2], sums: &mut [[f32; 2]]) {
+    let floor = Floor::best();
+    let indices = &mut room.indices[..place.k];
+    let valid = decode_indices(floor, part.codec.select, &section[place.indices.clone()], place.chunk.elements(), indices);
+    debug_assert_eq!(valid, Ok(()), "checked when the section was read");
+    let values = quantize::scale_table(part.codec.quantizer, section[place.scale]).copied();
+    let values = values.unwrap_or_else(|| table(section, part, part.offset));
+    let terms = values.map(|value| if value != 0.0 { [factor * value, weight] } else { [0.0; 2] });
+    decode::add(floor, indices, &section[place.codes.clone()], part.codec.quantizer.code_bits(), &terms, sums);
+}
+
+/// Indices and values of the chunk at a place in its section's memory.
+#[inline]
+pub(crate) fn decode_place<'b>(section: &[u8], part: &Part, place: &Place, room: &'b mut Decoded) -> (&'b [u16], &'b [f32]) {
+    let (codes, indices) = (&section[place.codes.clone()], &section[place.indices.clone()]);
+    let size = [place.chunk.elements(), place.k];
+    match quantize::scale_table(part.codec.quantizer, section[place.scale]) {
+        Some(table) => decode_chunk(part.codec, table, codes, indices, size, room),
+        None => decode_chunk(part.codec, &table(section, part, part.offset), codes, indices, size, room),
+    }
+}
+
+/// Indices and values of a chunk from its bytes in memory; `size` is its number of elements and of values.
+#[inline]
+fn decode_chunk<'b>(
+    codec: Codec,
+    table: &[f32; 4],
+    codes: &[u8],
+    indices: &[u8],
+    [elements, k]: [usize; 2],
+    room: &'b mut Decoded,
+) -> (&'b [u16], &'b [f32]) {
+    let floor = Floor::best();
+    let (to, values) = (&mut room.indices[..k], &mut room.values[..k]);
+    let valid = decode_indices(floor, codec.select, indices, elements, to);
+    debug_assert_eq!(valid, Ok(()), "checked when the section was read");
+    decode::values(floor, codes, codec.quantizer.code_bits(), table, values);
+    (to, values)
+}
+
 /// The table of values of a part that starts at `start`; zeros without the reference quantizer.
 fn table(section: &[u8], part: &Part, start: usize) -> [f32; 4] {
     let bytes = part.table(start).map_or(&[][..], |range| &section[range]);
@@ -112,7 +151,7 @@ fn table(section: &[u8], part: &Part, start: usize) -> [f32; 4] {
 }
 
 /// Reads the indices of a chunk of `elements` from their form in memory.
-fn decode_indices(floor: Floor, select: Select, bytes: &[u8], elements: usize, out: &mut [u16]) -> Result<(), IndexFault> {
+pub(crate) fn decode_indices(floor: Floor, select: Select, bytes: &[u8], elements: usize, out: &mut [u16]) -> Result<(), IndexFault> {
     match select {
         Select::TopK { indices: Indices::Packed12, .. } => decode_packed(floor, bytes, elements, out),
         Select::TopK { .. } => elias_fano::decode(floor, bytes, elements, out),
@@ -147,7 +186,7 @@ pub(crate) fn encode_indices(form: Form, select: Select, indices: &[u16], elemen
     match select {
         Select::TopK { indices: Indices::Packed12, .. } => packed::encode(indices.iter().copied(), INDEX_BITS, out),
         Select::TopK { indices: Indices::Golomb, .. } if form == Form::Wire => golomb::encode(indices, elements, out, stream),
-        Select::TopK { .. } => elias_fano::encode(indices, elements, out),
+        Select::TopK { .. } => elias_fano::encode(Floor::best(), indices, elements, out),
         Select::GroupMax { group } => packed::encode(indices.iter().map(|index| index % group.elements() as u16), group.bits(), out),
     }
 }
@@ -190,7 +229,7 @@ pub(crate) fn read(format: &Format, section: usize, body: &[u8]) -> Result<Vec<u
 }
 
 /// The ranges of a part's bytes that are the same in memory, from `memory` on, and in a payload, from `wire` on.
-fn shared_bytes(part: &Part, memory: usize, wire: usize) -> Vec<(Range<usize>, Range<usize>)> {
+pub(crate) fn shared_bytes(part: &Part, memory: usize, wire: usize) -> Vec<(Range<usize>, Range<usize>)> {
     let end = wire + part.bytes(Form::Wire);
     if !part.codec.is_golomb() {
         return vec![(memory..memory + end - wire, wire..end)];
@@ -220,10 +259,10 @@ impl Reader<'_> {
         for (to, from) in shared_bytes(part, part.offset, start) {
             self.memory[to].copy_from_slice(&self.body[from]);
         }
-        let mut occurs = [false; 4];
-        let places = part.places(Form::Wire, start).zip(part.places(Form::Memory, part.offset));
-        for (wire, memory) in places {
-            self.chunk(part, &wire, &memory, &mut occurs).map_err(|fault| chunk_error(part, wire.number, fault))?;
+        let [.., lows] = part.offsets_from(Form::Wire, start);
+        let (mut lows, mut occurs) = (&self.body[lows..], [false; 4]);
+        for place in part.places(Form::Memory, part.offset) {
+            self.chunk(part, &place, &mut lows, &mut occurs).map_err(|fault| chunk_error(part, place.number, fault))?;
         }
         if part.codec.quantizer == Quantizer::Reference && !reference::is_canonical(&table(self.body, part, start), occurs) {
             return Err(chunk_error(part, 0, ChunkFault::Table));
@@ -231,39 +270,43 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn chunk(&mut self, part: &Part, wire: &Place, memory: &Place, occurs: &mut [bool; 4]) -> Result<(), ChunkFault> {
-        let elements = wire.chunk.elements();
-        let (codes, bytes) = (&self.body[wire.codes.clone()], &self.body[wire.indices.clone()]);
-        let indices = &mut self.indices[..wire.k];
+    /// Checks a chunk, all of which is in memory already but what is in the stream and, next in `lows`, the fixed part of Golomb codes.
+    fn chunk(&mut self, part: &Part, place: &Place, lows: &mut &[u8], occurs: &mut [bool; 4]) -> Result<(), ChunkFault> {
+        let (elements, k) = (place.chunk.elements(), place.k);
+        let indices = &mut self.indices[..k];
         if part.codec.is_golomb() {
             if part.has_scales() {
                 let scale = self.scales.read(&mut self.stream)?.ok_or(ChunkFault::Scale(u8::MAX))?;
-                self.memory[memory.scale] = scale;
+                self.memory[place.scale] = scale;
             }
-            golomb::decode(self.floor, bytes, &mut self.stream, elements, indices)?;
-            elias_fano::encode(indices, elements, &mut self.memory[memory.indices.clone()]);
+            let low = lows.split_off(..part.codec.wire_index_bytes(elements)).unwrap_or_default();
+            golomb::decode(self.floor, low, &mut self.stream, elements, indices)?;
+            elias_fano::encode(self.floor, indices, elements, &mut self.memory[place.indices.clone()]);
         } else {
-            decode_indices(self.floor, part.codec.select, bytes, elements, indices)?;
+            decode_indices(self.floor, part.codec.select, &self.memory[place.indices.clone()], elements, indices)?;
         }
-        let width = part.codec.quantizer.code_bits();
-        if !packed::padding_is_zero(codes, wire.k, width) {
+        let codes = &self.memory[place.codes.clone()];
+        if !packed::padding_is_zero(codes, k, part.codec.quantizer.code_bits()) {
             return Err(ChunkFault::Padding);
         }
         if part.codec.quantizer == Quantizer::Reference {
-            (0..wire.k).for_each(|j| occurs[usize::from(codes[j / 4] >> (j % 4 * 2) & 3)] = true);
+            (0..k).for_each(|j| occurs[usize::from(codes[j / 4] >> (j % 4 * 2) & 3)] = true);
             return Ok(());
         }
-        let scale = self.memory[memory.scale];
+        let scale = self.memory[place.scale];
         if scale > MAX_SCALE {
             return Err(ChunkFault::Scale(scale));
         }
-        let lowest = || indices.iter().copied().eq(lowest_indices(part.codec.select, wire.k));
+        let lowest = || indices.iter().copied().eq(lowest_indices(part.codec.select, k));
         if scale == 0 && (codes.iter().any(|&byte| byte != 0) || !lowest()) {
             return Err(ChunkFault::ZeroChunk);
         }
         let low_is_zero = scale != 0 && quantize::scale_table(part.codec.quantizer, scale).is_some_and(|table| table[0] == 0.0);
-        if low_is_zero && (0..wire.k).any(|j| codes[j / 4] >> (j % 4 * 2) & 3 == 2) {
+        if low_is_zero && (0..k).any(|j| codes[j / 4] >> (j % 4 * 2) & 3 == 2) {
             return Err(ChunkFault::NegativeZero);
+        }
+        if low_is_zero && codes.iter().all(|&byte| byte & 0x55 == 0) {
+            return Err(ChunkFault::AllZero);
         }
         Ok(())
     }
@@ -280,12 +323,16 @@ pub(crate) fn write(format: &Format, section: usize, memory: &[u8]) -> Vec<u8> {
             body[to].copy_from_slice(&memory[from]);
         }
         if part.codec.is_golomb() {
-            for (wire, place) in part.places(Form::Wire, start).zip(part.places(Form::Memory, part.offset)) {
+            let [.., lows] = part.offsets_from(Form::Wire, start);
+            let mut lows = &mut body[lows..];
+            for place in part.places(Form::Memory, part.offset) {
                 if part.has_scales() {
                     scales.write(memory[place.scale], &mut stream);
                 }
-                let (indices, _) = CodedChunk::new(memory, part, &place).decode(&mut room);
-                golomb::encode(indices, place.chunk.elements(), &mut body[wire.indices], &mut stream);
+                let (indices, _) = decode_place(memory, part, &place, &mut room);
+                let elements = place.chunk.elements();
+                let low = lows.split_off_mut(..part.codec.wire_index_bytes(elements)).unwrap_or_default();
+                golomb::encode(indices, elements, low, &mut stream);
             }
         }
         start += part.bytes(Form::Wire);

@@ -13,12 +13,20 @@ pub const LEAF_ELEMENTS: usize = 1 << 18;
 pub type Root = [u8; 32];
 
 /// The global model after `round` transitions: f32 tensors in the layout's canonical order.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct State {
     layout: Arc<Layout>,
     /// Transitions taken since genesis (0 = genesis).
     pub round: u64,
     tensors: Vec<Vec<f32>>,
+    /// A bound on the elements' magnitudes, as far as it is known.
+    reach: Option<f64>,
+}
+
+impl PartialEq for State {
+    fn eq(&self, other: &Self) -> bool {
+        (self.round, &self.layout, &self.tensors) == (other.round, &other.layout, &other.tensors)
+    }
 }
 
 impl State {
@@ -28,7 +36,7 @@ impl State {
     /// [`LayoutError::Data`] if a tensor's length is not the layout's.
     pub fn new(layout: Arc<Layout>, round: u64, tensors: Vec<Vec<f32>>) -> Result<Self, LayoutError> {
         check_lengths(&layout, &tensors)?;
-        Ok(Self { layout, round, tensors })
+        Ok(Self { layout, round, tensors, reach: None })
     }
 
     /// The names and shapes.
@@ -48,7 +56,23 @@ impl State {
 
     /// Mutable elements; lengths must stay as they are.
     pub fn tensors_mut(&mut self) -> &mut [Vec<f32>] {
+        self.reach = None;
         &mut self.tensors
+    }
+
+    /// A bound on the elements' magnitudes; NaN or infinite if one of them is.
+    pub(crate) fn reach(&self) -> f64 {
+        self.reach.unwrap_or_else(|| {
+            let largest = |elements: &[f32]| elements.iter().map(|v| v.abs().to_bits()).fold(0, u32::max);
+            let runs = self.tensors.par_iter().flat_map(|tensor| tensor.par_chunks(LEAF_ELEMENTS));
+            f32::from_bits(runs.map(largest).max().unwrap_or_default()).into()
+        })
+    }
+
+    /// Changes the elements in a way that keeps their magnitudes within `reach`.
+    pub(crate) fn change_within(&mut self, reach: f64, change: impl FnOnce(&mut [Vec<f32>])) {
+        change(&mut self.tensors);
+        self.reach = Some(reach);
     }
 
     /// The Merkle root over [`LEAF_ELEMENTS`]-sized leaves, bound to the round and the layout.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::error::PayloadError;
 use crate::format::Format;
-use crate::header::{Header, header_bytes};
+use crate::header::{FIXED_BYTES, Header, codecs_bytes, header_bytes};
 use crate::section;
 
 /// Bytes of a BLAKE3 hash.
@@ -174,7 +174,7 @@ impl Section {
         for part in self.format.parts(self.number) {
             let start = self.format.start(part);
             for place in part.places(crate::format::Form::Memory, part.offset) {
-                let (indices, values) = section::CodedChunk::new(&self.bytes, part, &place).decode(&mut room);
+                let (indices, values) = section::decode_place(&self.bytes, part, &place, &mut room);
                 for (&index, &value) in indices.iter().zip(values).filter(|&(_, &value)| value != 0.0) {
                     sent(part.tensor, start + place.chunk.position(index.into()), value);
                 }
@@ -200,9 +200,14 @@ impl<R: Read> PayloadReader<R> {
     /// [`ReadError`]
     pub fn new(read: R, format: Arc<Format>) -> Result<Self, ReadError> {
         let mut read = Counted { read, bytes: 0, hasher: blake3::Hasher::new() };
-        let mut bytes = vec![0; header_bytes(&format)];
+        let mut bytes = vec![0; FIXED_BYTES];
         let filled = read.fill(&mut bytes)?;
-        let header = Header::read(&bytes[..filled], &format)?;
+        bytes.truncate(filled);
+        let codecs = codecs_bytes(&bytes);
+        bytes.resize(filled + codecs, 0);
+        let codecs = read.fill(&mut bytes[filled..])?;
+        bytes.truncate(filled + codecs);
+        let header = Header::read(&bytes, &format)?;
         Ok(Self { read, header, closing: Closing::new(&bytes), format, next: 0 })
     }
 

@@ -7,9 +7,9 @@ use std::io;
 use std::sync::Arc;
 
 use common::frames::{Frames, edited};
-use common::{BETA, HEADER, Random, SHAPES, Trickle, bits, codec, codecs, layout, mix, mixed, payload_bytes, uniform};
+use common::{BETA, HEADER, Random, SHAPES, Trickle, bits, codec, codecs, layout, mix, mixed, payload_bytes, spec, uniform};
 use compression::{
-    ChunkFault, Codec, EncodeError, ErrorFeedback, Format, FormatError, Group, IndexFault, Indices, LayoutError, MAX_ROW, Payload,
+    ChunkFault, Codec, EncodeError, ErrorFeedback, Format, FormatError, Group, IndexFault, Indices, LayoutError, MAX_ROW, Outline, Payload,
     PayloadError, PayloadReader, Quantizer, ReadError, encode, encode_to,
 };
 
@@ -24,8 +24,9 @@ fn refusal(format: &Arc<Format>, bytes: &[u8]) -> PayloadError {
 
 /// Small formats of every codec, and one of two sections.
 fn all_formats() -> Vec<Arc<Format>> {
-    let two_sections = uniform(&[&[1027]], Codec::top_k(64, Quantizer::Reference, Indices::Golomb));
-    assert_eq!(two_sections.sections(), 2 - usize::from(two_sections.grid(0).chunks() <= 1024));
+    // A prime number of elements, which the reference cuts into chunks of one.
+    let two_sections = uniform(&[&[1031]], Codec::top_k(64, Quantizer::Reference, Indices::Golomb));
+    assert_eq!(two_sections.sections(), 2);
     let small = codecs(800).into_iter().map(|codec| uniform(&[&[5, 7], &[30]], codec));
     small.chain([two_sections]).collect()
 }
@@ -47,8 +48,10 @@ fn every_flipped_bit_is_refused() {
         for bit in 0..8 * bytes.len() {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(Payload::parse(&flipped, &format).is_err(), "bit {bit}");
-            assert!(Payload::read(&flipped[..], &format).is_err(), "bit {bit}");
+            let parsed = Payload::parse(&flipped, &format).unwrap_err();
+            let ReadError::Payload(streamed) = Payload::read(&flipped[..], &format).unwrap_err() else { panic!("bit {bit}") };
+            // Only where a section's frame is wrong does a stream's reader come to another fault first.
+            assert!(streamed == parsed || matches!(streamed, PayloadError::SectionHash { .. }), "bit {bit}: {parsed:?}, {streamed:?}");
         }
     }
 }
@@ -108,13 +111,25 @@ fn codecs_of_other_tensors_are_refused() {
     assert_eq!(self::refusal(&of([a, b, b]), &bytes), PayloadError::CodecRuns);
 }
 
-/// The payload has more runs of codecs than its reader expects.
+/// The payload has more, or fewer, runs of codecs than its reader expects.
 #[test]
-fn more_codecs_than_expected_are_refused() {
+fn another_number_of_codecs_is_refused() {
     let [a, b] = [codec(64), codec(65)];
-    let shapes: [&[usize]; 2] = [&[4], &[4]];
-    let refusal = refusal(&mixed(&shapes, &[a, a]), &payload_bytes(&mixed(&shapes, &[a, b]), 1));
-    assert_eq!(refusal, PayloadError::Codec { tensor: 0, expected: a, found: None });
+    let of = |codecs: &[Codec; 6]| mixed(&[&[4][..]; 6], codecs);
+    let (one, two, six) = (of(&[a; 6]), of(&[a, b, b, b, b, b]), of(&[a, b, a, b, a, b]));
+    let cases = [(&one, &two, 0), (&one, &six, 0), (&two, &one, 0), (&six, &one, 0), (&two, &six, 1), (&six, &two, 1)];
+    for (expected, found, tensor) in cases {
+        let bytes = payload_bytes(found, 1);
+        let header = Outline::read(&bytes).unwrap().bytes();
+        // Cut short behind its codecs it is still for other ones, within them it is cut short.
+        for bytes in [&bytes, &bytes[..header]] {
+            assert_eq!(refusal(expected, bytes), PayloadError::Codec { tensor, expected: [a, b][tensor], found: None });
+        }
+        assert_eq!(refusal(expected, &bytes[..header - 1]), PayloadError::Truncated { found: header as u64 - 1 });
+    }
+    let runs = |runs: u16| edited(&payload_bytes(&one, 1), |frames| frames.header[6..8].copy_from_slice(&runs.to_le_bytes()));
+    assert_eq!(refusal(&one, &runs(0)), PayloadError::CodecRuns);
+    assert_eq!(refusal(&one, &runs(u16::MAX)), PayloadError::Truncated { found: runs(u16::MAX).len() as u64 });
 }
 
 #[test]
@@ -136,10 +151,12 @@ fn frames_and_footers_are_refused() {
     assert_eq!(flipped(246), PayloadError::Hash);
     let longer = edited(&bytes, |frames| frames.bodies[0].push(0));
     assert_eq!(refusal(&format, &longer), PayloadError::SectionLength { section: 0, least: 7, most: 7, found: 8 });
-    // Without its hash in order, a frame is refused by a stream's reader before the closing hash, and by that one in memory.
+    // A stream's reader comes to a section before it comes to the closing hash.
     let mut other_hash = bytes.clone();
     other_hash[164] ^= 1;
     assert_eq!(Payload::parse(&other_hash, &format).unwrap_err(), PayloadError::Hash);
+    let streamed = Payload::read(&other_hash[..], &format).unwrap_err();
+    assert!(matches!(streamed, ReadError::Payload(PayloadError::SectionHash { section: 0 })));
 }
 
 /// The fault of the first chunk of a tensor after its section was changed into `body`.
@@ -172,6 +189,24 @@ fn scales_and_codes_are_refused() {
     assert_eq!(self::fault(&[20], group, &[0, 0, 0x10]), ChunkFault::ZeroChunk);
 }
 
+/// Where the lower magnitude is zero, a chunk without a high value would be another form of the chunk of zeros.
+#[test]
+fn chunks_of_zeros_with_a_scale_are_refused() {
+    for indices in [Indices::Packed12, Indices::EliasFano, Indices::Golomb] {
+        let format = uniform(&[&[6], &[6]], Codec::top_k(2048, Quantizer::Sign2, indices));
+        let payload = |codes: [u8; 3]| {
+            let mut tensors = spec::chunks_of(&common::payload(&format, 3));
+            (tensors[1][0].scale, tensors[1][0].codes) = (181, codes.to_vec());
+            spec::payload_bytes(&format, &HEADER, &tensors)
+        };
+        for codes in [[1, 0, 0], [0, 3, 0], [3, 1, 3]] {
+            assert!(Payload::parse(&payload(codes), &format).is_ok());
+        }
+        let refused = PayloadError::Chunk { tensor: 1, chunk: 0, fault: ChunkFault::AllZero };
+        assert_eq!(refusal(&format, &payload([0, 0, 0])), refused, "{indices:?}");
+    }
+}
+
 #[test]
 fn packed_indices_are_refused() {
     let fault = |indices: [u8; 5]| fault(&[2, 3], codec(2048), &[&[194, 0][..], &indices].concat());
@@ -195,19 +230,23 @@ fn elias_fano_indices_are_refused() {
 
 #[test]
 fn golomb_codes_are_refused() {
-    // Two of eight indices: M = 2, one low bit each, then at most seven bits of the stream.
+    // Two of eight indices: value codes, one low bit each, then the stream, where a one is the scale code 100: at most 24 bits.
     let codec = Codec::top_k(1024, Quantizer::Sign2, Indices::Golomb);
-    let small = |low, stream| fault(&[8], codec, &[194, 0, low, stream]);
-    assert_eq!(small(0b101, 0b1001), IndexFault::Padding.into());
-    assert_eq!(small(0b01, 0b1_1001), IndexFault::Padding.into());
-    assert_eq!(small(0b01, 0b1000_0001), IndexFault::Range.into());
-    assert_eq!(small(0b11, 0b1_0001), IndexFault::Range.into());
-    // 37 of 300: M = 5, at most 127 bits, at least 37.
+    let small = |low: u8, stream: &[u8]| fault(&[8], codec, &[&[0, low][..], stream].concat());
+    assert_eq!(small(0b101, &[0b1_0011]), IndexFault::Padding.into());
+    assert_eq!(small(0b01, &[0b11_0011]), IndexFault::Padding.into());
+    assert_eq!(small(0b01, &[0b11, 1]), IndexFault::Range.into());
+    assert_eq!(small(0b11, &[0b10_0011]), IndexFault::Range.into());
+    // The scale codes 251 and, of nine bits, 355; and one that the stream is too short for.
+    assert_eq!(small(0, &[0, 0b0101_1111, 0b110]), ChunkFault::Scale(251));
+    assert_eq!(small(0, &[0, 0xFF, 1]), ChunkFault::Scale(255));
+    assert_eq!(small(0, &[0]), IndexFault::End.into());
+    // 37 of 300: M = 5, low bits of zero, and a stream of at least 38 bits.
     let codec = Codec::top_k(512, Quantizer::Sign2, Indices::Golomb);
-    let large = |stream: &[u8]| fault(&[300], codec, &[&[194][..], &[0; 10 + 10], stream].concat());
+    let large = |stream: &[u8]| fault(&[300], codec, &[&[0; 10 + 10], stream].concat());
     assert_eq!(large(&[0x55; 5]), IndexFault::End.into());
-    assert_eq!(large(&[0xFF, 0xFF, 0xFF, 0xFF, 0x1F, 0]), IndexFault::Trailing.into());
-    assert_eq!(large(&[0xFF, 0xFF, 0xFF, 0xFF, 0x3F]), IndexFault::Padding.into());
+    assert_eq!(large(&[0xFF, 0xFF, 0xFF, 0xFF, 0x3F, 0]), IndexFault::Trailing.into());
+    assert_eq!(large(&[0xFF, 0xFF, 0xFF, 0xFF, 0x7F]), IndexFault::Padding.into());
 }
 
 #[test]
@@ -222,7 +261,7 @@ fn group_offsets_are_refused() {
 fn tables_are_refused() {
     // All six elements are sent, with the codes 0, 1, 2, 0, 0, 0.
     let codec = Codec::top_k(6, Quantizer::Reference, Indices::EliasFano);
-    let fault = |table: [f32; 4]| fault(&[2, 3], codec, &[bytemuck(table), vec![0b10_01_00, 0, 0b11_1111, 0]].concat());
+    let fault = |table: [f32; 4]| fault(&[2, 3], codec, &[bytes_of(table), vec![0b10_01_00, 0, 0x55, 0x05]].concat());
     for table in [
         [1.0, 2.0, 3.0, 4.0],
         [1.0, 2.0, 3.0, -0.0],
@@ -237,7 +276,7 @@ fn tables_are_refused() {
     }
 }
 
-fn bytemuck(table: [f32; 4]) -> Vec<u8> {
+fn bytes_of(table: [f32; 4]) -> Vec<u8> {
     table.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 

@@ -107,7 +107,9 @@ impl Choice {
     /// This choice with changes such as `k=128,sign1`: the options' values, and k and group by name.
     fn changed(mut self, changes: &str) -> Result<Self> {
         for change in changes.split(',') {
-            let unknown = || anyhow!("--codec-for: {change:?} is no choice; there are k=N, group=N and the values of --select, --quantizer, --indices");
+            let unknown = || {
+                anyhow!("--codec-for: {change:?} is no choice; there are k=N, group=N and the values of --select, --quantizer, --indices")
+            };
             if let Some(k) = change.strip_prefix("k=") {
                 self.k = k.parse().map_err(|_| unknown())?;
             } else if let Some(group) = change.strip_prefix("group=") {

@@ -1,6 +1,7 @@
 //! `tributary codec inspect`: every section of a payload, and why it would be refused.
 
 use std::fmt;
+use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,27 +42,26 @@ pub fn run(args: InspectArgs) -> Result<()> {
     // a layout of another digest would name the wrong tensors
     let own = |outline: &&Outline| layout.as_ref().is_some_and(|layout| layout.digest() == outline.layout_digest);
     let format = layout.as_ref().zip(found.outline.as_ref().filter(own)).and_then(|(layout, outline)| format_of(outline, layout).ok());
+    let mut scale_bits = Vec::new();
     let refusal = match &layout {
-        Some(layout) => refusal(&args.payload, layout)?,
+        Some(layout) => match read_all(&args.payload, layout, &mut scale_bits) {
+            Ok(()) => None,
+            Err(ReadError::Payload(error)) => Some(error),
+            Err(error) => return Err(refused(&args.payload, error)),
+        },
         None => found.refusal.clone(),
     };
-    output::report(&Explained::new(&args.payload, &found, format.as_deref(), refusal.as_ref()), args.json);
+    output::report(&Explained::new(&args.payload, &found, format.as_deref(), &scale_bits, refusal.as_ref()), args.json);
     refusal.map_or(Ok(()), |error| Err(refused(&args.payload, error)))
 }
 
-/// Why a node whose run has these tensors, and the codecs that the header names, refuses the payload.
-fn refusal(path: &Path, layout: &Arc<Layout>) -> Result<Option<PayloadError>> {
-    match read_all(path, layout) {
-        Ok(()) => Ok(None),
-        Err(ReadError::Payload(error)) => Ok(Some(error)),
-        Err(error) => Err(refused(path, error)),
+/// Reads the payload as a node does whose run has these tensors, and the codecs that the header names; notes each section's bits of scales.
+fn read_all(path: &Path, layout: &Arc<Layout>, scale_bits: &mut Vec<u64>) -> Result<(), ReadError> {
+    let format = format_of(&Outline::read_from(File::open(path)?)?, layout)?;
+    let mut reader = PayloadReader::new(BufReader::new(File::open(path)?), format)?;
+    while let Some(section) = reader.next_section()? {
+        scale_bits.push(section.scale_bits());
     }
-}
-
-fn read_all(path: &Path, layout: &Arc<Layout>) -> Result<(), ReadError> {
-    let format = format_of(&Outline::read_from(std::fs::File::open(path)?)?, layout)?;
-    let mut reader = PayloadReader::new(BufReader::new(std::fs::File::open(path)?), format)?;
-    while reader.next_section()?.is_some() {}
     Ok(())
 }
 
@@ -114,9 +114,10 @@ struct SectionFields {
 struct Content {
     parts: Vec<PartFields>,
     values: u64,
-    scale_bits_per_value: f64,
     code_bits_per_value: f64,
-    index_bits_per_value: f64,
+    /// Unknown in a section that is refused.
+    scale_bits_per_value: Option<f64>,
+    index_bits_per_value: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -127,9 +128,12 @@ struct PartFields {
 }
 
 impl Explained {
-    fn new(payload: &Path, found: &Inspection, format: Option<&Format>, refusal: Option<&PayloadError>) -> Self {
-        let format = |section| format.filter(|format| section < format.sections());
-        let section = |(number, frame)| SectionFields::new(number, frame, format(number));
+    fn new(payload: &Path, found: &Inspection, format: Option<&Format>, scale_bits: &[u64], refusal: Option<&PayloadError>) -> Self {
+        let holds = |number, frame| {
+            let format = format.filter(|format| number < format.sections())?;
+            Some(Content::new(number, frame, format, scale_bits.get(number).copied()))
+        };
+        let section = |(number, frame)| SectionFields::new(number, frame, holds(number, frame));
         Self {
             payload: payload.to_owned(),
             bytes: found.bytes,
@@ -159,7 +163,7 @@ impl HeaderFields {
 }
 
 impl SectionFields {
-    fn new(section: usize, frame: &Frame, format: Option<&Format>) -> Self {
+    fn new(section: usize, frame: &Frame, holds: Option<Content>) -> Self {
         Self {
             section,
             offset: frame.offset,
@@ -167,7 +171,7 @@ impl SectionFields {
             present: frame.present,
             hash: hex::encode(frame.hash),
             hash_matches: frame.intact,
-            holds: format.map(|format| Content::new(section, frame, format)),
+            holds,
         }
     }
 
@@ -181,28 +185,30 @@ impl SectionFields {
 }
 
 impl Content {
-    fn new(section: usize, frame: &Frame, format: &Format) -> Self {
+    fn new(section: usize, frame: &Frame, format: &Format, scale_bits: Option<u64>) -> Self {
         let plan = format.plan(section);
         let part = |(tensor, first_chunk, chunks): (usize, usize, usize)| PartFields {
             tensor: format.layout().tensors()[tensor].name.clone(),
             first_chunk,
             chunks,
         };
-        let per_value = |bytes: u64| 8.0 * bytes as f64 / plan.values as f64;
+        let per_value = |bits: u64| bits as f64 / plan.values as f64;
+        let (all, codes) = (8 * u64::from(frame.length), 8 * plan.code_bytes);
         Self {
             values: plan.values,
-            scale_bits_per_value: per_value(plan.scale_bytes),
-            code_bits_per_value: per_value(plan.code_bytes),
-            index_bits_per_value: per_value(u64::from(frame.length).saturating_sub(plan.scale_bytes + plan.code_bytes)),
+            code_bits_per_value: per_value(codes),
+            scale_bits_per_value: scale_bits.map(per_value),
+            index_bits_per_value: scale_bits.map(|scales| per_value(all - codes - scales)),
             parts: plan.parts.into_iter().map(part).collect(),
         }
     }
 
     /// The first part, and how many there are besides.
     fn parts_in_short(&self) -> String {
-        let first = self.parts.first().map_or(String::new(), |part| {
-            format!("{} chunks {} to {}", part.tensor, part.first_chunk, part.first_chunk + part.chunks - 1)
-        });
+        let first = self
+            .parts
+            .first()
+            .map_or(String::new(), |part| format!("{} chunks {} to {}", part.tensor, part.first_chunk, part.first_chunk + part.chunks - 1));
         if self.parts.len() > 1 { format!("{first}, {} more", self.parts.len() - 1) } else { first }
     }
 }
@@ -238,15 +244,18 @@ impl fmt::Display for Explained {
 
 impl Explained {
     fn section_table(&self) -> Table {
-        let mut table = Table::new(2, &["section", "hash", "offset", "bytes", "values", "scale bits", "code bits", "index bits", "tensors"]);
+        let headline = ["section", "hash", "tensors", "offset", "bytes", "values", "code bits", "scale bits", "index bits"];
+        let mut table = Table::new(3, &headline);
+        let bits = |bits: Option<f64>| bits.map_or("?".into(), |bits| format!("{bits:.3}"));
         for section in &self.sections {
-            let start = [section.section.to_string(), format!("{}… {}", &section.hash[..8], section.hash_verdict())];
-            let sizes = [section.offset.to_string(), section.bytes.to_string()];
-            let content = section.holds.as_ref().map(|holds| {
-                let bits = [holds.scale_bits_per_value, holds.code_bits_per_value, holds.index_bits_per_value].map(|bits| format!("{bits:.3}"));
-                [vec![holds.values.to_string()], bits.into(), vec![holds.parts_in_short()]].concat()
+            let holds = section.holds.as_ref();
+            let name = [section.section.to_string(), format!("{}… {}", &section.hash[..8], section.hash_verdict())];
+            let place = [holds.map_or(String::new(), Content::parts_in_short), section.offset.to_string(), section.bytes.to_string()];
+            let content = holds.map(|holds| {
+                let [codes, scales, indices] = [Some(holds.code_bits_per_value), holds.scale_bits_per_value, holds.index_bits_per_value];
+                [holds.values.to_string(), bits(codes), bits(scales), bits(indices)]
             });
-            table.row(start.into_iter().chain(sizes).chain(content.unwrap_or_default()));
+            table.row(name.into_iter().chain(place).chain(content.into_iter().flatten()));
         }
         table
     }

@@ -86,7 +86,7 @@ pub fn run(args: MergeArgs) -> Result<()> {
         Over::All => MergeOver::All,
     };
     let start = Instant::now();
-    transition(&mut state, &entries, &Rule { lr: args.lr, over })?;
+    transition(&mut state, &entries, &Rule { lr: args.lr, over, resparsify: None })?;
     let seconds = start.elapsed().as_secs_f64();
     draft_of(&args.out, state.layout(), state.tensors())?.keep()?;
     let merged = Merged {
@@ -144,14 +144,12 @@ fn entries_of(paths: Vec<PathBuf>, entries: &[Weighted<'_>], layout: &Layout) ->
         let of_tensor: Vec<f64> = norms.iter().map(|norms| norms[tensor]).collect();
         clips.iter_mut().zip(clip_factors(&of_tensor)).for_each(|(clips, clip)| clips.push(clip));
     }
-    let entry = |(((payload, entry), norms), clip_factors): (((PathBuf, &Weighted<'_>), Vec<f64>), Vec<f32>)| Entry {
-        payload,
-        hotkey: hex::encode(entry.payload.header().hotkey),
-        weight: entry.weight,
-        norms,
-        clip_factors,
-    };
-    paths.into_iter().zip(entries).zip(norms).zip(clips).map(entry).collect()
+    let named = paths.into_iter().zip(entries).map(|(path, entry)| (path, hex::encode(entry.payload.header().hotkey), entry.weight));
+    let measured = norms.into_iter().zip(clips);
+    named
+        .zip(measured)
+        .map(|((payload, hotkey, weight), (norms, clip_factors))| Entry { payload, hotkey, weight, norms, clip_factors })
+        .collect()
 }
 
 #[derive(Debug, Serialize)]
@@ -186,7 +184,13 @@ impl fmt::Display for Merged {
             let least = entry.clip_factors.iter().copied().fold(1.0, f32::min);
             let clipped = entry.clip_factors.iter().filter(|&&clip| clip < 1.0).count();
             let clipped = format!("{clipped} of {}", self.tensors.len());
-            table.row([entry.payload.display().to_string(), entry.weight.to_string(), format!("{norm:.6}"), format!("{least:.6}"), clipped]);
+            table.row([
+                entry.payload.display().to_string(),
+                entry.weight.to_string(),
+                format!("{norm:.6}"),
+                format!("{least:.6}"),
+                clipped,
+            ]);
         }
         writeln!(f, "{table}")?;
         writeln!(f, "root before {}", self.root_before)?;

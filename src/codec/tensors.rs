@@ -67,7 +67,11 @@ impl TensorFile {
 
     fn read_tensor(&self, spec: &TensorSpec) -> Result<Vec<f32>> {
         let info = self.metadata.info(&spec.name).context("it is not in the header")?;
-        ensure!(matches!(info.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16), "its elements are {}; convert them to F32, BF16 or F16", info.dtype);
+        ensure!(
+            matches!(info.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16),
+            "its elements are {}; convert them to F32, BF16 or F16",
+            info.dtype
+        );
         let (begin, end) = info.data_offsets;
         let mut file = &self.file;
         file.seek(SeekFrom::Start(self.start + begin as u64))?;
@@ -89,7 +93,14 @@ impl TensorFile {
         let differs = |(found, expected): &(&TensorSpec, &TensorSpec)| found != expected;
         if let Some((found, expected)) = file.layout.tensors().iter().zip(layout.tensors()).find(differs) {
             let (has, wants) = ((&found.name, &found.shape), (&expected.name, &expected.shape));
-            bail!("{} has tensor {:?} of shape {:?} where the pseudo-gradient has {:?} of {:?}", path.display(), has.0, has.1, wants.0, wants.1);
+            bail!(
+                "{} has tensor {:?} of shape {:?} where the pseudo-gradient has {:?} of {:?}",
+                path.display(),
+                has.0,
+                has.1,
+                wants.0,
+                wants.1
+            );
         }
         let (found, expected) = (file.layout.tensors().len(), layout.tensors().len());
         ensure!(found == expected, "{} has {found} tensors, the pseudo-gradient has {expected}", path.display());

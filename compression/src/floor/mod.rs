@@ -31,9 +31,15 @@ impl Floor {
     /// The plain loops, which are the oracle of the others.
     pub const SCALAR: Self = Self(Set::Scalar);
 
-    /// The widest instruction set of this machine.
+    /// The widest instruction set of this machine, or the one that the environment variable `TRIBUTARY_FLOOR` names (scalar, avx2, avx512,
+    /// neon), if the machine has it.
     pub fn best() -> Self {
-        static BEST: LazyLock<Floor> = LazyLock::new(|| *Floor::available().last().expect("scalar is always there"));
+        static BEST: LazyLock<Floor> = LazyLock::new(|| {
+            let wanted = std::env::var("TRIBUTARY_FLOOR").unwrap_or_default();
+            let mut all = Floor::available().into_iter().rev();
+            let widest = all.clone().next().unwrap_or(Floor::SCALAR);
+            all.find(|floor| floor.to_string() == wanted).unwrap_or(widest)
+        });
         *BEST
     }
 
@@ -49,6 +55,12 @@ impl Floor {
             (Set::Neon, std::arch::is_aarch64_feature_detected!("neon")),
         ];
         all.into_iter().filter(|&(_, detected)| detected).map(|(set, _)| Self(set)).collect()
+    }
+}
+
+impl std::fmt::Display for Floor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&format!("{:?}", self.0).to_lowercase())
     }
 }
 

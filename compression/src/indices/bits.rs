@@ -74,8 +74,18 @@ impl BitWriter {
     }
 
     /// Bits written so far.
+    #[cfg(test)]
     pub fn bits(&self) -> usize {
         self.bytes.len() * 8 + self.held as usize
+    }
+
+    /// Appends a number near zero: with z = 2d for d of zero and more, -2d - 1 below, z + 1 of m + 1 bits as m zeros, a one, and its m lower
+    /// bits (P. Elias, "Universal codeword sets and representations of the integers", IEEE Trans. Inform. Theory 21, 1975).
+    pub fn put_signed(&mut self, number: i32) {
+        let above = (if number < 0 { -2 * number - 1 } else { 2 * number }) as u32 + 1;
+        let low = above.ilog2();
+        self.put_unary(low);
+        self.put(above - (1 << low), low);
     }
 
     /// The stream, filled up with zeros to whole bytes.
@@ -100,22 +110,47 @@ impl<'a> BitReader<'a> {
         Self { bytes, at: 0 }
     }
 
-    /// The next 64 bits; those beyond the end are zero.
-    pub fn peek(&self) -> u64 {
-        word(self.bytes, self.at)
-    }
-
-    /// Bits that are left.
-    pub fn left(&self) -> usize {
-        self.bytes.len() * 8 - self.at
-    }
-
-    /// Passes over some bits.
+    /// The next `width` bits, at most 56.
     ///
     /// # Errors
     /// [`Fault::End`] if there are not that many.
-    pub fn skip(&mut self, bits: usize) -> Result<(), Fault> {
-        if self.left() < bits {
+    pub fn take(&mut self, width: u32) -> Result<u64, Fault> {
+        let bits = word(self.bytes, self.at) & ((1 << width) - 1);
+        self.skip(width as usize).map(|()| bits)
+    }
+
+    /// The zeros before the next one, at most `most`, and passes over both.
+    ///
+    /// # Errors
+    /// [`Fault::End`] if the stream ends before a one, [`Fault::Range`] if there are more zeros.
+    pub fn unary(&mut self, most: u32) -> Result<u32, Fault> {
+        let mut zeros = 0;
+        loop {
+            let word = word(self.bytes, self.at);
+            let here = word.trailing_zeros();
+            zeros += here;
+            if zeros > most {
+                return Err(if self.at + zeros as usize >= self.bytes.len() * 8 { Fault::End } else { Fault::Range });
+            }
+            if word != 0 {
+                return self.skip(here as usize + 1).map(|()| zeros);
+            }
+            self.skip(64)?;
+        }
+    }
+
+    /// What [`BitWriter::put_signed`] wrote, if it is within ±4095.
+    ///
+    /// # Errors
+    /// [`Fault::End`] if the stream ends before it does, [`Fault::Range`] if it is larger.
+    pub fn signed(&mut self) -> Result<i32, Fault> {
+        let low = self.unary(12)?;
+        let number = (1 << low | self.take(low)?) as i32 - 1;
+        Ok(if number % 2 == 0 { number / 2 } else { -(number + 1) / 2 })
+    }
+
+    fn skip(&mut self, bits: usize) -> Result<(), Fault> {
+        if self.bytes.len() * 8 - self.at < bits {
             return Err(Fault::End);
         }
         self.at += bits;

@@ -26,15 +26,8 @@ pub fn bytes(n: usize, k: usize) -> usize {
 }
 
 /// Writes strictly ascending indices below n over all of `out`, which has the length that [`bytes`] says.
-pub fn encode(indices: &[u16], n: usize, out: &mut [u8]) {
-    let width = low_width(n, indices.len());
-    let (low, bitmap) = out.split_at_mut(packed::bytes(indices.len(), width));
-    packed::encode(indices.iter().map(|index| index & ((1 << width) - 1)), width, low);
-    bitmap.fill(0);
-    for (j, index) in indices.iter().enumerate() {
-        let bit = usize::from(index >> width) + j;
-        bitmap[bit / 8] |= 1 << (bit % 8);
-    }
+pub fn encode(floor: Floor, indices: &[u16], n: usize, out: &mut [u8]) {
+    decode::elias_fano_code(floor, indices, low_width(n, indices.len()), out);
 }
 
 /// Reads `out.len()` indices below n from as many bytes as [`bytes`] says. Bytes that it accepts are the only ones that say these indices.
@@ -59,9 +52,16 @@ mod tests {
     use crate::test_data::{index_set, pick, random};
 
     fn encoded(indices: &[u16], n: usize) -> Vec<u8> {
-        let mut out = vec![0xFF; bytes(n, indices.len())];
-        encode(indices, n, &mut out);
-        out
+        let on = |floor| {
+            let mut out = vec![0xFF; bytes(n, indices.len())];
+            encode(floor, indices, n, &mut out);
+            out
+        };
+        let expected = on(Floor::SCALAR);
+        for floor in Floor::available() {
+            assert_eq!(on(floor), expected, "{floor:?}");
+        }
+        expected
     }
 
     /// What all floors say.

@@ -93,6 +93,38 @@ pub fn encode(indices: &[u16], n: usize, low: &mut [u8], stream: &mut BitWriter)
     stream.append(&extras);
 }
 
+/// Writes strictly ascending indices below n into `stream` alone: after each unary code, x and its extra bit. There may be none.
+pub fn encode_alone(indices: &[u16], n: usize, stream: &mut BitWriter) {
+    let split = Split::new(n.max(1), indices.len().max(1));
+    let mut next = 0;
+    for &index in indices {
+        let gap = index - std::mem::replace(&mut next, index + 1);
+        let (x, extra) = split.remainder(gap % split.divisor);
+        stream.put_unary(u32::from(gap / split.divisor));
+        stream.put(x.into(), split.width);
+        stream.put(extra.bit, extra.width);
+    }
+}
+
+/// Reads what [`encode_alone`] wrote: `count` indices below n.
+///
+/// # Errors
+/// [`Fault::End`] or [`Fault::Range`].
+pub fn decode_alone(count: usize, n: usize, stream: &mut BitReader<'_>) -> Result<Vec<u16>, Fault> {
+    let split = Split::new(n.max(1), count.max(1));
+    let mut next = 0;
+    let mut read = || {
+        let quotient = stream.unary(split.quotients as u32)? as usize;
+        let x = stream.take(split.width)? as usize;
+        let long = x >= usize::from(split.short) && stream.take(1)? == 1;
+        let gap = quotient * usize::from(split.divisor) + x + if long { usize::from(split.step) } else { 0 };
+        let index = next + gap;
+        next = index + 1;
+        if index < n { Ok(index as u16) } else { Err(Fault::Range) }
+    };
+    (0..count).map(|_| read()).collect()
+}
+
 /// Reads `out.len()` indices below n from as many bytes as [`low_bytes`] says and from `stream`.
 ///
 /// # Errors

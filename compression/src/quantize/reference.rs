@@ -32,7 +32,8 @@ impl Reference {
             sums[bin] += f64::from(value - shift);
             counts[bin] += 1.0;
         }
-        let decoded = |bin: usize| if counts[bin] == 0.0 { shift } else { (sums[bin] / counts[bin]) as f32 + shift };
+        // An empty bin's NaN equals no other bin's value, so that no code stands for it.
+        let decoded = |bin: usize| if counts[bin] == 0.0 { f32::NAN } else { (sums[bin] / counts[bin]) as f32 + shift };
         // Adding a positive zero turns -0 into 0, so that a value has one form.
         fitted.values = [0, 1, 2, 3].map(|bin| decoded(bin).clamp(-MAX_MAGNITUDE, MAX_MAGNITUDE) + 0.0);
         fitted
@@ -80,8 +81,17 @@ mod tests {
         for value in [0.0f32, -0.0, 0.25, -7.0] {
             let fitted = Reference::fit(&[value; 10]);
             let code = fitted.code(value);
-            assert_eq!((code, fitted.values[usize::from(code)]), (0, value + 0.0));
+            assert_eq!((code, fitted.values[usize::from(code)]), (2, value + 0.0));
         }
+    }
+
+    #[test]
+    fn an_empty_bin_has_no_code() {
+        let fitted = Reference::fit(&[-1.0, 1.0, 0.0, 0.0]);
+        let codes = [-1.0, 1.0, 0.0].map(|v| fitted.code(v));
+        assert_eq!(codes, [1, 3, 2]);
+        let occurs = [false, true, true, true];
+        assert!(is_canonical(&fitted.table(occurs), occurs));
     }
 
     #[test]

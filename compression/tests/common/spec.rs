@@ -88,7 +88,7 @@ fn header_bytes(format: &Format, header: &Header, sections: usize) -> Vec<u8> {
 }
 
 fn body(format: &Format, parts: &[(usize, usize, usize)], tensors: &[Vec<PlainChunk>]) -> Vec<u8> {
-    let (mut bytes, mut stream) = (Vec::new(), Bits::default());
+    let (mut bytes, mut stream) = (Vec::new(), Stream::default());
     for &(tensor, first, count) in parts {
         let (codec, chunks) = (&format.codecs()[tensor], &tensors[tensor][first..first + count]);
         if codec.quantizer == Quantizer::Reference {
@@ -96,7 +96,7 @@ fn body(format: &Format, parts: &[(usize, usize, usize)], tensors: &[Vec<PlainCh
             let sent = chunks.iter().flat_map(|chunk| chunk.codes.iter().zip(&chunk.values));
             sent.for_each(|(&code, &(_, value))| table[usize::from(code)] = value);
             bytes.extend(table.iter().flat_map(|value| value.to_le_bytes()));
-        } else {
+        } else if !is_golomb(codec) {
             bytes.extend(chunks.iter().map(|chunk| chunk.scale));
         }
         let width = if codec.quantizer == Quantizer::Sign1 { 1 } else { 2 };
@@ -104,12 +104,19 @@ fn body(format: &Format, parts: &[(usize, usize, usize)], tensors: &[Vec<PlainCh
             bytes.extend(Bits::of(chunk.codes.iter().map(|&code| usize::from(code)), width).bytes());
         }
         for chunk in chunks {
+            if codec.quantizer != Quantizer::Reference && is_golomb(codec) {
+                stream.put_scale(chunk.scale.into());
+            }
             let indices: Vec<usize> = chunk.values.iter().map(|&(index, _)| index).collect();
-            bytes.extend(index_bytes(codec, chunk.elements, &indices, &mut stream));
+            bytes.extend(index_bytes(codec, chunk.elements, &indices, &mut stream.bits));
         }
     }
-    bytes.extend(stream.bytes());
+    bytes.extend(stream.bits.bytes());
     bytes
+}
+
+fn is_golomb(codec: &Codec) -> bool {
+    matches!(codec.select, Select::TopK { indices: Indices::Golomb, .. })
 }
 
 /// A chunk's indices; of Golomb codes the fixed part, the rest goes to `stream`.
@@ -145,6 +152,29 @@ fn golomb(elements: usize, indices: &[usize], stream: &mut Bits) -> Vec<u8> {
     let remainders = gaps.iter().map(|gap| gap % divisor);
     remainders.clone().filter(|&r| r >= short).for_each(|r| stream.put(usize::from(r >= half), 1));
     Bits::of(remainders.map(|r| if r >= half { r - (half - short) } else { r }), width).bytes()
+}
+
+/// What varies in length in a section with Golomb codes.
+struct Stream {
+    bits: Bits,
+    scale: i32,
+}
+
+impl Default for Stream {
+    fn default() -> Self {
+        Self { bits: Bits::default(), scale: 100 }
+    }
+}
+
+impl Stream {
+    /// A scale code, as its difference to the one before.
+    fn put_scale(&mut self, scale: i32) {
+        let difference = scale - std::mem::replace(&mut self.scale, scale);
+        let folded = if difference >= 0 { 2 * difference } else { -2 * difference - 1 } as usize;
+        let width = (folded + 1).ilog2();
+        self.bits.put(1 << width, width + 1);
+        self.bits.put(folded + 1 - (1 << width), width);
+    }
 }
 
 /// Bits, each value's lowest first.

@@ -3,16 +3,17 @@
 use std::arch::x86_64::*;
 
 use super::plain;
+use crate::chunk::Chunk;
 use crate::indices::IndexFault as Fault;
 use crate::indices::golomb::Split;
 
 /// Functions of this floor.
 macro_rules! avx2 {
-    ($($(#[$doc:meta])* $scope:vis fn $name:ident($($argument:ident: $kind:ty),*) $(-> $result:ty)? $body:block)*) => { $(
+    ($($(#[$doc:meta])* $scope:vis fn $name:ident$(<$life:lifetime>)?($($argument:ident: $kind:ty),*) $(-> $result:ty)? $body:block)*) => { $(
         $(#[$doc])*
         #[inline]
         #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-        $scope fn $name($($argument: $kind),*) $(-> $result)? $body
+        $scope fn $name$(<$life>)?($($argument: $kind),*) $(-> $result)? $body
     )* };
 }
 
@@ -108,11 +109,21 @@ avx2! {
         plain::values(rest_bytes, width, table, rest);
     }
 
-    pub(super) fn add(indices: &[u16], values: &[f32], factor: f32, weight: f32, sums: &mut [[f32; 2]]) {
-        plain::add(indices, values, factor, weight, sums);
+    pub(super) fn elias_fano_code(indices: &[u16], width: u32, out: &mut [u8]) {
+        plain::bitmap(indices, width, pack(indices, width, out));
     }
 
-    pub(super) fn descend(sums: &mut [[f32; 2]], over_all: Option<f32>, lr: f32, theta: &mut [f32]) {
-        plain::descend(sums, over_all, lr, theta);
+    /// Packs the low bits of all indices and returns the bytes behind them.
+    pub(super) fn pack<'a>(indices: &[u16], width: u32, out: &'a mut [u8]) -> &'a mut [u8] {
+        let bits = 0x0001_0001_0001_0001 * ((1 << width) - 1);
+        plain::pack(|four| _pext_u64(four, bits), indices, width, out)
+    }
+
+    pub(super) fn add(indices: &[u16], codes: &[u8], width: u32, terms: &[[f32; 2]; 4], sums: &mut [[f32; 2]]) {
+        plain::add(indices, codes, width, terms, sums);
+    }
+
+    pub(super) fn descend(sums: &mut [[f32; 2]], over_all: Option<f32>, lr: f32, chunk: Chunk, theta: &mut [f32]) {
+        plain::descend(sums, over_all, lr, chunk, theta);
     }
 }

@@ -3,7 +3,8 @@
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
-use super::plain;
+use super::{avx2, plain};
+use crate::chunk::Chunk;
 use crate::indices::IndexFault as Fault;
 use crate::indices::bits::word;
 use crate::indices::golomb::Split;
@@ -77,12 +78,10 @@ const TWO_GROUPS_BEFORE: __m512i = lanes!(32 lanes of u16, lane => (lane / 8 * 8
 const LANES_FROM_32: __m512i = lanes!(32 lanes of u16, lane => lane + 32);
 const ONES: __m512i = lanes!(32 lanes of u16, _lane => 1);
 const LAST: __m512i = lanes!(32 lanes of u16, _lane => 31);
-/// Two vectors interleaved, in two halves.
-const PAIRS: [__m512i; 2] =
-    [lanes!(16 lanes of u32, lane => lane / 2 + 16 * (lane % 2)), lanes!(16 lanes of u32, lane => lane / 2 + 16 * (lane % 2) + 8)];
-/// What undoes that.
+/// The first and the second of pairs in two vectors.
 const UNPAIRED: [__m512i; 2] = [lanes!(16 lanes of u32, lane => 2 * lane), lanes!(16 lanes of u32, lane => 2 * lane + 1)];
 const LANES_OF_32: __m512i = lanes!(16 lanes of u32, lane => lane);
+const LANES_OF_64: __m512i = lanes!(8 lanes of u64, lane => lane);
 
 avx512! {
     /// The lowest `count` bits, or all.
@@ -271,28 +270,67 @@ avx512! {
         }
     }
 
-    pub(super) fn add(indices: &[u16], values: &[f32], factor: f32, weight: f32, sums: &mut [[f32; 2]]) {
-        let ((index_groups, last_indices), (value_groups, last_values)) = (indices.as_chunks::<16>(), values.as_chunks::<16>());
-        for (indices, values) in index_groups.iter().zip(value_groups) {
-            // SAFETY: 16 values.
-            let values = unsafe { _mm512_loadu_ps(values.as_ptr()) };
-            let sent = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(values, _mm512_setzero_ps());
-            let products = _mm512_maskz_mul_ps(sent, values, _mm512_set1_ps(factor));
-            let weights = _mm512_maskz_mov_ps(sent, _mm512_set1_ps(weight));
-            let pairs = PAIRS.map(|lanes| _mm512_permutex2var_ps(products, lanes, weights));
-            // SAFETY: both are 128 bytes, and any bits are numbers.
-            let pairs = unsafe { transmute::<[__m512; 2], [[f32; 2]; 16]>(pairs) };
-            for (&index, [product, weight]) in indices.iter().zip(pairs) {
-                let [sum, over] = &mut sums[usize::from(index)];
-                // Zeros change nothing: a sum is never -0, as it begins with +0.
-                *sum += product;
-                *over += weight;
-            }
+    pub(super) fn elias_fano_code(indices: &[u16], width: u32, out: &mut [u8]) {
+        let rest = avx2::pack(indices, width, out);
+        match (<&[u16; 64]>::try_from(indices), <&mut [u8; 16]>::try_from(&mut *rest)) {
+            (Ok(indices), Ok(bitmap)) => *bitmap = bitmap_of_two_words(indices, width),
+            _ => plain::bitmap(indices, width, rest),
         }
-        plain::add(last_indices, last_values, factor, weight, sums);
     }
 
-    pub(super) fn descend(sums: &mut [[f32; 2]], over_all: Option<f32>, lr: f32, theta: &mut [f32]) {
+    fn bitmap_of_two_words(indices: &[u16; 64], width: u32) -> [u8; 16] {
+        let (one, shift) = (_mm512_set1_epi64(1), _mm_cvtsi32_si128(width as i32));
+        let (mut first, mut second) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+        for (group, eight) in indices.as_chunks::<8>().0.iter().enumerate() {
+            // SAFETY: eight indices.
+            let high = _mm_srl_epi16(unsafe { _mm_loadu_si128(eight.as_ptr().cast()) }, shift);
+            let bit = _mm512_add_epi64(_mm512_cvtepu16_epi64(high), _mm512_add_epi64(LANES_OF_64, _mm512_set1_epi64(8 * group as i64)));
+            // A shift by 64 or more, as by any number below zero, leaves nothing.
+            first = _mm512_or_si512(first, _mm512_sllv_epi64(one, bit));
+            second = _mm512_or_si512(second, _mm512_sllv_epi64(one, _mm512_sub_epi64(bit, _mm512_set1_epi64(64))));
+        }
+        let words = [first, second].map(|word| _mm512_reduce_or_epi64(word) as u64);
+        (u128::from(words[0]) | u128::from(words[1]) << 64).to_le_bytes()
+    }
+
+    pub(super) fn add(indices: &[u16], codes: &[u8], width: u32, terms: &[[f32; 2]; 4], sums: &mut [[f32; 2]]) {
+        match width {
+            1 => add_of_width::<false>(indices, codes, terms, sums),
+            _ => add_of_width::<true>(indices, codes, terms, sums),
+        }
+    }
+
+    fn add_of_width<const TWO>(indices: &[u16], codes: &[u8], terms: &[[f32; 2]; 4], sums: &mut [[f32; 2]]) {
+        let width = if TWO { 2 } else { 1 };
+        let [first, second, ..] = *terms;
+        let terms = if TWO { *terms } else { [first, second, first, second] };
+        // SAFETY: both are 32 bytes, and any bits are numbers.
+        let terms = _mm512_broadcast_f64x4(unsafe { transmute::<[[f32; 2]; 4], __m256d>(terms) });
+        let shifts = _mm512_mullo_epi64(LANES_OF_64, _mm512_set1_epi64(width));
+        for (indices, codes) in indices.chunks(64 / width as usize).zip(codes.chunks(8)) {
+            let codes = _mm512_set1_epi64(word(codes, 0) as i64);
+            for (group, indices) in indices.chunks(8).enumerate() {
+                let codes = _mm512_srl_epi64(codes, _mm_cvtsi32_si128(8 * group as i32 * width as i32));
+                // The higher codes of a lane do no harm: the table repeats.
+                let terms = _mm512_permutexvar_pd(_mm512_srlv_epi64(codes, shifts), terms);
+                // SAFETY: both are 64 bytes, and any bits are numbers.
+                let terms = unsafe { transmute::<__m512d, [[f32; 2]; 8]>(terms) };
+                match <&[u16; 8]>::try_from(indices) {
+                    // A loop of known length is unrolled.
+                    Ok(indices) => indices.iter().zip(terms).for_each(|(&index, term)| plain::add_term(&mut sums[usize::from(index)], term)),
+                    Err(_) => indices.iter().zip(terms).for_each(|(&index, term)| plain::add_term(&mut sums[usize::from(index)], term)),
+                }
+            }
+        }
+    }
+
+    pub(super) fn descend(sums: &mut [[f32; 2]], over_all: Option<f32>, lr: f32, chunk: Chunk, theta: &mut [f32]) {
+        for (row, sums) in chunk.rows().zip(sums.chunks_mut(chunk.width)) {
+            descend_row(sums, over_all, lr, &mut theta[row]);
+        }
+    }
+
+    fn descend_row(sums: &mut [[f32; 2]], over_all: Option<f32>, lr: f32, theta: &mut [f32]) {
         let ((sum_groups, last_sums), (groups, last)) = (sums.as_chunks_mut::<16>(), theta.as_chunks_mut::<16>());
         for (sums, theta) in sum_groups.iter_mut().zip(groups) {
             // SAFETY: both are 128 bytes, and any bits are numbers.
@@ -307,6 +345,6 @@ avx512! {
                 _mm512_storeu_ps(theta.as_mut_ptr(), _mm512_mask_sub_ps(before, sent, before, step));
             }
         }
-        plain::descend(last_sums, over_all, lr, last);
+        plain::descend_row(last_sums, over_all, lr, last);
     }
 }

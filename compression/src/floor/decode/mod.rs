@@ -9,6 +9,7 @@ mod plain;
 mod tests;
 
 use super::{Floor, Set};
+use crate::chunk::Chunk;
 use crate::indices::IndexFault as Fault;
 use crate::indices::golomb::Split;
 
@@ -34,8 +35,22 @@ macro_rules! floors {
 floors! {
     fn unpack(bytes: &[u8], width: u32, out: &mut [u16]);
     fn elias_fano(low: &[u8], bitmap: &[u8], width: u32, out: &mut [u16]) -> Result<(), Fault>;
+    fn elias_fano_code(indices: &[u16], width: u32, out: &mut [u8]);
     fn golomb(low: &[u8], stream: &[u8], at: usize, split: &Split, out: &mut [u16]) -> Result<usize, Fault>;
     fn values(codes: &[u8], width: u32, table: &[f32; 4], out: &mut [f32]);
-    fn add(indices: &[u16], values: &[f32], factor: f32, weight: f32, sums: &mut [[f32; 2]]);
-    fn descend(sums: &mut [[f32; 2]], over_all: Option<f32>, lr: f32, theta: &mut [f32]);
+    fn add(indices: &[u16], codes: &[u8], width: u32, terms: &[[f32; 2]; 4], sums: &mut [[f32; 2]]);
+    fn descend(sums: &mut [[f32; 2]], over_all: Option<f32>, lr: f32, chunk: Chunk, theta: &mut [f32]);
+}
+
+/// Has the cache lines of `elements` fetched while something else is worked on, where the machine can be told to.
+#[inline]
+pub(crate) fn prefetch<T>(elements: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for byte in (0..size_of_val(elements)).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch may be given any address, and every machine of the target has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(elements.as_ptr().cast::<i8>().wrapping_add(byte)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = elements;
 }

@@ -1,5 +1,6 @@
 //! The decoding loops in plain Rust: the oracle of the others, and what AVX2 and NEON compile for themselves.
 
+use crate::chunk::Chunk;
 use crate::indices::IndexFault as Fault;
 use crate::indices::bits::word;
 use crate::indices::golomb::Split;
@@ -81,6 +82,46 @@ pub(crate) fn elias_fano_by(
     if falls { Err(Fault::Order) } else { Ok(()) }
 }
 
+/// The code of ascending indices over all of `out`: `width` low bits of each, then the bitmap.
+#[inline(always)]
+pub(crate) fn elias_fano_code(indices: &[u16], width: u32, out: &mut [u8]) {
+    let bits = (1u64 << width) - 1;
+    let gather = |four: u64| (0..4).fold(0, |packed, j| packed | (four >> (16 * j) & bits) << (j * width));
+    bitmap(indices, width, pack(gather, indices, width, out));
+}
+
+/// Packs the low bits of all indices, four by `gather`, and returns the bytes behind them.
+#[inline(always)]
+pub(super) fn pack<'a>(gather: impl Fn(u64) -> u64, indices: &[u16], width: u32, out: &'a mut [u8]) -> &'a mut [u8] {
+    for (group, eight) in indices.chunks(8).enumerate() {
+        let mut lanes = [0; 8];
+        lanes[..eight.len()].copy_from_slice(eight);
+        let four = |j: usize| (0..4).fold(0, |four, lane| four | u64::from(lanes[j + lane]) << (16 * lane));
+        let packed = (u128::from(gather(four(0))) | u128::from(gather(four(4))) << (4 * width)).to_le_bytes();
+        // Whole vectors also write bytes behind the group's, which the next group or the bitmap overwrites.
+        let out = &mut out[group * width as usize..];
+        match out.first_chunk_mut() {
+            Some(sixteen) => *sixteen = packed,
+            None => out.copy_from_slice(&packed[..out.len()]),
+        }
+    }
+    &mut out[(indices.len() * width as usize).div_ceil(8)..]
+}
+
+/// The bitmap of ascending indices over all of `out`.
+#[inline(always)]
+pub(super) fn bitmap(indices: &[u16], width: u32, out: &mut [u8]) {
+    out.fill(0);
+    let (mut last, mut at) = (0u8, 0);
+    for (j, index) in indices.iter().enumerate() {
+        let bit = usize::from(index >> width) + j;
+        // Kept in a register: one store per index, and no load that would have to wait for the store before.
+        last = last * u8::from(bit / 8 == at) | 1 << (bit % 8);
+        at = bit / 8;
+        out[at] = last;
+    }
+}
+
 /// Indices of the remainders' fixed parts and a stream from bit `at` on. Returns the bit behind the chunk's last one, which may lie
 /// beyond the stream; the last index may lie beyond the chunk.
 #[inline(always)]
@@ -141,20 +182,37 @@ pub(crate) fn values(codes: &[u8], width: u32, table: &[f32; 4], out: &mut [f32]
     }
 }
 
-/// Adds one payload's values other than zero to a chunk's sums and weights.
+/// Adds one payload's terms, a value and a weight for each code, to a chunk's sums and weights; terms of zero change nothing, as a sum is never -0.
 #[inline(always)]
-pub(crate) fn add(indices: &[u16], values: &[f32], factor: f32, weight: f32, sums: &mut [[f32; 2]]) {
-    for (&index, &value) in indices.iter().zip(values) {
-        let [sum, over] = &mut sums[usize::from(index)];
-        // No branch: what is added instead of zeros changes nothing, as a sum is never -0.
-        *sum += if value != 0.0 { factor * value } else { 0.0 };
-        *over += if value != 0.0 { weight } else { 0.0 };
+pub(crate) fn add(indices: &[u16], codes: &[u8], width: u32, terms: &[[f32; 2]; 4], sums: &mut [[f32; 2]]) {
+    let (per_byte, mask) = (8 / width as usize, (1u8 << width) - 1);
+    for (indices, &byte) in indices.chunks(per_byte).zip(codes) {
+        let mut rest = byte;
+        for &index in indices {
+            add_term(&mut sums[usize::from(index)], terms[usize::from(rest & mask)]);
+            rest >>= width;
+        }
     }
+}
+
+/// One sum and its weight.
+#[inline(always)]
+pub(super) fn add_term([sum, over]: &mut [f32; 2], [product, weight]: [f32; 2]) {
+    *sum += product;
+    *over += weight;
 }
 
 /// The outer step where somebody sent a value, and sums of zero for the next chunk.
 #[inline(always)]
-pub(crate) fn descend(sums: &mut [[f32; 2]], over_all: Option<f32>, lr: f32, theta: &mut [f32]) {
+pub(crate) fn descend(sums: &mut [[f32; 2]], over_all: Option<f32>, lr: f32, chunk: Chunk, theta: &mut [f32]) {
+    for (row, sums) in chunk.rows().zip(sums.chunks_mut(chunk.width)) {
+        descend_row(sums, over_all, lr, &mut theta[row]);
+    }
+}
+
+/// [`descend`] on consecutive elements.
+#[inline(always)]
+pub(super) fn descend_row(sums: &mut [[f32; 2]], over_all: Option<f32>, lr: f32, theta: &mut [f32]) {
     for ([sum, over], theta) in sums.iter_mut().zip(theta) {
         let stepped = *theta - lr * (*sum / over_all.unwrap_or(*over));
         *theta = if *over != 0.0 { stepped } else { *theta };

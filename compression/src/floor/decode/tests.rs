@@ -33,19 +33,21 @@ proptest! {
     fn floors_merge_alike(
         (n, indices) in index_set(4096),
         numbers in prop::collection::vec(number(), 4096),
+        codes in prop::collection::vec(any::<u8>(), 1024),
+        width in 1u32..=2,
         over_all in prop::option::of(0.5f32..3.0),
     ) {
         let mut theta: Vec<f32> = numbers[..n].iter().map(|number| -number).collect();
         theta.iter_mut().step_by(7).for_each(|theta| *theta = f32::from_bits(0xFFC1_2345));
         let mut expected = theta.clone();
         let mut sums = vec![[0.0f32; 2]; n];
-        for payload in 0..3 {
+        let terms: [[[f32; 2]; 4]; 3] = std::array::from_fn(|payload| std::array::from_fn(|code| [numbers[4 * payload + code], 0.3]));
+        let code = |j: usize| codes[j * width as usize / 8] >> (j * width as usize % 8) & ((1 << width) - 1);
+        for terms in &terms {
             for (j, &index) in indices.iter().enumerate() {
-                let value = numbers[(j * 3 + payload) % numbers.len()];
-                if value != 0.0 {
-                    sums[usize::from(index)][0] += 0.7 * value;
-                    sums[usize::from(index)][1] += 0.3;
-                }
+                let [product, weight] = terms[usize::from(code(j))];
+                sums[usize::from(index)][0] += product;
+                sums[usize::from(index)][1] += weight;
             }
         }
         for (theta, [sum, over]) in expected.iter_mut().zip(sums) {
@@ -55,11 +57,11 @@ proptest! {
         }
         for floor in Floor::available() {
             let (mut stepped, mut sums) = (theta.clone(), vec![[0.0f32; 2]; n]);
-            for payload in 0..3 {
-                let values: Vec<f32> = (0..indices.len()).map(|j| numbers[(j * 3 + payload) % numbers.len()]).collect();
-                add(floor, &indices, &values, 0.7, 0.3, &mut sums);
+            for terms in &terms {
+                add(floor, &indices, &codes, width, terms, &mut sums);
             }
-            descend(floor, &mut sums, over_all, 0.9, &mut stepped);
+            let chunk = Chunk { start: 0, stride: n, height: 1, width: n };
+            descend(floor, &mut sums, over_all, 0.9, chunk, &mut stepped);
             prop_assert_eq!(bits(&stepped), bits(&expected), "{:?}", floor);
             prop_assert_eq!(bits(sums.as_flattened()), vec![0; 2 * n], "{:?}", floor);
         }
@@ -69,5 +71,5 @@ proptest! {
 #[test]
 #[should_panic]
 fn an_index_outside_the_chunk_panics() {
-    add(Floor::best(), &[1, 5], &[1.0, 1.0], 1.0, 1.0, &mut [[0.0; 2]; 5]);
+    add(Floor::best(), &[1, 5], &[0], 2, &[[1.0; 2]; 4], &mut [[0.0; 2]; 5]);
 }
