@@ -12,7 +12,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use compression::{
-    CHUNK_ELEMENTS, Codec, Decoded, ErrorFeedback, Format, Group, Header, Indices, Layout, MergeOver, Payload, Quantizer, Rule, Select,
+    CHUNK_ELEMENTS, Codec, ErrorFeedback, Format, Group, Header, Indices, Layout, MergeOver, Payload, Quantizer, Rule, Select,
     State, TensorSpec, Weighted, encode, transition,
 };
 use data::{Distribution, pseudo_gradient};

@@ -166,9 +166,11 @@ pub fn parse_bundle(bytes: &[u8], format: &Arc<Format>, max_payloads: usize) -> 
         return Err(BundleError::Trailing { expected: found - rest.len() as u64 });
     }
     let read = |(section, bodies): (usize, &[(u32, &[u8])])| read_section(format, section, bodies);
-    let sections: Vec<Vec<Coded>> = bodies.par_chunks(count).enumerate().map(read).collect::<Result<_, _>>()?;
+    let sections: Vec<Result<Vec<Coded>, BundleError>> = bodies.par_chunks(count).enumerate().map(read).collect();
     let mut of_payload: Vec<Vec<Coded>> = headers.iter().map(|_| Vec::with_capacity(format.sections())).collect();
-    sections.into_iter().for_each(|section| of_payload.iter_mut().zip(section).for_each(|(payload, coded)| payload.push(coded)));
+    for section in sections {
+        of_payload.iter_mut().zip(section?).for_each(|(payload, coded)| payload.push(coded));
+    }
     Ok(headers.into_iter().zip(of_payload).map(|(header, sections)| Payload::from_sections(header, format, sections)).collect())
 }
 
@@ -184,6 +186,8 @@ fn read_section(format: &Format, section: usize, bodies: &[(u32, &[u8])]) -> Res
     for (index, &(form, body)) in bodies.iter().enumerate() {
         let wire = if form == ALONE {
             body.to_vec()
+        } else if index == 0 {
+            return Err(BundleError::Joint { index, section, fault: IndexFault::Range });
         } else {
             let before: Vec<&[u8]> = coded.iter().map(|coded| &coded.memory[..]).collect();
             let memory = joint::decode(format, section, &before, body);

@@ -42,6 +42,9 @@ pub struct Rule {
 /// grows by no more than the merged value, hence the one besides the learning rate.
 const LONGEST_STEP: f64 = 4.0 * MAX_MAGNITUDE as f64;
 
+/// How many chunks ahead a payload's bytes are fetched.
+const CHUNKS_AHEAD: usize = 4;
+
 /// A record's entry: a payload and its merge weight.
 #[derive(Clone, Copy, Debug)]
 pub struct Weighted<'a> {
@@ -257,12 +260,17 @@ impl<'a> Merge<'a> {
         let entries: Vec<_> = entries.map(|(entry, &factor)| (entry.payload.section(section), [factor, entry.weight])).collect();
         for place in part.places(Form::Memory, part.offset) {
             let sums = &mut room.sums[..place.chunk.elements()];
-            let (mut rows, rows_each) = (place.chunk.rows(), place.chunk.height.div_ceil(entries.len()));
-            for &(bytes, factors) in &entries {
-                // What the step changes, and the payload's next chunk, are on their way from memory while values are added.
-                rows.by_ref().take(rows_each).for_each(|row| decode::prefetch(&theta[row]));
+            let Chunk { start, stride, height, width } = place.chunk;
+            let rows = height.div_ceil(entries.len());
+            for (number, &(bytes, factors)) in entries.iter().enumerate() {
+                // The next tile's elements and bytes of a few chunks later are on their way from memory while values are added.
+                for row in number * rows..height.min((number + 1) * rows) {
+                    let next = start + row * stride + width;
+                    decode::prefetch(theta, next..next + width);
+                }
                 for range in [&place.codes, &place.indices] {
-                    decode::prefetch(&bytes[range.end..bytes.len().min(range.end + range.len())]);
+                    let distance = CHUNKS_AHEAD * range.len();
+                    decode::prefetch(bytes, range.start + distance..range.end + distance);
                 }
                 add_place(bytes, part, &place, &mut room.decoded, factors, sums);
             }

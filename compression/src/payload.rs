@@ -55,8 +55,13 @@ impl Payload {
             check_hash(section, frame, body)?;
             section::read(format, section, body)
         };
-        let sections = framed.into_par_iter().enumerate().map(read).collect::<Result<_, _>>()?;
-        Ok(Self { header, format: format.clone(), digest: *blake3::Hasher::new().update_rayon(bytes).finalize().as_bytes(), sections })
+        let (sections, digest) = rayon::join(
+            || framed.into_par_iter().enumerate().map(read).collect::<Vec<_>>(),
+            || *blake3::Hasher::new().update_rayon(bytes).finalize().as_bytes(),
+        );
+        // In order, so that everybody names the same fault.
+        let sections = sections.into_iter().collect::<Result<_, _>>()?;
+        Ok(Self { header, format: format.clone(), digest, sections })
     }
 
     /// Reads a payload from a stream that must hold nothing else.

@@ -9,7 +9,8 @@ use crate::error::{ChunkFault, PayloadError};
 use crate::floor::{Floor, decode};
 use crate::format::{Form, Format, Part, Place};
 use crate::indices::bits::{BitReader, BitWriter};
-use crate::indices::{IndexFault, elias_fano, golomb, packed};
+use crate::indices::golomb::{self, Split};
+use crate::indices::{IndexFault, elias_fano, packed};
 use crate::quantize::{self, MAX_SCALE, reference};
 use crate::scales::ScaleCoder;
 
@@ -97,7 +98,9 @@ pub(crate) fn high_magnitudes(quantizer: Quantizer, codes: &[u8]) -> u64 {
     let (words, rest) = codes.as_chunks();
     match quantizer {
         Quantizer::Sign1 => 0,
-        _ => words.iter().map(|&word| ones(u64::from_le_bytes(word))).sum::<u64>() + rest.iter().map(|&byte| ones(byte.into())).sum::<u64>(),
+        _ => {
+            words.iter().map(|&word| ones(u64::from_le_bytes(word))).sum::<u64>() + rest.iter().map(|&byte| ones(byte.into())).sum::<u64>()
+        }
     }
 }
 
@@ -214,6 +217,7 @@ pub(crate) fn read(format: &Format, section: usize, body: &[u8]) -> Result<Vec<u
         body,
         stream: BitReader::new(stream),
         scales: ScaleCoder::default(),
+        split: ([1, 1], Split::new(1, 1)),
         indices: vec![0; CHUNK_ELEMENTS],
         memory: vec![0; format.section_bytes(section)],
     };
@@ -250,6 +254,8 @@ struct Reader<'a> {
     body: &'a [u8],
     stream: BitReader<'a>,
     scales: ScaleCoder,
+    /// Of Golomb codes, by elements and values of the last chunk: most chunks are alike, and it takes divisions.
+    split: ([usize; 2], Split),
     indices: Vec<u16>,
     memory: Vec<u8>,
 }
@@ -279,8 +285,12 @@ impl Reader<'_> {
                 let scale = self.scales.read(&mut self.stream)?.ok_or(ChunkFault::Scale(u8::MAX))?;
                 self.memory[place.scale] = scale;
             }
-            let low = lows.split_off(..part.codec.wire_index_bytes(elements)).unwrap_or_default();
-            golomb::decode(self.floor, low, &mut self.stream, elements, indices)?;
+            if self.split.0 != [elements, k] {
+                self.split = ([elements, k], Split::new(elements, k));
+            }
+            let (_, split) = &self.split;
+            let low = lows.split_off(..split.low_bytes(k)).unwrap_or_default();
+            golomb::decode(self.floor, split, low, &mut self.stream, elements, indices)?;
             elias_fano::encode(self.floor, indices, elements, &mut self.memory[place.indices.clone()]);
         } else {
             decode_indices(self.floor, part.codec.select, &self.memory[place.indices.clone()], elements, indices)?;

@@ -1,52 +1,33 @@
-"""A payload decoder written from `../README.md` alone, and as strict. Python 3.11, numpy.
+"""A payload decoder written from `../README.md` alone, and as strict: `python3 decoder.py FOLDER`. Python 3.11, numpy.
 
-    python3 decoder.py FOLDER                              check every NAME.trb beside its NAME.safetensors
-    python3 decoder.py FILE.trb --like FILE.safetensors    print what a payload holds
-
-A safetensors file gives the layout: its f32 tensors, in ascending byte order of their names. In a folder,
-its data is what must be decoded, bit for bit.
+NAME.trb must be decoded to the data of NAME.safetensors, bit for bit; its f32 tensors, in ascending byte order of their names, also give the layout.
+refused/NAME.bad.trb must be refused; NAME's line of refused/faults.txt tells the fault and a file with the layout.
 """
 
 import json
 import struct
 import sys
-from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil, log2, prod
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from blake3 import blake3, derive_key
 
 SIGN2, SIGN1, REFERENCE = 1, 2, 3
 PACKED12, ELIAS_FANO, GOLOMB, GROUP_MAX = 1, 2, 3, 4
-VALUES = {SIGN2: "sign2", SIGN1: "sign1", REFERENCE: "reference"}
-INDICES = {PACKED12: "packed12", ELIAS_FANO: "elias-fano", GOLOMB: "golomb", GROUP_MAX: "group-max"}
 LOW = [0, 64, 66, 74, 83, 87, 87, 96, 103, 113]
 HIGH = [98, 94, 80, 97, 99, 128, 194, 117, 128, 147]
 STEP = [64, 69, 74, 79, 84, 91, 97, 104, 111, 119]
-HEADER = struct.Struct("<4sHHIIQ32s32s32s32s")
 
 
 class Refused(Exception):
-    """Why a payload is none."""
+    """The fault of bytes that are no payload."""
 
 
-def check(holds, why):
+def check(holds, fault):
     if not holds:
-        raise Refused(why)
-
-
-class Bytes:
-    def __init__(self, data):
-        self.data, self.at = data, 0
-
-    def take(self, count):
-        check(count <= len(self.data) - self.at, "truncated")
-        self.at += count
-        return self.data[self.at - count : self.at]
-
-    def rest(self):
-        return self.take(len(self.data) - self.at)
+        raise Refused(fault)
 
 
 class Bits:
@@ -57,318 +38,223 @@ class Bits:
         self.at, self.scale = 0, 100
 
     def take(self, count):
-        check(count <= len(self.bits) - self.at, "bits run out")
+        check(count <= len(self.bits) - self.at, "End")
         self.at += count
         return sum(bit << i for i, bit in enumerate(self.bits[self.at - count : self.at]))
 
     def unary(self):
         """The number of zeros before the next one, which is taken too."""
         one = self.bits.find(1, self.at)
-        check(one >= 0, "bits run out")
+        check(one >= 0, "End")
         zeros, self.at = one - self.at, one + 1
         return zeros
 
     def scale_code(self):
         zeros = self.unary()
-        check(zeros <= 8, "scale code out of range")
+        check(zeros <= 8, "Range")
         z = (1 << zeros) + self.take(zeros) - 1
         self.scale += z // 2 if z % 2 == 0 else -(z + 1) // 2
-        check(0 <= self.scale <= 250, "scale code out of range")
+        check(0 <= self.scale <= 250, "Scale")
         return self.scale
 
+    def golomb_indices(self, fixed, m):
+        b = int(log2(m))
+        u = 2 ** (b + 1) - m
+        quotients = [self.unary() for _ in fixed]
+        gaps = [q * m + x + (2**b - u) * (self.take(1) if x >= u else 0) for q, x in zip(quotients, fixed)]
+        return (np.cumsum(np.add(gaps, 1)) - 1).tolist()
+
     def finish(self):
-        check(len(self.bits) - self.at < 8, "bytes after the last bit")
-        check(not any(self.bits[self.at :]), "padding is not zero")
+        check(len(self.bits) - self.at < 8, "Trailing")
+        check(not any(self.bits[self.at :]), "Padding")
 
 
-def fixed_width(data, count, width):
-    bits = Bits(data)
-    numbers = [bits.take(width) for _ in range(count)]
-    bits.finish()
-    return numbers
+class Bytes:
+    def __init__(self, data):
+        self.rest = data
+
+    def take(self, count):
+        check(count <= len(self.rest), "Truncated")
+        taken, self.rest = self.rest[:count], self.rest[count:]
+        return taken
+
+    def numbers(self, count, width):
+        """Numbers of so many bits, in whole bytes."""
+        bits = Bits(self.take(ceil(count * width / 8)))
+        numbers = [bits.take(width) for _ in range(count)]
+        bits.finish()
+        return numbers
 
 
-@dataclass(frozen=True)
-class Codec:
+class Codec(NamedTuple):
     amount: int  # K, or G with group-max
     value: int
     index: int
 
-    def __post_init__(self):
-        check(self.value in VALUES and self.index in INDICES, "unknown codec")
-        check(self.amount in (16, 32, 64) if self.index == GROUP_MAX else 1 <= self.amount <= 4096, "K or G out of range")
+    def numbers(self, n):
+        """Of a chunk of n elements: k; bits of a value code; M of golomb, or bits of an index, or of its low part."""
+        whole = min(self.amount, n)
+        k = min(max(whole - whole % 2, 2), n) if self.value == REFERENCE else max(1, self.amount * n // 4096)
+        k = ceil(n / self.amount) if self.index == GROUP_MAX else k
+        m = {PACKED12: 12, ELIAS_FANO: log2(n // k), GOLOMB: max(1, 177 * n // (256 * k)), GROUP_MAX: log2(self.amount)}
+        return k, 1 if self.value == SIGN1 else 2, int(m[self.index])
 
-    def count(self, n):
-        """k, how many values a chunk of n elements sends."""
+    def indices(self, n, body):
+        """The indices of a chunk; of golomb the values x."""
+        k, _, m = self.numbers(n)
+        numbers = body.numbers(k, int(log2(m)) if self.index == GOLOMB else m)
         if self.index == GROUP_MAX:
-            return ceil(n / self.amount)
-        if self.value == REFERENCE:
-            k = min(self.amount, n)
-            return min(max(k - k % 2, 2), n)
-        return max(1, self.amount * n // 4096)
-
-    def sizes(self, n):
-        """Of a chunk: the bytes of its value codes, of its indices outside of the stream, and the least and most bits in the stream."""
-        k, least, most = self.count(n), 0, 0
-        codes = ceil(k * (1 if self.value == SIGN1 else 2) / 8)
-        if self.index == PACKED12:
-            indices = ceil(12 * k / 8)
-        elif self.index == ELIAS_FANO:
-            low = floor_log2(n // k)
-            indices = ceil(k * low / 8) + ceil((k + ((n - 1) >> low) + 1) / 8)
-        elif self.index == GROUP_MAX:
-            indices = ceil(k * floor_log2(self.amount) / 8)
-        else:
-            m, scale = golomb_divisor(n, k), self.value != REFERENCE
-            indices = ceil(k * floor_log2(m) / 8)
-            least, most = k + scale, 2 * k + (n - k) // m + 17 * scale
-        return codes, indices, least, most
+            return [j * self.amount + offset for j, offset in enumerate(numbers)]
+        if self.index != ELIAS_FANO:
+            return numbers
+        bitmap = body.numbers(k + ((n - 1) >> m) + 1, 1)
+        check(sum(bitmap) == k, "Count")
+        return ((np.flatnonzero(bitmap) - np.arange(k) << m) + numbers).tolist()
 
 
-def floor_log2(n):
-    return n.bit_length() - 1
-
-
-def golomb_divisor(n, k):
-    return max(1, 177 * n // (256 * k))
-
-
-@dataclass(frozen=True)
-class Chunk:
-    row: int
-    column: int
-    height: int
-    width: int
-
-    @property
-    def n(self):
-        return self.height * self.width
-
-
-def largest_divisor(n):
-    return max(d for d in range(1, 65) if n % d == 0)
-
-
-def bands(shape, codec):
-    """The tensor as a matrix's [rows, columns], and its chunks, band by band. A 1-D tensor is one row, and each of its runs a band."""
+def cut(shape, codec):
+    """The tensor as a matrix's (rows, columns), and its chunks, band by band: row and column of the corner, height, width."""
     rows, columns = prod(shape[:-1]), shape[-1]
+    high, wide = (1, 4096) if len(shape) == 1 else (64, 64)
     if codec.value == REFERENCE:
-        high, wide = largest_divisor(rows), largest_divisor(columns)
-    else:
-        high, wide = (1, 4096) if len(shape) == 1 else (64, 64)
-    tiles = [
-        [Chunk(r, c, min(high, rows - r), min(wide, columns - c)) for c in range(0, columns, wide)] for r in range(0, rows, high)
-    ]
-    return (rows, columns), [[run] for run in tiles[0]] if len(shape) == 1 else tiles
+        high, wide = (max(d for d in range(1, 65) if side % d == 0) for side in (rows, columns))
+    band = lambda r: [(r, c, min(high, rows - r), min(wide, columns - c)) for c in range(0, columns, wide)]
+    return (rows, columns), [[run] for run in band(0)] if len(shape) == 1 else [band(r) for r in range(0, rows, high)]
 
 
-def plan_sections(shapes, codecs):
-    """The sections, each a list of parts: (tensor, chunks)."""
+def plan_sections(bands_of_tensors):
+    """The sections, each the chunks by tensor."""
     sections, size = [], 0
-    for tensor, (shape, codec) in enumerate(zip(shapes, codecs)):
-        for band in bands(shape, codec)[1]:
-            if not sections or size + len(band) > 1024:
-                sections.append([])
-                size = 0
-            if not sections[-1] or sections[-1][-1][0] != tensor:
-                sections[-1].append((tensor, []))
-            sections[-1][-1][1].extend(band)
+    for tensor, bands in enumerate(bands_of_tensors):
+        for band in bands:
             size += len(band)
+            if not sections or size > 1024:
+                sections, size = [*sections, {}], len(band)
+            sections[-1].setdefault(tensor, []).extend(band)
     return sections
 
 
-def golomb_indices(stream, data, n, k):
-    m = golomb_divisor(n, k)
-    b = floor_log2(m)
-    u = 2 ** (b + 1) - m
-    remainders = fixed_width(data, k, b)
-    quotients = [stream.unary() for _ in range(k)]
-    index, indices = -1, []
-    for q, x in zip(quotients, remainders):
-        r = x + (2**b - u) * (stream.take(1) if x >= u else 0)
-        index += q * m + r + 1
-        indices.append(index)
-    return indices
-
-
-def elias_fano_indices(data, n, k):
-    low = floor_log2(n // k)
-    split = ceil(k * low / 8)
-    lows = fixed_width(data[:split], k, low)
-    bitmap = fixed_width(data[split:], k + ((n - 1) >> low) + 1, 1)
-    ones = [at for at, bit in enumerate(bitmap) if bit]
-    check(len(ones) == k, "not k bits are set")
-    return [((one - j) << low) + part for j, (one, part) in enumerate(zip(ones, lows))]
-
-
-def read_indices(codec, n, data, stream):
-    k = codec.count(n)
-    if codec.index == GROUP_MAX:
-        offsets = fixed_width(data, k, floor_log2(codec.amount))
-        indices = [j * codec.amount + offset for j, offset in enumerate(offsets)]
-    elif codec.index == PACKED12:
-        indices = fixed_width(data, k, 12)
-    elif codec.index == ELIAS_FANO:
-        indices = elias_fano_indices(data, n, k)
-    else:
-        indices = golomb_indices(stream, data, n, k)
-    check(all(a < b for a, b in zip(indices, indices[1:])), "indices do not ascend")
-    check(indices[-1] < n, "an index beyond the chunk")
-    return indices
-
-
-def scaled_values(codec, scale, codes, indices):
-    """The values of a chunk with a scale code."""
-    check(scale <= 250, "scale code out of range")
+def scale_table(codec, scale, codes, indices):
+    """What the codes of a chunk with a scale code stand for."""
+    check(scale <= 250, "Scale")
     if scale == 0:
         step = codec.amount if codec.index == GROUP_MAX else 1
-        check(not any(codes) and indices == [j * step for j in range(len(codes))], "a chunk of zeros is not the one that is allowed")
-        return np.zeros(len(codes), np.float32)
+        check(not any(codes) and indices == [j * step for j in range(len(codes))], "ZeroChunk")
+        return np.zeros(4, np.float32)
     octave, p = (scale - 1) // 10 - 20, (scale - 1) % 10
-    if codec.value == SIGN1:
-        table = [STEP[p], -STEP[p]]
-    else:
-        check(p != 0 or 2 not in codes, "a minus zero")
-        table = [LOW[p], HIGH[p], -LOW[p], -HIGH[p]]
-    return np.array([table[code] / 64 * 2.0**octave for code in codes], np.float32)
-
-
-def check_table(table, used):
-    values = table[used]
-    check(all(abs(value) <= 64 for value in values), "a table beyond 64")
-    check(all(a < b for a, b in zip(values, values[1:])), "a table that does not ascend")
-    check(not any(values[np.signbit(values)] == 0), "a minus zero")
-    check(not np.delete(table.view(np.uint32), used).any(), "an unused value is not zero")
+    table = (STEP[p], -STEP[p]) if codec.value == SIGN1 else (LOW[p], HIGH[p], -LOW[p], -HIGH[p])
+    check(table[0] or 2 not in codes, "NegativeZero")
+    check(table[0] or any(codes), "AllZero")
+    return np.array([magnitude / 64 * 2.0**octave for magnitude in table], np.float32)
 
 
 def decode_section(body, parts, codecs, tensors):
     """Writes what a section sends into the tensors."""
     body, fields, least, most = Bytes(body), [], 0, 0
-    for tensor, chunks in parts:
-        codec, sizes = codecs[tensor], [codecs[tensor].sizes(chunk.n) for chunk in chunks]
-        table = np.frombuffer(body.take(16 if codec.value == REFERENCE else 0), "<f4")
-        scales = body.take(0 if codec.value == REFERENCE or codec.index == GOLOMB else len(chunks))
-        codes = [body.take(size[0]) for size in sizes]
-        indices = [body.take(size[1]) for size in sizes]
+    for tensor, chunks in parts.items():
+        codec, scaled, golomb = codecs[tensor], codecs[tensor].value != REFERENCE, codecs[tensor].index == GOLOMB
+        sizes = [(height * width, *codec.numbers(height * width)) for _, _, height, width in chunks]
+        table = np.frombuffer(body.take(0 if scaled else 16), "<f4")
+        scales = body.take(len(chunks) if scaled and not golomb else 0)
+        codes = [body.numbers(k, bits) for _, k, bits, _ in sizes]
+        indices = [codec.indices(n, body) for n, _, _, _ in sizes]
         fields.append((codec, tensors[tensor], table, scales, list(zip(chunks, codes, indices))))
-        least, most = least + sum(size[2] for size in sizes), most + sum(size[3] for size in sizes)
-    rest = body.rest()
-    check(ceil(least / 8) <= len(rest) <= ceil(most / 8), "a section's length")
-    stream = Bits(rest)
+        least += sum(k + scaled for _, k, _, _ in sizes if golomb)
+        most += sum(2 * k + (n - k) // m + 17 * scaled for n, k, _, m in sizes if golomb)
+    check(ceil(least / 8) <= len(body.rest) <= ceil(most / 8), "SectionLength")
+    stream = Bits(body.rest)
     for codec, dense, table, scales, chunks in fields:
-        used = set()
-        for number, (chunk, code_bytes, index_bytes) in enumerate(chunks):
+        for number, ((row, column, height, width), codes, indices) in enumerate(chunks):
             if codec.value != REFERENCE:
-                scale = scales[number] if codec.index != GOLOMB else stream.scale_code()
-            indices = read_indices(codec, chunk.n, index_bytes, stream)
-            codes = fixed_width(code_bytes, len(indices), 1 if codec.value == SIGN1 else 2)
-            used.update(codes)
-            rows, columns = np.divmod(indices, chunk.width)
-            values = table[codes] if codec.value == REFERENCE else scaled_values(codec, scale, codes, indices)
-            dense[chunk.row + rows, chunk.column + columns] = values
+                scale = stream.scale_code() if codec.index == GOLOMB else scales[number]
+            if codec.index == GOLOMB:
+                indices = stream.golomb_indices(indices, codec.numbers(height * width)[2])
+            check(all(np.diff(indices) > 0), "Order")
+            check(indices[-1] < height * width, "Range")
+            rows, columns = np.divmod(indices, width)
+            values = table if codec.value == REFERENCE else scale_table(codec, scale, codes, indices)
+            dense[row + rows, column + columns] = values[codes]
         if codec.value == REFERENCE:
-            check_table(table, sorted(used))
+            used = sorted({code for _, codes, _ in chunks for code in codes})
+            values, unused = table[used], np.delete(table.view(np.uint32), used)
+            ascend, minus_zero = all(values[:-1] < values[1:]), 1 << 31 in values.view(np.uint32)
+            check(ascend and all(abs(values) <= 64) and not minus_zero and not any(unused), "Table")
     stream.finish()
 
 
 def read_codecs(entries, tensors):
-    runs, codecs = [struct.unpack("<IHBB", entries[at : at + 8]) for at in range(0, len(entries), 8)], []
-    check(sum(run[0] for run in runs) == tensors, "the codec runs do not add up to the tensors")
-    for count, *codec in runs:
-        check(count > 0 and (not codecs or codecs[-1] != Codec(*codec)), "an empty codec run, or one like its neighbour")
-        codecs += [Codec(*codec)] * count
+    codecs = []
+    for count, *codec in struct.iter_unpack("<IHBB", entries):
+        amount, value, index = codec = Codec(*codec)
+        fits = amount in (16, 32, 64) if index == GROUP_MAX else 1 <= amount <= 4096
+        check(fits and SIGN2 <= value <= REFERENCE and PACKED12 <= index <= GROUP_MAX, "UnknownCodec")
+        check(0 < count <= tensors - len(codecs) and codec not in codecs[-1:], "CodecRuns")
+        codecs += [codec] * count
+    check(len(codecs) == tensors, "CodecRuns")
     return codecs
 
 
-def layout_digest(layout):
-    parts = [struct.pack("<Q", len(layout))]
-    for name, shape in layout:
-        name = name.encode()
-        parts += [struct.pack("<Q", len(name)), name, struct.pack(f"<{len(shape) + 1}Q", len(shape), *shape)]
-    return derive_key("tributary 2026 layout v1", b"".join(parts))
-
-
 def decode(payload, layout):
-    """The round, the codecs and the sections' number of a payload, and its tensors, zero where nothing was sent."""
-    reader = Bytes(payload)
-    fixed = reader.take(HEADER.size)
-    magic, version, runs, tensors, sections, round_, _run, _root, digest, _hotkey = HEADER.unpack(fixed)
-    check(magic == b"TRBP" and version == 2, "another magic or version")
-    check(tensors == len(layout) and digest == layout_digest(layout), "another layout")
+    """The tensors of a payload, zero where nothing was sent."""
+    fixed = (reader := Bytes(payload)).take(152)
+    magic, version, runs, tensors, sections, _round, _run, _root, digest, _hotkey = struct.unpack("<4sHHIIQ32s32s32s32s", fixed)
+    check(magic == b"TRBP", "Magic")
+    check(version == 2, "Version")
+    check(tensors == len(layout), "Tensors")
+    described = [struct.pack(f"<Q{len(name)}s{len(shape) + 1}Q", len(name), name, len(shape), *shape) for name, shape in layout]
+    check(digest == derive_key("tributary 2026 layout v1", struct.pack("<Q", tensors) + b"".join(described)), "Layout")
     entries = reader.take(8 * runs)
-    codecs, shapes = read_codecs(entries, tensors), [shape for _, shape in layout]
-    plan = plan_sections(shapes, codecs)
-    check(sections == len(plan), "another number of sections")
-    dense = [np.zeros(bands(shape, codec)[0], np.float32) for shape, codec in zip(shapes, codecs)]
-    closing, lengths = fixed + entries, []
+    codecs = read_codecs(entries, tensors)
+    matrices, bands = zip(*[cut(shape, codec) for (_, shape), codec in zip(layout, codecs)])
+    plan = plan_sections(bands)
+    check(sections == len(plan), "Sections")
+    dense = [np.zeros(matrix, np.float32) for matrix in matrices]
+    closing, lengths = fixed + entries, b""
     for parts in plan:
-        prefix = reader.take(36)
-        (length,) = struct.unpack("<I", prefix[:4])
-        body = reader.take(length)
-        check(blake3(body) == prefix[4:], "a section's hash")
+        frame = reader.take(36)
+        body = reader.take(*struct.unpack("<I", frame[:4]))
+        check(blake3(body) == frame[4:], "SectionHash")
         decode_section(body, parts, codecs, dense)
-        closing, lengths = closing + prefix, lengths + [length]
-    check(list(struct.unpack(f"<{sections}I", reader.take(4 * sections))) == lengths, "the footer's lengths")
-    check(struct.unpack("<Q", reader.take(8))[0] == len(payload), "the footer's total length")
-    check(reader.take(32) == blake3(closing), "the closing hash")
-    check(reader.at == len(payload), "bytes after the footer")
-    return round_, codecs, sections, [tensor.reshape(shape) for tensor, shape in zip(dense, shapes)]
+        closing, lengths = closing + frame, lengths + frame[:4]
+    check(reader.take(4 * sections + 8) == lengths + struct.pack("<Q", len(payload)), "Footer")
+    check(reader.take(32) == blake3(closing), "Hash")
+    check(not reader.rest, "Trailing")
+    return [tensor.reshape(shape) for tensor, (_, shape) in zip(dense, layout)]
 
 
 def read_safetensors(path):
-    """The layout and the tensors."""
-    data = path.read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + length])
-    header.pop("__metadata__", None)
-    layout, tensors = [], []
-    for name, entry in sorted(header.items(), key=lambda item: item[0].encode()):
-        begin, end = entry["data_offsets"]
-        assert entry["dtype"] == "F32", f"{name} is not f32"
-        layout.append((name, entry["shape"]))
-        tensors.append(np.frombuffer(data[8 + length + begin : 8 + length + end], "<f4").reshape(entry["shape"]))
-    return layout, tensors
+    """The layout, of names in bytes and shapes, and the tensors."""
+    file = Bytes(path.read_bytes())
+    header = json.loads(file.take(*struct.unpack("<Q", file.take(8))))
+    entries = sorted((name.encode(), entry) for name, entry in header.items() if name != "__metadata__")
+    assert all(entry["dtype"] == "F32" for _, entry in entries), "not f32"
+    tensors = [np.frombuffer(file.rest[slice(*entry["data_offsets"])], "<f4").reshape(entry["shape"]) for _, entry in entries]
+    return [(name, entry["shape"]) for name, entry in entries], tensors
 
 
-def check_file(path):
-    """Why a payload is not what lies beside it; None if it is."""
+def outcome(path, like):
+    """The fault of a payload; "equal" if it is what lies in the file that gives its layout."""
+    layout, stored = read_safetensors(like)
     try:
-        layout, expected = read_safetensors(path.with_suffix(".safetensors"))
-        decoded = decode(path.read_bytes(), layout)[3]
-    except (Refused, OSError) as fault:
+        decoded = decode(path.read_bytes(), layout)
+    except Refused as fault:
         return str(fault)
-    for (name, _), got, wanted in zip(layout, decoded, expected):
-        differing = np.count_nonzero(got.view(np.uint32) != wanted.view(np.uint32))
-        if differing:
-            return f"{name}: {differing} of {wanted.size} elements differ"
+    unequal = [name for (name, _), got, want in zip(layout, decoded, stored) if (got.view(np.uint32) != want.view(np.uint32)).any()]
+    return f"unequal {unequal}" if unequal else "equal"
 
 
 def check_folder(folder):
-    faults = {path.name: check_file(path) for path in sorted(folder.glob("*.trb"))}
-    for name, fault in faults.items():
-        print(f"{name}: {fault or 'passed'}")
-    failed = sum(fault is not None for fault in faults.values())
-    print(f"{len(faults) - failed} passed, {failed} failed")
-    return failed > 0 or not faults
-
-
-def show(path, like):
-    layout, _ = read_safetensors(like)
-    payload = path.read_bytes()
-    round_, codecs, sections, tensors = decode(payload, layout)
-    print(f"{blake3(payload).hex()}: round {round_}, {len(layout)} tensors, {sections} sections, {len(payload)} bytes")
-    for (name, shape), codec, tensor in zip(layout, codecs, tensors):
-        sent, norm = np.count_nonzero(tensor), np.linalg.norm(tensor.astype(np.float64))
-        print(f"{name} {shape}: {codec.amount} {VALUES[codec.value]} {INDICES[codec.index]}, {sent} of {tensor.size} sent, norm {norm:.6g}")
-
-
-def main():
-    if len(sys.argv) == 2:
-        sys.exit(check_folder(Path(sys.argv[1])))
-    if len(sys.argv) == 4 and sys.argv[2] == "--like":
-        return show(Path(sys.argv[1]), Path(sys.argv[3]))
-    sys.exit(__doc__)
+    cases = [(path, path.with_suffix(".safetensors"), "equal") for path in sorted(folder.glob("*.trb"))]
+    lines = map(str.split, (folder / "refused/faults.txt").read_text().splitlines())
+    cases += [(folder / f"refused/{name}.bad.trb", folder / f"{like}.safetensors", fault) for name, fault, like in lines]
+    assert {path for path, _, _ in cases} >= set(folder.glob("refused/*.trb")), "a payload is not listed in faults.txt"
+    found = [outcome(path, like) for path, like, _ in cases]
+    for (path, _, expected), got in zip(cases, found):
+        print(f"{path.name}: {got}" + ("" if got == expected else f", not {expected}"))
+    failed = sum(got != expected for (_, _, expected), got in zip(cases, found))
+    print(f"{len(cases) - failed} passed, {failed} failed")
+    return failed > 0 or not cases
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(check_folder(Path(sys.argv[1])) if len(sys.argv) == 2 else __doc__)

@@ -189,14 +189,15 @@ fn refused() -> Vec<Refused> {
         // Behind the body are its length again, the total length and the closing hash.
         flipped("section-hash", "all-elements", 4 + 8 + 32 + 1),
         flipped("footer", "all-elements", 4 + 8 + 32),
-        // The first chunk has four scale codes and codes of 20 bytes ahead; the last two have scale code, value code and index in four bytes each.
+        // Four scale codes and 20 bytes of codes precede the first indices; scale code, value code and index of the
+        // last two chunks take four bytes each.
         body("order", "sign2-packed12", |body| body[24..27].copy_from_slice(&[5, 0x50, 0])),
         body("range", "sign2-packed12", |body| *body.iter_mut().nth_back(5).unwrap() = 1),
         body("padding", "sign2-packed12", |body| *body.iter_mut().nth_back(6).unwrap() |= 4),
         body("zero-chunk", "sign2-packed12", |body| *body.iter_mut().nth_back(2).unwrap() = 1),
         body("all-zero", "sign2-steps", |body| body[..8].fill(0)),
         body("negative-zero", "sign2-steps", |body| body[0] = 2),
-        body("table", "reference-odd", |body| body[..8].rotate_left(4)),
+        body("table", "reference-odd", |body| body[4..12].rotate_left(4)),
     ]
 }
 

@@ -33,9 +33,7 @@ impl Case {
         let layout = Arc::new(Layout::new(specs.collect()).expect("the shapes are possible"));
         let codecs = codecs.iter().copied().cycle().take(shapes.len()).collect();
         let format = Arc::new(Format::new(layout.clone(), codecs).expect("the codecs are possible"));
-        let ramp = |len| (0..len).map(|j| (j * 37 % 101) as f32 / 64.0 - 0.75).collect();
-        let gradient: Vec<Vec<f32>> = layout.tensors().iter().map(|spec| ramp(spec.len())).collect();
-        let payload = encode(&format, &HEADER, &mut ErrorFeedback::zeros(&layout), &gradient, 1.0).expect("all values are finite");
+        let payload = payload_of(&format, 0);
         let header = Outline::read(&payload).expect("the encoder wrote it").bytes();
         let mut rest = &payload[header..];
         let mut body = |_| {
@@ -46,6 +44,16 @@ impl Case {
         };
         let bodies = (0..format.sections()).map(&mut body).collect();
         Self { format, payload, header, bodies }
+    }
+
+    /// The payload of another miner, or with 0 this one, which sends much the same.
+    pub fn payload_of(&self, miner: usize) -> Vec<u8> {
+        payload_of(&self.format, miner)
+    }
+
+    /// Bytes of the payload's header.
+    pub fn header_bytes(&self) -> usize {
+        self.header
     }
 
     /// The payload with damaged sections, under the right hashes and lengths.
@@ -70,6 +78,13 @@ impl Case {
         bytes.extend(closing.finalize().as_bytes());
         bytes
     }
+}
+
+/// A payload of a ramp, in which every ninth value is the miner's own.
+fn payload_of(format: &Format, miner: usize) -> Vec<u8> {
+    let value = |j: usize| ((j * 37 + if j.is_multiple_of(9) { 50 * miner } else { 0 }) % 101) as f32 / 64.0 - 0.75;
+    let gradient: Vec<Vec<f32>> = format.layout().tensors().iter().map(|spec| (0..spec.len()).map(value).collect()).collect();
+    encode(format, &HEADER, &mut ErrorFeedback::zeros(format.layout()), &gradient, 1.0).expect("all values are finite")
 }
 
 /// Payloads of one codec: of a small chunk, of a full one, of several that share a section.

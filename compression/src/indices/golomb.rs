@@ -43,6 +43,11 @@ impl Split {
         Self { divisor: divisor as u16, width, short: short as u16, step: ((1 << width) - short) as u16, quotients }
     }
 
+    /// Bytes of the fixed part of k indices.
+    pub(crate) fn low_bytes(&self, k: usize) -> usize {
+        packed::bytes(k, self.width)
+    }
+
     /// x, and the extra bit as a value of one or no bits.
     fn remainder(&self, r: u16) -> (u16, Extra) {
         let long = r >> self.width;
@@ -59,7 +64,7 @@ struct Extra {
 
 /// Bytes of the fixed part of k of n indices, `1 <= k <= n <= 4096`.
 pub fn low_bytes(n: usize, k: usize) -> usize {
-    packed::bytes(k, Split::new(n, k).width)
+    Split::new(n, k).low_bytes(k)
 }
 
 /// The most bits that k of n indices take in the bit stream.
@@ -125,16 +130,15 @@ pub fn decode_alone(count: usize, n: usize, stream: &mut BitReader<'_>) -> Resul
     (0..count).map(|_| read()).collect()
 }
 
-/// Reads `out.len()` indices below n from as many bytes as [`low_bytes`] says and from `stream`.
+/// Reads `out.len()` indices below n, of this `split`, from as many bytes as [`low_bytes`] says and from `stream`.
 ///
 /// # Errors
 /// [`Fault::Padding`], [`Fault::End`] or [`Fault::Range`]; `out` holds anything then, and `stream` stays where it was.
-pub fn decode(floor: Floor, low: &[u8], stream: &mut BitReader<'_>, n: usize, out: &mut [u16]) -> Result<(), Fault> {
-    let split = Split::new(n, out.len());
+pub(crate) fn decode(floor: Floor, split: &Split, low: &[u8], stream: &mut BitReader<'_>, n: usize, out: &mut [u16]) -> Result<(), Fault> {
     if !packed::padding_is_zero(low, out.len(), split.width) {
         return Err(Fault::Padding);
     }
-    let end = decode::golomb(floor, low, stream.bytes, stream.at, &split, out)?;
+    let end = decode::golomb(floor, low, stream.bytes, stream.at, split, out)?;
     if end > stream.bytes.len() * 8 {
         return Err(Fault::End);
     }
@@ -163,7 +167,7 @@ mod tests {
     fn decoded_at(low: &[u8], stream: &[u8], at: usize, n: usize, k: usize) -> Result<(Vec<u16>, usize), Fault> {
         let on = |floor| {
             let (mut reader, mut out) = (BitReader { bytes: stream, at }, vec![0xFFFF; k]);
-            let result = decode(floor, low, &mut reader, n, &mut out);
+            let result = decode(floor, &Split::new(n, k), low, &mut reader, n, &mut out);
             assert!(result.is_ok() || reader.at == at);
             result.map(|()| (out, reader.at))
         };

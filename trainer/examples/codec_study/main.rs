@@ -5,24 +5,37 @@
 //! and round alone, so that runs differ by their variant only.
 
 mod coding;
+mod comparison;
+mod curves;
+mod figures;
 mod report;
 mod selection;
 mod simulation;
 mod sizes;
 mod statistics;
+mod tables;
 mod wire;
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use model::Device;
 
 use crate::{coding::Variant, report::Report, simulation::Simulation, sizes::IndexCode};
 
-/// Simulates a run under one codec.
+/// Compares codecs by loss at equal bytes.
 #[derive(Debug, Parser)]
-struct Args {
+enum Command {
+    /// Simulates a run under one codec.
+    Run(Box<RunArgs>),
+    /// Prints runs side by side, as Markdown.
+    Report(ReportArgs),
+}
+
+/// What to run.
+#[derive(Debug, Args)]
+struct RunArgs {
     /// The run's config; its sections model, inner, outer and compression count.
     #[arg(long, value_name = "FILE", default_value = "configs/demo.toml")]
     config: PathBuf,
@@ -75,14 +88,34 @@ enum Switch {
     Off,
 }
 
+/// What to print.
+#[derive(Debug, Args)]
+struct ReportArgs {
+    /// The runs' reports; those that say `skip` are passed over.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Where the held-out curves go, as SVG.
+    #[arg(long, value_name = "FILE")]
+    curves: Option<PathBuf>,
+    /// The variant whose figures are printed.
+    #[arg(long, value_name = "NAME", default_value = "sign2-k64")]
+    statistics: String,
+}
+
 fn main() -> Result<()> {
-    let args = Args::parse();
+    match Command::parse() {
+        Command::Run(args) => run(&args),
+        Command::Report(args) => report(&args),
+    }
+}
+
+fn run(args: &RunArgs) -> Result<()> {
     // several runs share a machine
     model::set_threads(1);
     rayon::ThreadPoolBuilder::new().num_threads(1).build_global()?;
     let variant = Variant::parse(&args.variant, args.indices).with_context(|| format!("no variant is called {:?}", args.variant))?;
     let mut report = Report::new(&args.variant, args.seed, args.indices);
-    Simulation::new(&args, variant)?.run(&mut report)?;
+    Simulation::new(args, variant)?.run(&mut report)?;
     match &args.out {
         Some(path) => std::fs::write(path, report.to_json()).with_context(|| path.display().to_string()),
         None => {
@@ -90,4 +123,13 @@ fn main() -> Result<()> {
             Ok(())
         }
     }
+}
+
+fn report(args: &ReportArgs) -> Result<()> {
+    let (reports, skipped) = comparison::read(&args.files)?;
+    skipped.iter().for_each(|path| eprintln!("{}: skipped, not counted", path.display()));
+    let comparisons = comparison::compare(reports)?;
+    let texts: Vec<String> = comparisons.iter().map(|comparison| tables::markdown(comparison, &args.statistics)).collect();
+    print!("{}", texts.join("\n"));
+    args.curves.as_ref().map_or(Ok(()), |path| curves::draw(path, &comparisons))
 }

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
+    comparison::mean,
+    figures::{Class, Figures},
     sizes::IndexCode,
-    statistics::{Class, Figures},
 };
 
 /// A measurement of the held-out loss.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Loss {
     /// Rounds done.
     pub round: u64,
@@ -21,7 +22,7 @@ pub struct Loss {
 }
 
 /// One round's figures.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RoundFigures {
     /// The round.
     pub round: u64,
@@ -30,7 +31,7 @@ pub struct RoundFigures {
 }
 
 /// A run's report.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// The variant's name.
     pub variant: String,
@@ -59,7 +60,7 @@ pub struct Report {
 }
 
 /// What was run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Setting {
     /// The config's name.
     pub config: String,
@@ -78,7 +79,7 @@ pub struct Setting {
 }
 
 /// Where a run's time went.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Seconds {
     /// Inner steps.
     pub train: f64,
@@ -118,6 +119,28 @@ impl Report {
         let of = |class| Figures::mean(&late.iter().filter_map(|round| round.classes.get(&class)).collect::<Vec<_>>());
         let classes = late.first().into_iter().flat_map(|round| round.classes.keys().copied());
         self.summary = classes.map(|class| (class, of(class))).collect();
+    }
+
+    /// The variant, with its index code where that is not the usual one.
+    pub fn name(&self) -> String {
+        match self.indices {
+            IndexCode::Golomb => self.variant.clone(),
+            other => format!("{}, {other}", self.variant),
+        }
+    }
+
+    /// The held-out loss after the last round; not a number if it never was measured.
+    pub fn last_loss(&self) -> f64 {
+        self.late_losses(1)
+    }
+
+    /// The mean of the last three measurements of the held-out loss.
+    pub fn late_loss(&self) -> f64 {
+        self.late_losses(3)
+    }
+
+    fn late_losses(&self, count: usize) -> f64 {
+        mean(&self.losses.iter().rev().take(count).map(|loss| loss.bits_per_byte).collect::<Vec<_>>())
     }
 
     /// The report's text.

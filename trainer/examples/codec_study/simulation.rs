@@ -10,7 +10,7 @@ use protocol::{Assignment, Digest, Hotkey, Manifest, Merge, RunConfig};
 use safetensors::{Dtype, tensor::TensorView};
 
 use crate::{
-    Args, Switch,
+    RunArgs, Switch,
     coding::{Coder, Message, Variant, accumulated},
     report::{Loss, Report, RoundFigures, Setting},
     statistics::{self, Sample},
@@ -21,7 +21,7 @@ const BATCH: usize = 16;
 
 /// A run under way.
 pub struct Simulation<'a> {
-    args: &'a Args,
+    args: &'a RunArgs,
     manifest: Manifest,
     dataset: Dataset,
     held_out: Vec<Vec<u32>>,
@@ -40,7 +40,7 @@ struct Miner {
 
 impl<'a> Simulation<'a> {
     /// Reads config and data and makes the initial weights.
-    pub fn new(args: &'a Args, variant: Variant) -> Result<Self> {
+    pub fn new(args: &'a RunArgs, variant: Variant) -> Result<Self> {
         let text = fs::read_to_string(&args.config).with_context(|| args.config.display().to_string())?;
         let mut config = RunConfig::parse(&text).with_context(|| args.config.display().to_string())?;
         config.inner.steps = args.inner_steps.unwrap_or(config.inner.steps);

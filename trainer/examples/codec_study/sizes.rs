@@ -2,12 +2,12 @@
 
 use clap::ValueEnum;
 use compression::CHUNK_ELEMENTS;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::coding::{Select, Values};
 
 /// How a chunk's ascending indices are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum IndexCode {
     /// 12 bits each.
@@ -16,6 +16,16 @@ pub enum IndexCode {
     EliasFano,
     /// Golomb code of the gaps.
     Golomb,
+}
+
+impl std::fmt::Display for IndexCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Packed12 => "packed12",
+            Self::EliasFano => "elias-fano",
+            Self::Golomb => "golomb",
+        })
+    }
 }
 
 impl IndexCode {

@@ -1,12 +1,12 @@
-//! What pseudo-gradients and payloads are like: figures per round and class of tensors.
+//! Takes pseudo-gradients and payloads apart, round by round.
 
 use std::collections::BTreeMap;
 
-use compression::{CHUNK_ELEMENTS, Grid, Layout, TensorSpec};
-use serde::Serialize;
+use compression::{CHUNK_ELEMENTS, Grid, Layout};
 
 use crate::{
     coding::{Select, SentChunk, Values},
+    figures::{Class, Figures, ratio},
     sizes::{self, IndexCode},
 };
 
@@ -16,90 +16,6 @@ pub struct Sample {
     pub accumulated: Vec<Vec<f32>>,
     /// What was sent, per tensor and chunk.
     pub sent: Vec<Vec<SentChunk>>,
-}
-
-/// Tensors that are alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Class {
-    /// Tables with a row per token.
-    Embedding,
-    /// Everything else of two dimensions.
-    Matrix,
-    /// Norms.
-    Vector,
-}
-
-impl Class {
-    fn of(spec: &TensorSpec) -> Self {
-        match spec {
-            s if s.name.contains("embed_tokens") || s.name.contains("lm_head") => Self::Embedding,
-            s if s.shape.len() > 1 => Self::Matrix,
-            _ => Self::Vector,
-        }
-    }
-}
-
-/// Figures of one class in one round. Entropies are of order 0, in bits; what does not apply is null.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Figures {
-    /// Share of the energy of β·e + g in the selected coordinates.
-    pub energy_selected: Option<f64>,
-    /// Squared error of the sent values over the energy of the selected ones.
-    pub quantization_error: Option<f64>,
-    /// Standard deviation, within a tensor, of ln(rms of a chunk's selected values).
-    pub scale_spread: Option<f64>,
-    /// Largest over smallest selected magnitude of a chunk, median.
-    pub magnitude_ratio: Option<f64>,
-    /// Entropy per index of the gap before it, or of its place in its group; full chunks.
-    pub index_entropy: Option<f64>,
-    /// Bits per index of the index code; full chunks.
-    pub index_bits: Option<f64>,
-    /// Bits per index if all sets of indices are equally likely: log2 C(n, k) / k, or log2 of the group; full chunks.
-    pub index_uniform: Option<f64>,
-    /// Bits per index if the miners' top-k sets are coded jointly: how many sent a coordinate, then which; full chunks.
-    pub index_joint: Option<f64>,
-    /// Entropy of a value's code, its sign left out.
-    pub code_entropy: Option<f64>,
-    /// Entropy of a value's sign.
-    pub sign_entropy: Option<f64>,
-    /// Entropy of a chunk's scale code.
-    pub scale_entropy: Option<f64>,
-    /// Entropy of the difference of neighbouring chunks' scale codes.
-    pub scale_step_entropy: Option<f64>,
-    /// Share of one miner's indices that another one sends too.
-    pub overlap: Option<f64>,
-    /// What that share would be by chance.
-    pub overlap_by_chance: Option<f64>,
-    /// Share of equal signs where two miners send the same coordinate.
-    pub sign_agreement: Option<f64>,
-}
-
-impl Figures {
-    /// Each figure's mean over the rounds that have it.
-    pub fn mean(rounds: &[&Self]) -> Self {
-        let mean = |figure: fn(&Self) -> Option<f64>| {
-            let known: Vec<f64> = rounds.iter().filter_map(|f| figure(f)).collect();
-            ratio(known.iter().sum(), known.len() as f64)
-        };
-        Self {
-            energy_selected: mean(|f| f.energy_selected),
-            quantization_error: mean(|f| f.quantization_error),
-            scale_spread: mean(|f| f.scale_spread),
-            magnitude_ratio: mean(|f| f.magnitude_ratio),
-            index_entropy: mean(|f| f.index_entropy),
-            index_bits: mean(|f| f.index_bits),
-            index_uniform: mean(|f| f.index_uniform),
-            index_joint: mean(|f| f.index_joint),
-            code_entropy: mean(|f| f.code_entropy),
-            sign_entropy: mean(|f| f.sign_entropy),
-            scale_entropy: mean(|f| f.scale_entropy),
-            scale_step_entropy: mean(|f| f.scale_step_entropy),
-            overlap: mean(|f| f.overlap),
-            overlap_by_chance: mean(|f| f.overlap_by_chance),
-            sign_agreement: mean(|f| f.sign_agreement),
-        }
-    }
 }
 
 /// Takes one round's samples apart.
@@ -264,12 +180,10 @@ impl Tally {
     }
 }
 
-fn ratio(part: f64, whole: f64) -> Option<f64> {
-    (whole > 0.0).then(|| part / whole)
-}
-
 #[cfg(test)]
 mod tests {
+    use compression::TensorSpec;
+
     use super::*;
 
     #[test]

@@ -271,19 +271,19 @@ avx512! {
     }
 
     pub(super) fn elias_fano_code(indices: &[u16], width: u32, out: &mut [u8]) {
-        let rest = avx2::pack(indices, width, out);
-        match (<&[u16; 64]>::try_from(indices), <&mut [u8; 16]>::try_from(&mut *rest)) {
-            (Ok(indices), Ok(bitmap)) => *bitmap = bitmap_of_two_words(indices, width),
-            _ => plain::bitmap(indices, width, rest),
+        match (<&[u16; 64]>::try_from(indices), width, <&mut [u8; 64]>::try_from(&mut *out)) {
+            (Ok(indices), 6, Ok(out)) => avx2::pack(indices, 6, out).copy_from_slice(&usual_bitmap(indices)),
+            _ => avx2::elias_fano_code(indices, width, out),
         }
     }
 
-    fn bitmap_of_two_words(indices: &[u16; 64], width: u32) -> [u8; 16] {
-        let (one, shift) = (_mm512_set1_epi64(1), _mm_cvtsi32_si128(width as i32));
+    /// Of 64 indices of 4096.
+    fn usual_bitmap(indices: &[u16; 64]) -> [u8; 16] {
+        let one = _mm512_set1_epi64(1);
         let (mut first, mut second) = (_mm512_setzero_si512(), _mm512_setzero_si512());
         for (group, eight) in indices.as_chunks::<8>().0.iter().enumerate() {
             // SAFETY: eight indices.
-            let high = _mm_srl_epi16(unsafe { _mm_loadu_si128(eight.as_ptr().cast()) }, shift);
+            let high = _mm_srli_epi16(unsafe { _mm_loadu_si128(eight.as_ptr().cast()) }, 6);
             let bit = _mm512_add_epi64(_mm512_cvtepu16_epi64(high), _mm512_add_epi64(LANES_OF_64, _mm512_set1_epi64(8 * group as i64)));
             // A shift by 64 or more, as by any number below zero, leaves nothing.
             first = _mm512_or_si512(first, _mm512_sllv_epi64(one, bit));

@@ -8,6 +8,8 @@ mod plain;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use super::{Floor, Set};
 use crate::chunk::Chunk;
 use crate::indices::IndexFault as Fault;
@@ -42,15 +44,15 @@ floors! {
     fn descend(sums: &mut [[f32; 2]], over_all: Option<f32>, lr: f32, chunk: Chunk, theta: &mut [f32]);
 }
 
-/// Has the cache lines of `elements` fetched while something else is worked on, where the machine can be told to.
+/// Has elements, of which there may be fewer, fetched into the cache while something else is worked on, where the machine can be told to.
 #[inline]
-pub(crate) fn prefetch<T>(elements: &[T]) {
+pub(crate) fn prefetch<T>(elements: &[T], range: Range<usize>) {
     #[cfg(target_arch = "x86_64")]
-    for byte in (0..size_of_val(elements)).step_by(64) {
+    for byte in (range.start * size_of::<T>()..range.end * size_of::<T>()).step_by(64) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: a prefetch may be given any address, and every machine of the target has it.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(elements.as_ptr().cast::<i8>().wrapping_add(byte)) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = elements;
+    let _ = (elements, range);
 }

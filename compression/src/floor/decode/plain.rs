@@ -93,17 +93,20 @@ pub(crate) fn elias_fano_code(indices: &[u16], width: u32, out: &mut [u8]) {
 /// Packs the low bits of all indices, four by `gather`, and returns the bytes behind them.
 #[inline(always)]
 pub(super) fn pack<'a>(gather: impl Fn(u64) -> u64, indices: &[u16], width: u32, out: &'a mut [u8]) -> &'a mut [u8] {
-    for (group, eight) in indices.chunks(8).enumerate() {
-        let mut lanes = [0; 8];
-        lanes[..eight.len()].copy_from_slice(eight);
+    let (groups, rest) = indices.as_chunks::<8>();
+    let mut write = |group: usize, lanes: &[u16; 8]| {
         let four = |j: usize| (0..4).fold(0, |four, lane| four | u64::from(lanes[j + lane]) << (16 * lane));
         let packed = (u128::from(gather(four(0))) | u128::from(gather(four(4))) << (4 * width)).to_le_bytes();
-        // Whole vectors also write bytes behind the group's, which the next group or the bitmap overwrites.
+        // What is written behind the group's own bytes, the next group or the bitmap overwrites.
         let out = &mut out[group * width as usize..];
         match out.first_chunk_mut() {
             Some(sixteen) => *sixteen = packed,
             None => out.copy_from_slice(&packed[..out.len()]),
         }
+    };
+    groups.iter().enumerate().for_each(|(group, lanes)| write(group, lanes));
+    if !rest.is_empty() {
+        write(groups.len(), &std::array::from_fn(|lane| rest.get(lane).copied().unwrap_or_default()));
     }
     &mut out[(indices.len() * width as usize).div_ceil(8)..]
 }
@@ -116,7 +119,7 @@ pub(super) fn bitmap(indices: &[u16], width: u32, out: &mut [u8]) {
     for (j, index) in indices.iter().enumerate() {
         let bit = usize::from(index >> width) + j;
         // Kept in a register: one store per index, and no load that would have to wait for the store before.
-        last = last * u8::from(bit / 8 == at) | 1 << (bit % 8);
+        last = if bit / 8 == at { last } else { 0 } | 1 << (bit % 8);
         at = bit / 8;
         out[at] = last;
     }
