@@ -61,7 +61,7 @@ pub async fn fetch_payload(run: &Run, bucket: &Bucket, envelope: &Signed<Envelop
     if Digest::of(&opened) != claim.payload {
         return Err(Refusal::PayloadDigest);
     }
-    let payload = Payload::parse(&opened, &run.format).map_err(|e| Refusal::Malformed(e.to_string()))?;
+    let payload = Payload::parse_named(&opened, claim.payload.0, &run.format).map_err(|e| Refusal::Malformed(e.to_string()))?;
     if !owned_by(&payload, &context) {
         return Err(Refusal::WrongOwner);
     }

@@ -12,8 +12,8 @@ use std::error::Error;
 use std::sync::Arc;
 
 use compression::{
-    CHUNK_ELEMENTS, Codec, ErrorFeedback, Format, Group, Header, Indices, Layout, MergeOver, Payload, Quantizer, Rule, Select,
-    State, TensorSpec, Weighted, encode, transition,
+    CHUNK_ELEMENTS, Codec, ErrorFeedback, Format, Group, Header, Indices, Layout, MergeOver, Payload, Quantizer, Rule, Select, State,
+    TensorSpec, Weighted, encode, transition,
 };
 use data::{Distribution, pseudo_gradient};
 use rayon::prelude::*;
@@ -210,6 +210,13 @@ impl Round<'_> {
                 bytes.len(),
                 || (),
                 |()| Payload::parse(&bytes, &format).expect("it was parsed before"),
+            );
+            table.speed(
+                "parse, digest known: one hash, checks",
+                &name,
+                bytes.len(),
+                || (),
+                |()| Payload::parse_named(&bytes, payload.digest(), &format).expect("it was parsed before"),
             );
             // Golomb codes are Elias-Fano in memory.
             if !matches!(codec.select, Select::TopK { indices: Indices::Golomb, .. }) {

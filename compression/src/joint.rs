@@ -130,7 +130,14 @@ pub(crate) fn decode(format: &Format, section: usize, before: &[&[u8]], body: &[
             let union = Union::new(before, part, &place, &mut room);
             let indices = read_indices(&union, place.chunk.elements(), place.k, &mut hits, &mut stream)?;
             let elements = place.chunk.elements();
-            encode_indices(Form::Memory, part.codec.select, &indices, elements, &mut memory[place.indices.clone()], &mut BitWriter::default());
+            encode_indices(
+                Form::Memory,
+                part.codec.select,
+                &indices,
+                elements,
+                &mut memory[place.indices.clone()],
+                &mut BitWriter::default(),
+            );
             debug_assert_eq!(
                 decode_indices(Floor::best(), part.codec.select, &memory[place.indices], elements, &mut vec![0; place.k]),
                 Ok(())

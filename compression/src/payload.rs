@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use crate::chunk::Chunk;
 use crate::error::PayloadError;
 use crate::format::{Form, Format};
 use crate::header::{Header, header_bytes};
-use crate::chunk::Chunk;
 use crate::section::{self, CodedChunk, Decoded, decode_place};
 use crate::stream::{Closing, FRAME_BYTES, PayloadReader, PayloadWriter, ReadError, check_hash, check_length, frame, payload_len};
 
@@ -31,6 +31,14 @@ impl Payload {
     /// # Errors
     /// [`PayloadError`] says what is wrong, at the first place found.
     pub fn parse(bytes: &[u8], format: &Arc<Format>) -> Result<Self, PayloadError> {
+        Self::parse_named(bytes, *blake3::Hasher::new().update_rayon(bytes).finalize().as_bytes(), format)
+    }
+
+    /// [`Payload::parse`] of bytes whose BLAKE3 the caller has computed already.
+    ///
+    /// # Errors
+    /// As [`Payload::parse`].
+    pub fn parse_named(bytes: &[u8], digest: [u8; 32], format: &Arc<Format>) -> Result<Self, PayloadError> {
         let header = Header::read(bytes, format)?;
         let found = bytes.len() as u64;
         let (head, mut rest) = bytes.split_at(header_bytes(format));
@@ -55,10 +63,7 @@ impl Payload {
             check_hash(section, frame, body)?;
             section::read(format, section, body)
         };
-        let (sections, digest) = rayon::join(
-            || framed.into_par_iter().enumerate().map(read).collect::<Vec<_>>(),
-            || *blake3::Hasher::new().update_rayon(bytes).finalize().as_bytes(),
-        );
+        let sections: Vec<_> = framed.into_par_iter().enumerate().map(read).collect();
         // In order, so that everybody names the same fault.
         let sections = sections.into_iter().collect::<Result<_, _>>()?;
         Ok(Self { header, format: format.clone(), digest, sections })

@@ -129,7 +129,7 @@ pub(crate) fn decode_place<'b>(section: &[u8], part: &Part, place: &Place, room:
 }
 
 /// Indices and values of a chunk from its bytes in memory; `size` is its number of elements and of values.
-#[inline]
+#[inline(always)]
 fn decode_chunk<'b>(
     codec: Codec,
     table: &[f32; 4],
@@ -154,6 +154,7 @@ fn table(section: &[u8], part: &Part, start: usize) -> [f32; 4] {
 }
 
 /// Reads the indices of a chunk of `elements` from their form in memory.
+#[inline(always)]
 pub(crate) fn decode_indices(floor: Floor, select: Select, bytes: &[u8], elements: usize, out: &mut [u16]) -> Result<(), IndexFault> {
     match select {
         Select::TopK { indices: Indices::Packed12, .. } => decode_packed(floor, bytes, elements, out),

@@ -36,6 +36,7 @@ pub fn encode(floor: Floor, indices: &[u16], n: usize, out: &mut [u8]) {
 ///
 /// # Errors
 /// [`Fault::Padding`], [`Fault::Count`], [`Fault::Order`] or [`Fault::Range`], looked for in this order; `out` holds anything then.
+#[inline]
 pub fn decode(floor: Floor, bytes: &[u8], n: usize, out: &mut [u16]) -> Result<(), Fault> {
     let width = low_width(n, out.len());
     let (low, bitmap) = bytes.split_at(packed::bytes(out.len(), width));

@@ -239,8 +239,10 @@ avx512! {
     }
 
     pub(super) fn values(codes: &[u8], width: u32, table: &[f32; 4], out: &mut [f32]) {
-        match width {
-            1 => values_of_width::<false>(codes, table, out),
+        match (width, codes.len(), out.len()) {
+            (1, ..) => values_of_width::<false>(codes, table, out),
+            // What is known of the usual shape saves the masks.
+            (_, 16, 64) => values_of_width::<true>(&codes[..16], table, &mut out[..64]),
             _ => values_of_width::<true>(codes, table, out),
         }
     }
