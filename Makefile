@@ -6,6 +6,7 @@ DEMO_ARGS ?=
 DENY := .tools/bin/cargo-deny
 FUZZ := .tools/bin/cargo-fuzz
 NUMPY := .tools/python/bin/numpy-config
+NIGHTLY ?= nightly
 FUZZ_SECONDS ?= 8
 FUZZ_TARGETS := container resealed golomb elias_fano packed group bundle encode
 
@@ -22,6 +23,7 @@ test: setup fmt clippy deny doc vectors unit
 
 fmt:
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path compression/fuzz/Cargo.toml --check
 
 clippy: setup
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
@@ -48,10 +50,10 @@ $(NUMPY):
 	.tools/python/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6
 
 fuzz: $(FUZZ)
-	cd compression && PATH="$(CURDIR)/.tools/bin:$$PATH" $(CARGO) +nightly fuzz build
+	cd compression && PATH="$(CURDIR)/.tools/bin:$$PATH" $(CARGO) +$(NIGHTLY) fuzz build
 	cd compression && for target in $(FUZZ_TARGETS); do \
 		ASAN_OPTIONS=malloc_context_size=0:quarantine_size_mb=8 PATH="$(CURDIR)/.tools/bin:$$PATH" \
-		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=512 -len_control=0 -rss_limit_mb=512 -malloc_limit_mb=64 || exit 1; \
+		$(CARGO) +$(NIGHTLY) fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=512 -len_control=0 -rss_limit_mb=512 -malloc_limit_mb=64 || exit 1; \
 	done
 
 $(FUZZ):

@@ -9,7 +9,8 @@ use crate::format::Format;
 use crate::header::{HOTKEY, Header, header_bytes};
 use crate::indices::IndexFault;
 use crate::payload::{Coded, Payload};
-use crate::{joint, section};
+use crate::joint::{self, Unions};
+use crate::section;
 
 const MAGIC: [u8; 4] = *b"TRBB";
 const VERSION: u16 = 2;
@@ -113,14 +114,18 @@ pub fn encode_bundle(payloads: &[&Payload]) -> Result<Vec<u8>, BundleError> {
 
 /// One section of all payloads, each coded alone or jointly with those before it, whichever is shorter.
 fn encode_section(payloads: &[&Payload], section: usize) -> Vec<u8> {
-    let memories: Vec<&[u8]> = payloads.iter().map(|payload| payload.section(section)).collect();
-    let mut bytes = Vec::new();
+    let format = payloads[0].format();
+    let (mut bytes, mut unions) = (Vec::new(), Unions::new(format, section));
     for (index, payload) in payloads.iter().enumerate() {
         let alone = payload.section_wire(section);
-        let jointly = if index > 0 { joint::encode(payload.format(), section, &memories[..index], memories[index]) } else { Vec::new() };
-        let (form, body) = if index > 0 && jointly.len() < alone.len() { (JOINTLY, jointly) } else { (ALONE, alone) };
+        let jointly = (index > 0).then(|| joint::encode(format, section, &unions, payload.section(section)));
+        let (form, body) = match jointly {
+            Some(jointly) if jointly.len() < alone.len() => (JOINTLY, jointly),
+            _ => (ALONE, alone),
+        };
         bytes.extend((form | body.len() as u32).to_le_bytes());
         bytes.extend(body);
+        unions.add(format, section, payload.section(section));
     }
     bytes
 }
@@ -156,11 +161,9 @@ pub fn parse_bundle(bytes: &[u8], format: &Arc<Format>, max_payloads: usize) -> 
     }
     let (shared, rest) = rest.split_at_checked(header_bytes(format) - KEY_BYTES).ok_or_else(truncated)?;
     let (keys, mut rest) = rest.split_at_checked(count * KEY_BYTES).ok_or_else(truncated)?;
-    let header = |(index, hotkey): (usize, &[u8])| {
-        let head = [&shared[..HOTKEY.start], hotkey, &shared[HOTKEY.start..]].concat();
-        Header::read(&head, format).map_err(|source| BundleError::Payload { index, source })
-    };
-    let headers: Vec<Header> = keys.chunks_exact(KEY_BYTES).enumerate().map(header).collect::<Result<_, _>>()?;
+    let head = [&shared[..HOTKEY.start], &[0; KEY_BYTES], &shared[HOTKEY.start..]].concat();
+    let header = Header::read(&head, format).map_err(|source| BundleError::Payload { index: 0, source })?;
+    let headers: Vec<Header> = keys.as_chunks().0.iter().map(|&hotkey| Header { hotkey, ..header }).collect();
     let bodies: Vec<(u32, &[u8])> = (0..format.sections() * count).map(|_| body(&mut rest)).collect::<Option<_>>().ok_or_else(truncated)?;
     if !rest.is_empty() {
         return Err(BundleError::Trailing { expected: found - rest.len() as u64 });
@@ -183,17 +186,22 @@ fn body<'a>(rest: &mut &'a [u8]) -> Option<(u32, &'a [u8])> {
 /// One section of all payloads.
 fn read_section(format: &Format, section: usize, bodies: &[(u32, &[u8])]) -> Result<Vec<Coded>, BundleError> {
     let mut coded: Vec<Coded> = Vec::with_capacity(bodies.len());
+    let mut unions = Unions::new(format, section);
     for (index, &(form, body)) in bodies.iter().enumerate() {
         let wire = if form == ALONE {
             body.to_vec()
         } else if index == 0 {
             return Err(BundleError::Joint { index, section, fault: IndexFault::Range });
         } else {
-            let before: Vec<&[u8]> = coded.iter().map(|coded| &coded.memory[..]).collect();
-            let memory = joint::decode(format, section, &before, body);
-            section::write(format, section, &memory.map_err(|fault| BundleError::Joint { index, section, fault })?)
+            let refuse = |fault| BundleError::Joint { index, section, fault };
+            let wire = section::write(format, section, &joint::decode(format, section, &unions, body).map_err(refuse)?);
+            if body.len() >= wire.len() {
+                return Err(refuse(IndexFault::Trailing));
+            }
+            wire
         };
         let memory = section::read(format, section, &wire).map_err(|source| BundleError::Payload { index, source })?;
+        unions.add(format, section, &memory);
         coded.push(Coded { wire, memory });
     }
     Ok(coded)

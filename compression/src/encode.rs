@@ -19,7 +19,7 @@ use crate::section::encode_indices;
 use crate::stream::{PayloadWriter, frame, payload_len};
 use crate::{Layout, LayoutError};
 
-/// Why a pseudo-gradient cannot be encoded; the error feedback is as it was.
+/// Why a pseudo-gradient cannot be encoded; unless it is [`EncodeError::Io`], the error feedback is as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
     /// Tensors that are not the layout's.

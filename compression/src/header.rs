@@ -136,9 +136,7 @@ pub(crate) fn header_bytes(format: &Format) -> usize {
     FIXED_BYTES + codec_runs(format.codecs()).len() * RUN_BYTES
 }
 
-/// Each codec with the number of consecutive tensors that it is for.
-///
-/// More runs than a u16 counts cannot occur: a format has one codec per tensor of a model's manifest, which has at most a few thousand.
+/// Each codec with the number of consecutive tensors that it is for; a format has no more than a u16 counts.
 fn codec_runs(codecs: &[Codec]) -> Vec<(u32, Codec)> {
     codecs.chunk_by(|a, b| a == b).map(|run| (run.len() as u32, run[0])).collect()
 }
@@ -158,7 +156,7 @@ fn read_runs(bytes: &[u8], tensors: u32) -> Result<Vec<(u32, Codec)>, PayloadErr
         rest -= count;
         runs.push((count, codec));
     }
-    if rest == 0 { Ok(runs) } else { Err(PayloadError::CodecRuns) }
+    if rest == 0 && !runs.is_empty() { Ok(runs) } else { Err(PayloadError::CodecRuns) }
 }
 
 /// `N` bytes at `at`; every caller's range lies inside the header.

@@ -170,6 +170,9 @@ impl<R: Read> Walk<R> {
 
     fn body(&mut self, section: usize, frame: &[u8; FRAME_BYTES]) -> Result<(), ReadError> {
         let (length, hash) = split_frame(frame);
+        if length == 0 {
+            return Err(PayloadError::SectionLength { section, least: 1, most: u32::MAX.into(), found: 0 }.into());
+        }
         let offset = self.bytes;
         let end = offset + u64::from(length);
         let mut hasher = blake3::Hasher::new();

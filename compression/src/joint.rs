@@ -4,7 +4,7 @@
 //! indices in the union of the earlier ones, the hits are a subset of m ranks, the misses of n - m; either is a Golomb code by its own number.
 
 use crate::codec::Select;
-use crate::format::{Form, Format, Part, Place};
+use crate::format::{Form, Format, Part};
 use crate::indices::bits::{BitReader, BitWriter};
 use crate::indices::{IndexFault, golomb};
 use crate::scales::ScaleCoder;
@@ -14,19 +14,10 @@ use crate::{CHUNK_ELEMENTS, floor::Floor};
 const WORDS: usize = CHUNK_ELEMENTS / 64;
 
 /// Which elements of a chunk are in the union.
+#[derive(Clone)]
 struct Union([u64; WORDS]);
 
 impl Union {
-    /// The indices that any of these payloads' sections sends of a chunk.
-    fn new(sections: &[&[u8]], part: &Part, place: &Place, room: &mut Decoded) -> Self {
-        let mut words = [0; WORDS];
-        for section in sections {
-            let (indices, _) = decode_place(section, part, place, room);
-            indices.iter().for_each(|&index| words[usize::from(index) / 64] |= 1 << (index % 64));
-        }
-        Self(words)
-    }
-
     fn has(&self, index: u16) -> bool {
         self.0[usize::from(index) / 64] >> (index % 64) & 1 == 1
     }
@@ -39,6 +30,28 @@ impl Union {
     fn split(&self, elements: usize) -> [Vec<u16>; 2] {
         let (inside, outside) = (0..elements as u16).partition(|&index| self.has(index));
         [inside, outside]
+    }
+}
+
+/// For each chunk with top-k of one section, the indices that payloads so far list, in order.
+pub(crate) struct Unions(Vec<Union>);
+
+impl Unions {
+    /// Of no payloads.
+    pub fn new(format: &Format, section: usize) -> Self {
+        let chunks = format.parts(section).iter().filter(|part| is_joint(part)).map(|part| part.grid.chunks()).sum();
+        Self(vec![Union([0; WORDS]); chunks])
+    }
+
+    /// Adds the indices of a payload's section.
+    pub fn add(&mut self, format: &Format, section: usize, memory: &[u8]) {
+        let mut room = Decoded::default();
+        let parts = format.parts(section).iter().filter(|part| is_joint(part));
+        let places = parts.flat_map(|part| part.places(Form::Memory, part.offset).map(move |place| (part, place)));
+        for ((part, place), Union(words)) in places.zip(&mut self.0) {
+            let (indices, _) = decode_place(memory, part, &place, &mut room);
+            indices.iter().for_each(|&index| words[usize::from(index) / 64] |= 1 << (index % 64));
+        }
     }
 }
 
@@ -77,10 +90,11 @@ fn fixed_bytes(part: &Part) -> usize {
     if is_joint(part) { indices - start } else { part.bytes(Form::Wire) }
 }
 
-/// The joint form of a section's `memory`, after those `before` it.
-pub(crate) fn encode(format: &Format, section: usize, before: &[&[u8]], memory: &[u8]) -> Vec<u8> {
+/// The joint form of a section's `memory`, after the payloads in `unions`.
+pub(crate) fn encode(format: &Format, section: usize, unions: &Unions, memory: &[u8]) -> Vec<u8> {
     let (mut body, mut stream) = (Vec::new(), BitWriter::default());
     let (mut scales, mut hits, mut room) = (ScaleCoder::default(), Hits::default(), Decoded::default());
+    let mut unions = unions.0.iter();
     for part in format.parts(section) {
         let start = body.len();
         body.resize(start + fixed_bytes(part), 0);
@@ -92,7 +106,7 @@ pub(crate) fn encode(format: &Format, section: usize, before: &[&[u8]], memory: 
             if part.codec.is_golomb() && part.has_scales() {
                 scales.write(memory[place.scale], &mut stream);
             }
-            let union = Union::new(before, part, &place, &mut room);
+            let Some(union) = unions.next() else { break };
             let [inside, outside] = union.split(place.chunk.elements());
             let (indices, _) = decode_place(memory, part, &place, &mut room);
             let inner = ranks(indices.iter().copied(), &inside);
@@ -105,15 +119,15 @@ pub(crate) fn encode(format: &Format, section: usize, before: &[&[u8]], memory: 
     body
 }
 
-/// The section's memory from its joint form, after those `before` it. Everything but the indices is as yet unchecked.
+/// The section's memory from its joint form, after the payloads in `unions`. Everything but the indices is as yet unchecked.
 ///
 /// # Errors
 /// [`IndexFault`] if the bytes are no joint form.
-pub(crate) fn decode(format: &Format, section: usize, before: &[&[u8]], body: &[u8]) -> Result<Vec<u8>, IndexFault> {
+pub(crate) fn decode(format: &Format, section: usize, unions: &Unions, body: &[u8]) -> Result<Vec<u8>, IndexFault> {
     let parts = format.parts(section);
     let (fixed, stream) = body.split_at_checked(parts.iter().map(fixed_bytes).sum()).ok_or(IndexFault::End)?;
     let (mut stream, mut scales, mut hits) = (BitReader::new(stream), ScaleCoder::default(), Hits::default());
-    let mut room = Decoded::default();
+    let mut unions = unions.0.iter();
     let mut memory = vec![0; format.section_bytes(section)];
     let mut start = 0;
     for part in parts {
@@ -125,10 +139,10 @@ pub(crate) fn decode(format: &Format, section: usize, before: &[&[u8]], body: &[
         start = end;
         for place in part.places(Form::Memory, part.offset).filter(|_| is_joint(part)) {
             if part.codec.is_golomb() && part.has_scales() {
-                memory[place.scale] = scales.read(&mut stream)?.ok_or(IndexFault::Range)?;
+                memory[place.scale] = scales.read(&mut stream)?;
             }
-            let union = Union::new(before, part, &place, &mut room);
-            let indices = read_indices(&union, place.chunk.elements(), place.k, &mut hits, &mut stream)?;
+            let Some(union) = unions.next() else { break };
+            let indices = read_indices(union, place.chunk.elements(), place.k, &mut hits, &mut stream)?;
             let elements = place.chunk.elements();
             encode_indices(
                 Form::Memory,

@@ -99,7 +99,7 @@ impl Layout {
         self.parameters
     }
 
-    /// BLAKE3 over every name and shape, so that two layouts are equal exactly if their digests are.
+    /// BLAKE3 over every name and shape, in order.
     pub fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_derive_key("tributary 2026 layout v1");
         hasher.update(&(self.tensors.len() as u64).to_le_bytes());

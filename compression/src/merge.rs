@@ -104,8 +104,9 @@ pub fn transition(state: &mut State, payloads: &[Weighted<'_>], rule: &Rule) -> 
     if let Some(first) = payloads.first() {
         check_threads()?;
         let merge = Merge::new(first.payload.format(), payloads, rule);
+        let heaviest: f64 = payloads.iter().map(|entry| f64::from(entry.weight)).sum::<f64>() * f64::from(MAX_MAGNITUDE);
         let reach = state.reach() + LONGEST_STEP * (1.0 + f64::from(rule.lr.abs()));
-        if reach < f64::from(f32::MAX) {
+        if reach < f64::from(f32::MAX) && heaviest < f64::from(f32::MAX) / 2.0 {
             state.change_within(reach, |tensors| merge.step(tensors));
         } else {
             let mut next = state.tensors().to_vec();
@@ -151,6 +152,7 @@ fn check_rule(state: &State, rule: &Rule) -> Result<(), TransitionError> {
 /// [`TransitionError::Layout`] if the payload is for other tensors.
 pub fn try_step(state: &State, payload: &Payload, step: f32) -> Result<Vec<Vec<f32>>, TransitionError> {
     check_layout(state, payload, 0)?;
+    check_threads()?;
     let mut theta = state.model().to_vec();
     payload.for_each_sent(&mut theta, |element, value| *element -= step * value);
     Ok(theta)
@@ -292,7 +294,7 @@ impl<'a> Merge<'a> {
         encoder.add(chunk, residual, merged);
         encoder.select(&codec);
         encoder.quantize(&codec, None);
-        for (index, value) in encoder.sent() {
+        for (index, value) in encoder.sent().filter(|&(_, value)| value != 0.0) {
             theta[chunk.position(index)] -= self.lr * value;
         }
         encoder.subtract_sent(chunk, residual);

@@ -130,7 +130,7 @@ impl Payload {
         self.digest
     }
 
-    /// A section's bytes in memory: of each part scale codes, value codes and indices, each chunk's in a place that the format gives.
+    /// A section's bytes in memory: of each part table or scale codes, value codes and indices, each chunk's in a place that the format gives.
     pub fn section(&self, section: usize) -> &[u8] {
         &self.sections[section]
     }

@@ -30,14 +30,14 @@ impl ScaleCoder {
         stream.put_signed(i32::from(scale) - i32::from(std::mem::replace(&mut self.previous, scale)));
     }
 
-    /// Reads the next scale code, of 0 to 255; `None` if it is no byte.
+    /// Reads the next scale code, of 0 to 255.
     ///
     /// # Errors
-    /// [`IndexFault::End`] if the stream ends before it does, [`IndexFault::Range`] if it is far from any byte.
-    pub fn read(&mut self, stream: &mut BitReader<'_>) -> Result<Option<u8>, IndexFault> {
-        let scale = u8::try_from(i32::from(self.previous) + stream.signed()?).ok();
-        self.previous = scale.unwrap_or_default();
-        Ok(scale)
+    /// [`IndexFault::End`] if the stream ends before it does, [`IndexFault::Scale`] if it is no byte.
+    pub fn read(&mut self, stream: &mut BitReader<'_>) -> Result<u8, IndexFault> {
+        let scale = i32::from(self.previous) + stream.signed()?;
+        self.previous = u8::try_from(scale).map_err(|_| IndexFault::Scale)?;
+        Ok(self.previous)
     }
 }
 
@@ -54,7 +54,7 @@ mod tests {
         scales.iter().for_each(|&scale| coder.write(scale, &mut stream));
         let bytes = stream.finish();
         let (mut stream, mut coder) = (BitReader::new(&bytes), ScaleCoder::default());
-        assert!(scales.iter().all(|&scale| coder.read(&mut stream) == Ok(Some(scale))));
+        assert!(scales.iter().all(|&scale| coder.read(&mut stream) == Ok(scale)));
         assert_eq!(stream.finish(), Ok(()));
     }
 
@@ -73,6 +73,6 @@ mod tests {
         assert_eq!(read(&[0]), Err(IndexFault::End));
         assert_eq!(read(&[0, 0x80, 0, 1]), Err(IndexFault::Range));
         // 9 bits: z + 1 = 511, d = 255.
-        assert_eq!(read(&[0, 0xFF, 1]), Ok(None));
+        assert_eq!(read(&[0, 0xFF, 1]), Err(IndexFault::Scale));
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::CHUNK_ELEMENTS;
 use crate::chunk::Chunk;
-use crate::codec::{Codec, Group, INDEX_BITS, Indices, Quantizer, Select};
+use crate::codec::{Codec, INDEX_BITS, Indices, Quantizer, Select};
 use crate::error::{ChunkFault, PayloadError};
 use crate::floor::{Floor, decode};
 use crate::format::{Form, Format, Part, Place};
@@ -53,8 +53,8 @@ impl Default for Decoded {
 impl<'a> CodedChunk<'a> {
     /// The chunk at a place in its section's memory.
     pub(crate) fn new(section: &'a [u8], part: &Part, place: &Place) -> Self {
-        let scale = if part.codec.quantizer == Quantizer::Reference { 0 } else { section[place.scale] };
-        let table = quantize::scale_table(part.codec.quantizer, scale).copied().unwrap_or_else(|| table(section, part, part.offset));
+        let scale = if part.has_scales() { section[place.scale] } else { 0 };
+        let table = place_table(section, part, place);
         Self {
             chunk: place.chunk,
             scale,
@@ -111,9 +111,7 @@ pub(crate) fn add_place(section: &[u8], part: &Part, place: &Place, room: &mut D
     let indices = &mut room.indices[..place.k];
     let valid = decode_indices(floor, part.codec.select, &section[place.indices.clone()], place.chunk.elements(), indices);
     debug_assert_eq!(valid, Ok(()), "checked when the section was read");
-    let values = quantize::scale_table(part.codec.quantizer, section[place.scale]).copied();
-    let values = values.unwrap_or_else(|| table(section, part, part.offset));
-    let terms = values.map(|value| if value != 0.0 { [factor * value, weight] } else { [0.0; 2] });
+    let terms = place_table(section, part, place).map(|value| if value != 0.0 { [factor * value, weight] } else { [0.0; 2] });
     decode::add(floor, indices, &section[place.codes.clone()], part.codec.quantizer.code_bits(), &terms, sums);
 }
 
@@ -122,10 +120,7 @@ pub(crate) fn add_place(section: &[u8], part: &Part, place: &Place, room: &mut D
 pub(crate) fn decode_place<'b>(section: &[u8], part: &Part, place: &Place, room: &'b mut Decoded) -> (&'b [u16], &'b [f32]) {
     let (codes, indices) = (&section[place.codes.clone()], &section[place.indices.clone()]);
     let size = [place.chunk.elements(), place.k];
-    match quantize::scale_table(part.codec.quantizer, section[place.scale]) {
-        Some(table) => decode_chunk(part.codec, table, codes, indices, size, room),
-        None => decode_chunk(part.codec, &table(section, part, part.offset), codes, indices, size, room),
-    }
+    decode_chunk(part.codec, &place_table(section, part, place), codes, indices, size, room)
 }
 
 /// Indices and values of a chunk from its bytes in memory; `size` is its number of elements and of values.
@@ -153,36 +148,23 @@ fn table(section: &[u8], part: &Part, start: usize) -> [f32; 4] {
     std::array::from_fn(|code| words.get(code).map_or(0.0, |&word| f32::from_le_bytes(word)))
 }
 
+/// What the codes of the chunk at a place in its section's memory decode to.
+#[inline(always)]
+fn place_table(section: &[u8], part: &Part, place: &Place) -> [f32; 4] {
+    match part.codec.quantizer {
+        Quantizer::Reference => table(section, part, part.offset),
+        quantizer => quantize::scale_table(quantizer, section[place.scale]).copied().unwrap_or_default(),
+    }
+}
+
 /// Reads the indices of a chunk of `elements` from their form in memory.
 #[inline(always)]
 pub(crate) fn decode_indices(floor: Floor, select: Select, bytes: &[u8], elements: usize, out: &mut [u16]) -> Result<(), IndexFault> {
     match select {
-        Select::TopK { indices: Indices::Packed12, .. } => decode_packed(floor, bytes, elements, out),
+        Select::TopK { indices: Indices::Packed12, .. } => packed::decode_indices(floor, bytes, INDEX_BITS, elements, out),
         Select::TopK { .. } => elias_fano::decode(floor, bytes, elements, out),
-        Select::GroupMax { group } => decode_offsets(floor, group, bytes, elements, out),
+        Select::GroupMax { group } => packed::decode_offsets(floor, bytes, group.bits(), elements, out),
     }
-}
-
-fn decode_packed(floor: Floor, bytes: &[u8], elements: usize, out: &mut [u16]) -> Result<(), IndexFault> {
-    if !packed::padding_is_zero(bytes, out.len(), INDEX_BITS) {
-        return Err(IndexFault::Padding);
-    }
-    packed::decode(floor, bytes, INDEX_BITS, out);
-    if !out.is_sorted_by(|a, b| a < b) {
-        return Err(IndexFault::Order);
-    }
-    if out.last().is_none_or(|&last| usize::from(last) < elements) { Ok(()) } else { Err(IndexFault::Range) }
-}
-
-fn decode_offsets(floor: Floor, group: Group, bytes: &[u8], elements: usize, out: &mut [u16]) -> Result<(), IndexFault> {
-    if !packed::padding_is_zero(bytes, out.len(), group.bits()) {
-        return Err(IndexFault::Padding);
-    }
-    packed::decode(floor, bytes, group.bits(), out);
-    for (number, offset) in out.iter_mut().enumerate() {
-        *offset += (number * group.elements()) as u16;
-    }
-    if out.last().is_none_or(|&last| usize::from(last) < elements) { Ok(()) } else { Err(IndexFault::Range) }
 }
 
 /// Writes a chunk's ascending indices; Golomb codes also into the section's stream.
@@ -283,8 +265,7 @@ impl Reader<'_> {
         let indices = &mut self.indices[..k];
         if part.codec.is_golomb() {
             if part.has_scales() {
-                let scale = self.scales.read(&mut self.stream)?.ok_or(ChunkFault::Scale(u8::MAX))?;
-                self.memory[place.scale] = scale;
+                self.memory[place.scale] = self.scales.read(&mut self.stream)?;
             }
             if self.split.0 != [elements, k] {
                 self.split = ([elements, k], Split::new(elements, k));

@@ -13,6 +13,17 @@ use compression::{
 };
 use proptest::prelude::*;
 
+/// All elements are hits: the largest differences there are.
+#[test]
+fn payloads_that_send_everything_make_a_bundle() {
+    for indices in [Indices::Packed12, Indices::EliasFano, Indices::Golomb] {
+        let format = uniform(&[&[64, 64], &[64, 64]], Codec::top_k(4096, Quantizer::Sign1, indices));
+        let (a, b) = (payload(&format, 1), payload(&format, 2));
+        let parsed = parse_bundle(&encode_bundle(&[&a, &b]).unwrap(), &format, 2).unwrap();
+        assert!(parsed.iter().map(Payload::digest).eq([a.digest(), b.digest()]));
+    }
+}
+
 #[test]
 fn bundles_give_back_the_same_payloads_in_fewer_bytes() {
     for format in formats(100) {

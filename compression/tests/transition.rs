@@ -236,6 +236,9 @@ fn refusals_leave_the_state() {
     for lr in [f32::NAN, f32::INFINITY] {
         assert_eq!(refuse(&weighted(&payloads, &[1.0, 1.0]), lr, before.clone()), TransitionError::NonFinite("t0".into()));
     }
+    // Weights whose sums overflow make means that are no numbers.
+    let heavy = refuse(&weighted(&payloads, &[3e38, 3e38]), 1.0, before.clone());
+    assert!(matches!(heavy, TransitionError::NonFinite(_)), "{heavy}");
     let mut huge = before.clone();
     huge.tensors_mut()[2][4999] = f32::INFINITY;
     assert_eq!(refuse(&weighted(&payloads, &[1.0, 1.0]), 1.0, huge), TransitionError::NonFinite("t2".into()));

@@ -185,7 +185,7 @@ pub struct Outer {
     /// Over whom a coordinate's mean is taken.
     pub merge: Merge,
     /// How the merged update is compressed again before it is taken; what is lost stays in the state's residual. Off by default: what it
-    /// costs in loss is in docs/compression.md.
+    /// costs in loss has not been measured yet.
     pub resparsify: Option<Coding>,
 }
 

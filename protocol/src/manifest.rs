@@ -9,7 +9,7 @@ use crate::config::{Checkpoints, Compression, ConfigError, Inner, Judge, Outer, 
 use crate::{Architecture, Digest, Hotkey, RunId};
 
 /// The manifest format that this code reads and writes.
-pub const MANIFEST_VERSION: u32 = 1;
+pub const MANIFEST_VERSION: u32 = 2;
 /// The largest manifest that is read.
 pub const MAX_MANIFEST_BYTES: u64 = 64 << 10;
 /// The last block at which a run may start; a chain needs a hundred thousand years to get there.

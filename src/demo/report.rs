@@ -47,7 +47,7 @@ pub async fn finish(lab: &Lab, story: &Story, json: bool) -> Result<()> {
     let checkpoint = write_checkpoint(lab, &replica).await?;
     let dataset = Dataset::open(&lab.dir.join("data"), &lab.dir.join("cache"))?;
     let mut model = Llama::new(&run.manifest.model, Device::Cpu)?;
-    model.load(replica.state.tensors())?;
+    model.load(replica.state.model())?;
     let held_out = held_out(&model, &dataset, run.manifest.model.sequence_length)?;
     let sample = sample(&model, &dataset)?;
     fs::write(lab.dir.join("sample.txt"), &sample)?;

@@ -130,7 +130,7 @@ impl<'a> BitReader<'a> {
             let here = word.trailing_zeros();
             zeros += here;
             if zeros > most {
-                return Err(if self.at + zeros as usize >= self.bytes.len() * 8 { Fault::End } else { Fault::Range });
+                return Err(if self.at + here as usize >= self.bytes.len() * 8 { Fault::End } else { Fault::Range });
             }
             if word != 0 {
                 return self.skip(here as usize + 1).map(|()| zeros);
@@ -139,12 +139,12 @@ impl<'a> BitReader<'a> {
         }
     }
 
-    /// What [`BitWriter::put_signed`] wrote, if it is within ±4095.
+    /// What [`BitWriter::put_signed`] wrote, if it is within ±8191.
     ///
     /// # Errors
     /// [`Fault::End`] if the stream ends before it does, [`Fault::Range`] if it is larger.
     pub fn signed(&mut self) -> Result<i32, Fault> {
-        let low = self.unary(12)?;
+        let low = self.unary(13)?;
         let number = (1 << low | self.take(low)?) as i32 - 1;
         Ok(if number % 2 == 0 { number / 2 } else { -(number + 1) / 2 })
     }
@@ -202,6 +202,19 @@ mod tests {
             assert_eq!(bytes.iter().map(|byte| byte.count_ones()).sum::<u32>(), 1);
             assert_eq!(bytes[zeros as usize / 8], 1 << (zeros % 8));
         }
+    }
+
+    #[test]
+    fn long_unary_codes_are_bounded() {
+        let zeros = |count: usize| (vec![0u8; count / 8], 1u8 << (count % 8));
+        let read = |count: usize, most| {
+            let (mut bytes, last) = zeros(count);
+            bytes.push(last);
+            BitReader::new(&bytes).unary(most)
+        };
+        assert_eq!([read(5, 5), read(64, 64), read(100, 100), read(200, 200)], [Ok(5), Ok(64), Ok(100), Ok(200)]);
+        assert_eq!([read(6, 5), read(100, 70), read(200, 199)], [Err(Fault::Range); 3]);
+        assert_eq!(BitReader::new(&[0; 16]).unary(200), Err(Fault::End));
     }
 
     #[test]

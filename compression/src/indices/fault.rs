@@ -13,6 +13,9 @@ pub enum IndexFault {
     /// An index beyond the chunk's last element.
     #[error("an index lies outside its chunk")]
     Range,
+    /// A scale code in a bit stream that is no byte.
+    #[error("a scale code is none of 0 to 255")]
+    Scale,
     /// A bit stream that is over before its last chunk is.
     #[error("the bit stream is too short")]
     End,

@@ -1,6 +1,6 @@
 //! Values of one fixed width: value `j` of width `w` occupies bits `w*j` to `w*j + w - 1`.
 
-use super::bits;
+use super::{IndexFault as Fault, bits};
 use crate::floor::Floor;
 use crate::floor::decode;
 
@@ -29,6 +29,37 @@ pub fn encode(values: impl IntoIterator<Item = u16>, width: u32, out: &mut [u8])
 /// Reads `out.len()` values of `width <= 12` bits from as many bytes as [`bytes`] says.
 pub fn decode(floor: Floor, bytes: &[u8], width: u32, out: &mut [u16]) {
     decode::unpack(floor, bytes, width, out);
+}
+
+/// Reads strictly ascending indices below n.
+///
+/// # Errors
+/// [`Fault::Padding`], [`Fault::Order`] or [`Fault::Range`]; `out` holds anything then.
+pub fn decode_indices(floor: Floor, bytes: &[u8], width: u32, n: usize, out: &mut [u16]) -> Result<(), Fault> {
+    unpack(floor, bytes, width, out)?;
+    if out.is_sorted_by(|a, b| a < b) { check_last(n, out) } else { Err(Fault::Order) }
+}
+
+/// Reads offsets in consecutive groups of `2^width` elements, as indices below n.
+///
+/// # Errors
+/// [`Fault::Padding`] or [`Fault::Range`]; `out` holds anything then.
+pub fn decode_offsets(floor: Floor, bytes: &[u8], width: u32, n: usize, out: &mut [u16]) -> Result<(), Fault> {
+    unpack(floor, bytes, width, out)?;
+    out.iter_mut().enumerate().for_each(|(number, offset)| *offset += (number << width) as u16);
+    check_last(n, out)
+}
+
+fn unpack(floor: Floor, bytes: &[u8], width: u32, out: &mut [u16]) -> Result<(), Fault> {
+    if !padding_is_zero(bytes, out.len(), width) {
+        return Err(Fault::Padding);
+    }
+    decode(floor, bytes, width, out);
+    Ok(())
+}
+
+fn check_last(n: usize, indices: &[u16]) -> Result<(), Fault> {
+    if indices.last().is_none_or(|&last| usize::from(last) < n) { Ok(()) } else { Err(Fault::Range) }
 }
 
 /// Whether the bits beyond the last value are zero.

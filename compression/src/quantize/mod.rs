@@ -31,10 +31,10 @@ pub(crate) enum Coder {
 impl Coder {
     /// The best coder for a chunk's selected values; `reference` is the tensor's, if that is the quantizer.
     pub fn choose(quantizer: Quantizer, selected: &[f32], reference: Option<Reference>, floor: Floor, fixed: &mut Vec<u16>) -> Self {
-        match (quantizer, reference) {
-            (_, Some(fitted)) => Self::Reference(fitted),
-            (Quantizer::Sign1, None) => Self::Sign1(sign1::choose_scale(selected)),
-            (Quantizer::Sign2 | Quantizer::Reference, None) => Self::Sign2(sign2::choose_scale(floor, selected, fixed)),
+        match quantizer {
+            Quantizer::Reference => Self::Reference(reference.unwrap_or_else(|| Reference::fit(selected))),
+            Quantizer::Sign1 => Self::Sign1(sign1::choose_scale(selected)),
+            Quantizer::Sign2 => Self::Sign2(sign2::choose_scale(floor, selected, fixed)),
         }
     }
 

@@ -22,7 +22,7 @@ impl Reference {
     pub fn fit(selected: &[f32]) -> Self {
         let count = selected.len() as f64;
         let shift = (selected.iter().copied().map(f64::from).sum::<f64>() / count) as f32;
-        let squares: f64 = selected.iter().map(|v| f64::from(v - shift).powi(2)).sum();
+        let squares: f64 = selected.iter().map(|v| f64::from(v - shift)).map(|c| c * c).sum();
         let scale = ((squares / (count - 1.0)).sqrt() * 6.0 / 4.0) as f32;
         let scale = if scale.is_finite() && scale != 0.0 { scale } else { 1.0 };
         let mut fitted = Self { shift, scale, values: [0.0; 4] };
