@@ -46,8 +46,8 @@ vectors: $(NUMPY)
 	.tools/python/bin/python compression/tests/decoder.py compression/tests/vectors
 
 $(NUMPY):
-	python3 -m venv .tools/python
-	.tools/python/bin/pip install --quiet --disable-pip-version-check numpy==2.4.6
+	@python3 -m venv .tools/python || { echo "make vectors: Python 3.10 or later with venv is needed (Debian: apt install python3-venv)" >&2; exit 1; }
+	.tools/python/bin/pip install --quiet --disable-pip-version-check numpy==2.2.6
 
 fuzz: $(FUZZ)
 	cd compression && PATH="$(CURDIR)/.tools/bin:$$PATH" $(CARGO) +$(NIGHTLY) fuzz build

@@ -81,6 +81,8 @@ impl Costs {
         let parameters = layout.parameters() as u64;
         let tables = if model.tied_embeddings { 1 } else { 2 };
         let payload_bytes = compression::typical_payload_len(&manifest.format());
+        // Lossy merges leave one more f32 per parameter in the state.
+        let residual = if manifest.outer.resparsify.is_some() { 4 } else { 0 };
         let peers = u64::from(peers.unwrap_or(manifest.judge.top));
         let up = payload_bytes.saturating_add(SEAL_OVERHEAD);
         let tokens_per_miner = u64::from(inner.steps).saturating_mul(u64::from(inner.batch)).saturating_mul(model.sequence_length as u64);
@@ -91,7 +93,11 @@ impl Costs {
             parameters,
             parameters_without_embeddings: parameters - tables * (model.vocab_size * model.hidden_size) as u64,
             memory_per_gpu: GPUS
-                .map(|gpus| Memory { gpus, state_bytes: parameters.saturating_mul(STATE_BYTES).div_ceil(gpus), activation_bytes })
+                .map(|gpus| Memory {
+                    gpus,
+                    state_bytes: parameters.saturating_mul(STATE_BYTES + residual).div_ceil(gpus),
+                    activation_bytes,
+                })
                 .into(),
             peers,
             payload_bytes,
@@ -105,7 +111,7 @@ impl Costs {
             round_seconds: round_blocks.saturating_mul(BLOCK_SECONDS),
             training_seconds: (times.train - times.upload).saturating_mul(BLOCK_SECONDS),
             early_close: times.early_close,
-            snapshot_bytes: parameters.saturating_mul(4),
+            snapshot_bytes: parameters.saturating_mul(4 + residual),
             snapshot_every_rounds: manifest.checkpoints.every,
         }
     }

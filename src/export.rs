@@ -51,7 +51,7 @@ pub async fn run(args: ExportArgs) -> Result<()> {
     match args.format {
         Format::Hf => export(&snapshot.state, &snapshot.manifest.model, source, &args.out)?,
     }
-    let parameters = snapshot.state.layout().parameters();
+    let parameters = snapshot.state.model().iter().map(Vec::len).sum();
     output::report(
         &Exported { round: snapshot.state.round, root: snapshot.root, parameters, format: args.format, folder: args.out },
         args.json,

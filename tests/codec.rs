@@ -10,10 +10,12 @@ use std::{
     sync::Arc,
 };
 
+use checkpoints::Terms;
 use compression::{
     Codec, ErrorFeedback, Format, Group, Header, Indices, Layout, MergeOver, Payload, Quantizer, Rule, State, TensorSpec, Weighted, encode,
     transition,
 };
+use protocol::{Manifest, Merge, Outer, RunConfig};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::Value;
 
@@ -230,7 +232,7 @@ fn only_payloads_of_one_record_are_merged_into_their_base() {
     assert!(files.fails(&merge("a.trb late.trb", "")).1.contains("late.trb is of another round"));
     assert!(files.fails(&merge("a.trb zero.trb", "")).1.contains("another base root"));
     assert!(files.fails(&merge("a.trb other.trb", "")).1.contains("coded in another way"));
-    assert!(files.fails(&merge("a.trb", " --weights 1,1")).1.contains("2 weights for 1 payloads"));
+    assert!(files.fails(&merge("a.trb", " --weights 1,1")).1.contains("2 weights for 1 payload:"));
     assert_eq!(files.codec(&merge("a.trb", " --weights 0")).status.code(), Some(2));
 }
 
@@ -240,7 +242,7 @@ fn damage_is_explained() {
     write_f32(&files, "delta", &elements(1));
     files.succeeds("encode --pseudo-gradient delta --out p.trb");
     assert!(files.succeeds("inspect p.trb").contains("pass --like"));
-    assert!(files.succeeds("inspect p.trb --like delta").contains("every byte holds"));
+    assert!(files.succeeds("inspect p.trb --like delta").contains("a node would accept it"));
     let good = files.read("p.trb");
     let section = &files.json("inspect p.trb")["sections"][0];
     let body = section["offset"].as_u64().unwrap() as usize;
@@ -288,7 +290,7 @@ fn other_tensors_are_refused() {
         SHAPES.map(|(name, shape)| (if name == "a.norm" { "a.bias" } else { name }, shape, vec![0; 4 * shape.iter().product::<usize>()]));
     files.write("renamed", Dtype::F32, &renamed);
     files.succeeds("encode --pseudo-gradient delta --out p.trb");
-    for (like, refusal) in [("one", "has 3 tensors, this run has 1"), ("renamed", "layout digest differs")] {
+    for (like, refusal) in [("one", "has 3 tensors, expected 1"), ("renamed", "layout digest differs")] {
         assert!(files.fails(&format!("decode p.trb --like {like} --out dense")).1.contains(refusal));
         let (report, error) = files.fails(&format!("inspect p.trb --like {like}"));
         assert!(report.contains("matches") && error.contains(refusal), "{report}{error}");
@@ -316,4 +318,103 @@ fn a_pseudo_gradient_that_is_not_finite_writes_nothing() {
     write_f32(&files, "delta", &gradient);
     assert!(files.fails("encode --pseudo-gradient delta --feedback-out e --out p.trb").1.contains("a.norm"));
     assert!(!files.path("p.trb").exists() && !files.path("e").exists());
+}
+
+#[test]
+fn what_is_written_takes_no_other_files_place() {
+    let files = Files::new();
+    write_f32(&files, "delta", &elements(1));
+    files.succeeds("encode --pseudo-gradient delta --out p.trb --feedback-out e");
+    let before = ["delta", "p.trb", "e"].map(|name| files.read(name));
+    for (arguments, other) in [
+        ("encode --pseudo-gradient delta --out x --feedback-out ./x", "--feedback-out"),
+        ("encode --pseudo-gradient delta --out e --feedback-in ./e", "--feedback-in"),
+        ("encode --pseudo-gradient delta --out ./delta", "--pseudo-gradient"),
+        ("encode --pseudo-gradient delta --out x --feedback-out ../SELF/delta", "--pseudo-gradient"),
+        ("decode p.trb --like delta --out ./p.trb", "the payload"),
+        ("decode p.trb --like delta --out delta", "--like"),
+        ("merge p.trb --theta delta --lr 1 --out p.trb", "a payload"),
+    ] {
+        let folder = files.0.path().file_name().unwrap().to_str().unwrap();
+        let problem = files.fails(&arguments.replace("SELF", folder)).1;
+        assert!(problem.contains(&format!("would take the place of {other}:")), "{arguments}: {problem}");
+    }
+    assert_eq!(["delta", "p.trb", "e"].map(|name| files.read(name)), before);
+    assert!(!files.path("x").exists());
+    files.succeeds("encode --pseudo-gradient delta --out p.trb --feedback-in e --feedback-out e");
+    files.succeeds("merge p.trb --theta delta --lr 1 --out delta");
+}
+
+#[test]
+fn a_runs_payloads_are_read_and_merged_as_the_run_does() {
+    let config = RunConfig::parse(include_str!("../configs/demo.toml")).unwrap();
+    let exact = Manifest::draft(config.clone()).unwrap();
+    let resparsify = Some(exact.compression.matrices);
+    let lossy = Manifest::draft(RunConfig { outer: Outer { resparsify, merge: Merge::All, ..config.outer.clone() }, ..config }).unwrap();
+    for manifest in [exact, lossy] {
+        let files = Files::new();
+        fs::write(files.path("manifest.json"), manifest.to_bytes()).unwrap();
+        let (layout, format) = (manifest.state_layout(), manifest.format());
+        assert!(!format.layout().tensors().is_sorted_by_key(|spec| &spec.name), "the run's order is not that of names");
+        let theta: Vec<_> = layout.tensors().iter().enumerate().map(|(i, spec)| vec![1.0 + i as f32; spec.len()]).collect();
+        let bytes = |elements: &[f32]| elements.iter().flat_map(|element| element.to_le_bytes()).collect::<Vec<u8>>();
+        let tensors = layout.tensors().iter().zip(&theta).map(|(spec, elements)| (&*spec.name, &*spec.shape, bytes(elements)));
+        files.write("theta", Dtype::F32, &tensors.collect::<Vec<_>>());
+
+        let mut state = State::new(layout, 3, theta.clone()).unwrap();
+        let header = Header { run: manifest.run_id().0, round: 3, base_root: state.root(), ..ZEROS };
+        let gradient: Vec<_> =
+            format.layout().tensors().iter().map(|spec| (0..spec.len()).map(|i| (i % 97) as f32 * 1e-3).collect()).collect();
+        let sealed = encode(&format, &header, &mut ErrorFeedback::zeros(format.layout()), &gradient, 0.95).unwrap();
+        fs::write(files.path("p.trb"), &sealed).unwrap();
+        let payload = Payload::parse(&sealed, &format).unwrap();
+
+        files.succeeds("decode p.trb --like manifest.json --out dense");
+        let dense = files.tensors("dense");
+        for (spec, elements) in format.layout().tensors().iter().zip(payload.to_dense()) {
+            assert_eq!(dense[&spec.name], (spec.shape.clone(), elements));
+        }
+        assert!(files.succeeds("inspect p.trb --like manifest.json").contains("a node would accept it"));
+
+        transition(&mut state, &[Weighted { payload: &payload, weight: 1.0 }], &Terms::of_manifest(&manifest, 3).rule).unwrap();
+        let report = files.json("merge p.trb --manifest manifest.json --theta theta --out next");
+        assert_eq!(report["root_after"], hex::encode(state.root()));
+        let next = files.tensors("next");
+        for (spec, elements) in state.layout().tensors().iter().zip(state.tensors()) {
+            assert_eq!(next[&spec.name], (spec.shape.clone(), elements.clone()));
+        }
+        assert!(files.fails("merge p.trb --manifest manifest.json --theta p.trb --out next").1.contains("no safetensors"));
+        assert!(files.fails("merge p.trb --theta dense --lr 1 --any-base --out next").1.contains("layout digest differs"));
+        assert!(files.fails("merge p.trb --manifest theta --theta theta --out next").1.contains("theta: the manifest"));
+        files.write("one", Dtype::F32, &[("a", &[1], vec![0; 4])]);
+        assert!(files.fails("merge p.trb --manifest manifest.json --theta one --out next").1.contains("one lacks tensor"));
+        refusals_by_manifest(&files, &format, &header, &gradient);
+    }
+}
+
+/// Payloads that only the run's manifest shows to be wrong, and the tensor's name.
+fn refusals_by_manifest(files: &Files, format: &Arc<Format>, header: &Header, gradient: &[Vec<f32>]) {
+    let layout = format.layout();
+    let other = Arc::new(Format::uniform(layout.clone(), Codec::group_max(Group::G16, Quantizer::Sign1)).unwrap());
+    let bytes = encode(&other, header, &mut ErrorFeedback::zeros(layout), gradient, 0.95).unwrap();
+    fs::write(files.path("other.trb"), bytes).unwrap();
+    let (report, error) = files.fails("inspect other.trb --like manifest.json");
+    assert!(error.contains("must be coded as top-k 64, golomb, sign2") && error.contains("manifest of its own run"), "{error}");
+    assert!(report.contains(&format!("the tensor is {}", layout.tensors()[0].name)), "{report}");
+}
+
+#[test]
+fn what_no_payload_can_be_made_of_is_told() {
+    let files = Files::new();
+    files.write("scalar", Dtype::F32, &[("a", &[], vec![0; 4])]);
+    files.write("flat", Dtype::F32, &[("a", &[1; 5], vec![0; 4])]);
+    for name in ["scalar", "flat"] {
+        assert!(files.fails(&format!("encode --pseudo-gradient {name} --out p.trb")).1.contains("1 to 4 dimensions, none zero"));
+    }
+    for beta in ["1.01", "NaN", "inf", "a"] {
+        let Output { status, stderr, .. } = files.codec(&format!("encode --pseudo-gradient scalar --out p.trb --beta {beta}"));
+        assert_eq!(status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&stderr).contains("a number from 0 to 1"));
+    }
+    assert_eq!(files.codec("merge p.trb --theta scalar --out next").status.code(), Some(2));
 }

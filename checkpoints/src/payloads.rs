@@ -77,6 +77,7 @@ pub(crate) fn owned_by(payload: &Payload, context: &SealContext) -> bool {
 }
 
 /// The payloads of a record, in its order: from `known`, from a bundle, or one by one. `None` if some cannot be had now.
+/// The list's envelopes passed [`check_envelope`] before, so that no size asked for here is beyond what a payload of the run can have.
 ///
 /// # Errors
 /// Only the chain's own.

@@ -217,7 +217,7 @@ impl Run {
         Ok(ranks(&self.chain.neurons(self.manifest.chain.netuid, at).await?))
     }
 
-    /// The tensors of the run's state.
+    /// The model's tensors. The state of a run with lossy merges has more: [`Manifest::state_layout`].
     pub fn layout(&self) -> &Arc<Layout> {
         self.format.layout()
     }

@@ -31,6 +31,9 @@ async fn envelopes_are_checked_without_any_download() {
     for found in [0, least - 1, most + 1, u64::MAX] {
         assert_eq!(refusal(&net, &replica, owner, |e| e.sealed_len = found), Some(Refusal::WrongSize { found, least, most }));
     }
+    for found in [least, most] {
+        assert_eq!(refusal(&net, &replica, owner, |e| e.sealed_len = found), None);
+    }
 }
 
 #[tokio::test]
@@ -96,6 +99,16 @@ async fn other_bytes_than_the_sealed_ones_are_refused() {
     for bytes in [flipped, good[..good.len() - 1].to_vec(), [&good[..], &[0]].concat(), vec![], vec![0; 1 << 20]] {
         replace(bucket, &ObjectKey::Payload(0), bytes).await;
         assert_eq!(fetched(&net, &replica, None).await, Some(Refusal::SealedDigest));
+    }
+}
+
+#[tokio::test]
+async fn the_right_bytes_under_another_length_are_refused() {
+    let (net, replica) = ready().await;
+    let claim = net.envelope(&net.miners[0], &replica, &net.payload(&net.miners[0], &replica));
+    for sealed_len in [claim.sealed_len - 1, claim.sealed_len + 1] {
+        let claim = Envelope { sealed_len, ..claim.clone() };
+        assert_eq!(fetched(&net, &replica, Some(claim)).await, Some(Refusal::SealedDigest));
     }
 }
 

@@ -8,8 +8,8 @@ use crate::error::PayloadError;
 use crate::format::Format;
 use crate::header::{HOTKEY, Header, header_bytes};
 use crate::indices::IndexFault;
-use crate::payload::{Coded, Payload};
 use crate::joint::{self, Unions};
+use crate::payload::{Coded, Payload};
 use crate::section;
 
 const MAGIC: [u8; 4] = *b"TRBB";

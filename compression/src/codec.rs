@@ -66,6 +66,16 @@ pub enum Indices {
     Golomb,
 }
 
+impl std::fmt::Display for Indices {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Packed12 => "packed12",
+            Self::EliasFano => "elias-fano",
+            Self::Golomb => "golomb",
+        })
+    }
+}
+
 /// How a selected value becomes a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quantizer {
@@ -84,6 +94,16 @@ impl Quantizer {
             Self::Sign2 | Self::Reference => 2,
             Self::Sign1 => 1,
         }
+    }
+}
+
+impl std::fmt::Display for Quantizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Sign2 => "sign2",
+            Self::Sign1 => "sign1",
+            Self::Reference => "reference",
+        })
     }
 }
 
@@ -196,10 +216,10 @@ impl Codec {
 impl std::fmt::Display for Codec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.select {
-            Select::TopK { k, indices } => write!(f, "top-k {k}, {indices:?}")?,
+            Select::TopK { k, indices } => write!(f, "top-k {k}, {indices}")?,
             Select::GroupMax { group } => write!(f, "group-max {}", group.elements())?,
         }
-        write!(f, ", {:?}", self.quantizer)
+        write!(f, ", {}", self.quantizer)
     }
 }
 
@@ -222,6 +242,15 @@ mod tests {
         assert_eq!([1, 2, 3, 63, 64, 4096].map(|n| reference.chunk_k(n)), [1, 2, 2, 62, 64, 64]);
         let groups = Codec::group_max(Group::G32, Quantizer::Sign1);
         assert_eq!([1, 32, 33, 4096].map(|n| groups.chunk_k(n)), [1, 1, 2, 128]);
+    }
+
+    #[test]
+    fn a_codec_is_called_as_in_configs() {
+        let top_k = |quantizer, indices| Codec::top_k(64, quantizer, indices).to_string();
+        assert_eq!(top_k(Quantizer::Sign2, Indices::Golomb), "top-k 64, golomb, sign2");
+        assert_eq!(top_k(Quantizer::Sign1, Indices::EliasFano), "top-k 64, elias-fano, sign1");
+        assert_eq!(top_k(Quantizer::Reference, Indices::Packed12), "top-k 64, packed12, reference");
+        assert_eq!(Codec::group_max(Group::G16, Quantizer::Sign2).to_string(), "group-max 16, sign2");
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub enum PayloadError {
         found: Option<Codec>,
     },
     /// Another number of tensors than the run's.
-    #[error("payload has {found} tensors, this run has {expected}")]
+    #[error("payload has {found} tensors, expected {expected}")]
     Tensors {
         /// The run's.
         expected: usize,
@@ -49,10 +49,10 @@ pub enum PayloadError {
         found: u32,
     },
     /// Other tensors than the run's.
-    #[error("payload is for other tensors than this run's: its layout digest differs")]
+    #[error("payload is for other tensors: its layout digest differs")]
     Layout,
     /// Another number of sections than the format makes.
-    #[error("payload has {found} sections, this run's have {expected}")]
+    #[error("payload has {found} sections, expected {expected}")]
     Sections {
         /// By format.
         expected: usize,
@@ -60,7 +60,7 @@ pub enum PayloadError {
         found: u32,
     },
     /// A section of a length that the format does not allow.
-    #[error("section {section} has {found} bytes, this run's have {least} to {most}")]
+    #[error("section {section} has {found} bytes, expected {least} to {most}")]
     SectionLength {
         /// Number of the section.
         section: usize,

@@ -54,7 +54,7 @@ pub enum LayoutError {
     #[error("tensor {0:?} appears twice")]
     Repeated(String),
     /// A shape with a zero, with too many dimensions or too many elements.
-    #[error("tensor {name:?} has the impossible shape {shape:?}")]
+    #[error("tensor {name:?} has the impossible shape {shape:?}; expected 1 to {MAX_RANK} dimensions, none zero")]
     Shape {
         /// The tensor.
         name: String,

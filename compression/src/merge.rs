@@ -99,8 +99,7 @@ pub enum TransitionError {
 /// # Errors
 /// [`TransitionError`]; the state is unchanged then.
 pub fn transition(state: &mut State, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), TransitionError> {
-    check_record(state, payloads)?;
-    check_rule(state, rule)?;
+    check_record(state, payloads, rule)?;
     if let Some(first) = payloads.first() {
         check_threads()?;
         let merge = Merge::new(first.payload.format(), payloads, rule);
@@ -119,11 +118,13 @@ pub fn transition(state: &mut State, payloads: &[Weighted<'_>], rule: &Rule) -> 
     Ok(())
 }
 
-/// What [`transition`] demands of a record before it computes anything: payloads for the state's tensors, weights finite and above zero.
+/// What [`transition`] demands before it computes anything: payloads for the state's tensors and all of one format, weights finite and above
+/// zero; a rule that can be followed, and a state with a residual exactly where it needs one.
 ///
 /// # Errors
-/// [`TransitionError::Layout`] or [`TransitionError::Weight`] of the first payload that breaks a rule.
-pub fn check_record(state: &State, payloads: &[Weighted<'_>]) -> Result<(), TransitionError> {
+/// [`TransitionError::Layout`], [`TransitionError::Format`] or [`TransitionError::Weight`] of the first payload that breaks a rule; then
+/// [`TransitionError::Residual`] or [`TransitionError::Resparsify`].
+pub fn check_record(state: &State, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), TransitionError> {
     for (number, &Weighted { payload, weight }) in payloads.iter().enumerate() {
         check_layout(state, payload, number)?;
         if payload.format() != payloads[0].payload.format() {
@@ -133,7 +134,7 @@ pub fn check_record(state: &State, payloads: &[Weighted<'_>]) -> Result<(), Tran
             return Err(TransitionError::Weight { payload: number, weight });
         }
     }
-    Ok(())
+    check_rule(state, rule)
 }
 
 fn check_rule(state: &State, rule: &Rule) -> Result<(), TransitionError> {

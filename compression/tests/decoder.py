@@ -1,4 +1,4 @@
-"""A payload decoder written from `../README.md` alone, and as strict: `python3 decoder.py FOLDER`. Python 3.11, numpy.
+"""A payload decoder written from `../README.md` alone, and as strict: `python3 decoder.py FOLDER`. Python 3.10, numpy.
 
 NAME.trb must be decoded to the data of NAME.safetensors, bit for bit; its f32 tensors, in ascending byte order of their names, also give the layout.
 refused/NAME.bad.trb must be refused; NAME's line of refused/faults.txt tells the fault and a file with the layout.

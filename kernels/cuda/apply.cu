@@ -1,4 +1,4 @@
-// The outer step of one tensor: decode R payloads, clip, merge in record order, step. The same bits as `compression::transition`.
+// The outer step of a part of a tensor: decode R payloads, clip, merge in record order, step. The same bits as `compression::transition`.
 //
 // One block per chunk. A chunk's sums live in shared memory; the payloads are added one after the other with a barrier between them,
 // and the indices of one payload are distinct, so that every coordinate has one writer at a time: no atomics, one order.

@@ -118,10 +118,10 @@ pub(crate) trait Step {
     fn step(&self, plan: &Plan, tensors: &[Vec<f32>]) -> Result<Vec<Vec<f32>>, KernelError>;
 }
 
-/// [`compression::transition`] with its arithmetic done by `step`; the same checks, the same errors.
+/// [`compression::transition`] with its arithmetic done by `step`; the same checks, the same errors, but for the lossy merges that only the CPU can do.
 pub(crate) fn transition(step: &impl Step, state: &mut State, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), KernelError> {
-    check_record(state, payloads)?;
-    if rule.resparsify.is_some() || state.layout().has_residual() {
+    check_record(state, payloads, rule)?;
+    if rule.resparsify.is_some() {
         return Err(KernelError::Lossy);
     }
     if let Some(first) = payloads.first() {

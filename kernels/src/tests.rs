@@ -14,8 +14,8 @@ use crate::plan::{self, Step};
 use crate::{KernelError, Kernels, devices};
 use host::{Host, Order};
 
-/// Whole and cut tiles, one row, one column, one element, whole and cut runs.
-const SHAPES: [&[usize]; 9] = [&[70, 65], &[64, 64], &[3, 43, 30], &[200, 1], &[1, 200], &[1], &[4096], &[9000], &[130, 70]];
+/// Whole and cut tiles, one row, one column, one element, whole and cut runs, a length whose reference runs are of one element each.
+const SHAPES: [&[usize]; 10] = [&[70, 65], &[64, 64], &[3, 43, 30], &[200, 1], &[1, 200], &[1], &[4096], &[9000], &[130, 70], &[1031]];
 const WEIGHTS: [f32; 5] = [1.0, 0.3, 1.7, 5.0, 1e-3];
 
 /// SplitMix64.
@@ -51,7 +51,7 @@ enum Kind {
 }
 
 /// Every selector, index code and quantizer, and several k.
-fn codecs() -> [Codec; 7] {
+fn codecs() -> [Codec; 10] {
     use Quantizer::{Reference, Sign1, Sign2};
     [
         Codec::top_k(64, Sign2, Indices::Golomb),
@@ -61,6 +61,9 @@ fn codecs() -> [Codec; 7] {
         Codec::group_max(Group::G16, Sign2),
         Codec::group_max(Group::G64, Sign1),
         Codec::top_k(64, Reference, Indices::Packed12),
+        Codec::top_k(64, Sign2, Indices::Packed12),
+        Codec::top_k(300, Reference, Indices::EliasFano),
+        Codec::group_max(Group::G32, Reference),
     ]
 }
 
@@ -124,6 +127,7 @@ fn check_records_of_one_to_five(step: &impl Step) {
     let kinds = [Kind::Spread, Kind::Ties, Kind::Zero, Kind::Outliers, Kind::Spread];
     // Norms that differ by orders of magnitude, so that the larger ones are clipped.
     let formats = codecs().map(|codec| Arc::new(Format::uniform(layout.clone(), codec).unwrap()));
+    assert!(formats.iter().any(|format| format.sections_of(SHAPES.len() - 1).len() > 1), "no tensor takes several launches");
     let mut random = Random(99);
     let state = state(&layout, || random.value());
     for (number, format) in formats.into_iter().chain([mixed(&layout)]).enumerate() {
@@ -169,10 +173,33 @@ fn check_refusals(step: &impl Step) {
     assert!(matches!(refusal(&weighted(&payloads, &[0.0]), 1.0), TransitionError::Weight { .. }));
 }
 
+/// A lossy merge is refused as one only where the CPU would do it; where the CPU refuses too, for the same reason.
+fn check_lossy_merges(step: &impl Step) {
+    let lossless = layout();
+    let lossy = Arc::new(lossless.with_residual().unwrap());
+    let payloads = [payload(&mixed(&lossless), Kind::Spread, 1, 1.0)];
+    let again = Some(Codec::top_k(64, Quantizer::Sign2, Indices::Golomb));
+    let reference = Some(Codec::top_k(64, Quantizer::Reference, Indices::Packed12));
+    for (layout, resparsify) in [(&lossless, again), (&lossy, None), (&lossy, reference), (&lossy, again)] {
+        let before = state(layout, || 0.0);
+        let rule = Rule { resparsify, ..rule(1.0, MergeOver::Senders) };
+        let record = weighted(&payloads, &[1.0]);
+        let expected = compression::transition(&mut before.clone(), &record, &rule);
+        let mut found = before.clone();
+        match (plan::transition(step, &mut found, &record, &rule), expected) {
+            (Err(KernelError::Transition(found)), Err(expected)) => assert_eq!(found, expected),
+            (Err(KernelError::Lossy), Ok(())) => {}
+            (found, expected) => panic!("{found:?} instead of {expected:?}"),
+        }
+        assert!(found == before, "a refused record changed the state");
+    }
+}
+
 fn check_all(step: &impl Step) {
     check_records_of_one_to_five(step);
     check_subnormals(step);
     check_refusals(step);
+    check_lossy_merges(step);
 }
 
 #[test]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::Coding;
 use crate::test_data::manifest;
 
 fn draw(std: f32, len: usize) -> Vec<f32> {
@@ -49,6 +50,19 @@ fn threads_do_not_change_the_root() {
     };
     assert_eq!(root(1), manifest.genesis_root);
     assert_eq!(root(8), manifest.genesis_root);
+}
+
+#[test]
+fn lossy_merges_add_a_residual_of_zeros() {
+    let plain = manifest();
+    let mut lossy = plain.clone();
+    lossy.outer.resparsify = Some(Coding::default());
+    let (without, with) = (initial_state(&plain), initial_state(&lossy));
+    let (model, residual) = with.tensors().split_at(without.tensors().len());
+    assert_eq!(model, without.tensors());
+    assert_eq!(residual.len(), model.len());
+    assert!(residual.iter().flatten().all(|x| x.to_bits() == 0));
+    assert_ne!(with.root(), without.root());
 }
 
 #[test]

@@ -210,7 +210,7 @@ impl Manifest {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let err = |section, field, problem: &str| Err(ConfigError::new(section, field, problem));
         if self.version != MANIFEST_VERSION {
-            return err("manifest", "version", "this version of tributary reads version 1");
+            return err("manifest", "version", "this version of tributary reads version 2");
         }
         if self.name.is_empty() || self.name.len() > 64 || !self.name.bytes().all(|b| b.is_ascii_graphic()) {
             return err("run", "name", "must be 1 to 64 printable ASCII characters without spaces");

@@ -8,8 +8,8 @@ use crate::Schedule;
 use crate::test_data::{SMALL, launch, manifest};
 use crate::{Coding, Indices, Quantizer};
 
-/// The run id and the genesis root of [`SMALL`]: both must stay the same on every machine and in every version that reads manifest version 1.
-const RUN_ID: &str = "058e0f88f781c5f4fe9ae3762707a62f4e1a77c7170954a6bcf953d2d69c1da3";
+/// The run id and the genesis root of [`SMALL`]: both must stay the same on every machine and in every version that reads manifest version 2.
+const RUN_ID: &str = "f42938a60f66784429936a9172798cf140ada48db7c62f69de3885d59f5d434d";
 const GENESIS_ROOT: &str = "2a3f2dc5ac34f2f71ca9e598694ccab1adb9e53efd9608fedc0987abce601d6c";
 
 #[test]
@@ -74,7 +74,7 @@ fn every_field_is_part_of_the_run_id() {
 fn canonical_bytes_are_compact_json_with_sorted_keys() {
     let bytes = manifest().to_bytes();
     let text = std::str::from_utf8(&bytes).unwrap();
-    assert!(text.starts_with(r#"{"chain":{"genesis":""#) && text.ends_with(r#","version":1}"#), "{text}");
+    assert!(text.starts_with(r#"{"chain":{"genesis":""#) && text.ends_with(r#","version":2}"#), "{text}");
     // each object's keys ascend in the text itself, whatever map this build of serde_json has
     let mut open: Vec<Option<String>> = Vec::new();
     let mut rest = text;
@@ -122,7 +122,7 @@ fn what_is_no_manifest_is_refused() {
         value.pointer_mut(section).unwrap().as_object_mut().unwrap().insert("extra".into(), 1.into());
         assert!(parse(&serde_json::to_vec(&value).unwrap()), "an unknown field in {section:?}");
     }
-    let newer = Manifest { version: 2, ..manifest() }.to_bytes();
+    let newer = Manifest { version: MANIFEST_VERSION + 1, ..manifest() }.to_bytes();
     assert!(matches!(Manifest::from_bytes(&newer), Err(ManifestError::Config(ConfigError { section: "manifest", field: "version", .. }))));
 }
 
@@ -173,6 +173,9 @@ const BROKEN: &[(&str, &str, Break)] = &[
     ("outer", "lr", |m| m.outer.lr = Schedule::Steps(vec![])),
     ("outer", "lr", |m| m.outer.lr = Schedule::Steps(vec![(1, 1.0)])),
     ("outer", "lr", |m| m.outer.lr = Schedule::Steps(vec![(0, 1.0), (5, 0.5), (5, 0.2)])),
+    ("outer", "resparsify", |m| m.outer.resparsify = Some(top_k(0))),
+    ("outer", "resparsify", |m| m.outer.resparsify = Some(Coding::GroupMax { group: 31, quantizer: Quantizer::Sign1 })),
+    ("outer", "resparsify", |m| m.outer.resparsify = Some(Coding::GroupMax { group: 32, quantizer: Quantizer::Reference })),
     ("compression", "matrices", |m| m.compression.matrices = top_k(0)),
     ("compression", "embeddings", |m| m.compression.embeddings = Some(top_k(4097))),
     ("compression", "vectors", |m| m.compression.vectors = Some(Coding::GroupMax { group: 31, quantizer: Quantizer::Sign1 })),
@@ -212,6 +215,26 @@ fn a_config_is_refused_as_its_manifest_would_be() {
     let error = Manifest::resolve(config.clone(), launch()).unwrap_err();
     assert_eq!(Manifest::draft(config), Err(error.clone()));
     assert_eq!(error.to_string(), "[inner] micro_batch: 3 does not divide batch = 4");
+}
+
+#[test]
+fn each_class_of_tensors_is_coded_as_configured() {
+    let mut manifest = manifest_without_root();
+    manifest.model.tied_embeddings = false;
+    let (embeddings, vectors) = (Coding::GroupMax { group: 32, quantizer: Quantizer::Sign1 }, top_k(4096));
+    let matrices = Coding::default();
+    for (of_embeddings, of_vectors) in [(Some(embeddings), Some(vectors)), (Some(embeddings), None), (None, Some(vectors)), (None, None)] {
+        manifest.compression.embeddings = of_embeddings;
+        manifest.compression.vectors = of_vectors;
+        let format = manifest.format();
+        let expected = |spec: &TensorSpec| match spec.name.as_str() {
+            "model.embed_tokens.weight" | "lm_head.weight" => of_embeddings.unwrap_or(matrices),
+            name if name.ends_with("norm.weight") => of_vectors.unwrap_or(matrices),
+            _ => matrices,
+        };
+        let expected: Vec<Codec> = manifest.layout().tensors().iter().map(|spec| expected(spec).codec().unwrap()).collect();
+        assert_eq!(format.codecs(), expected);
+    }
 }
 
 proptest! {

@@ -10,19 +10,22 @@ use clap::Args;
 use compression::{Format, PayloadReader, Section};
 use serde::Serialize;
 
-use super::tensors::{TensorFile, draft_tensors};
-use super::{format_of, open, read_outline, refused};
+use super::like::Like;
+use super::tensors::draft_tensors;
+use super::{keep_apart, open, read_outline, refused};
 use crate::output;
 
 /// Options of `tributary codec decode`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
-  tributary codec decode p.trb --like delta.safetensors --out decoded.safetensors")]
+Examples:
+  tributary codec decode p.trb --like delta.safetensors --out decoded.safetensors
+  tributary codec decode p.trb --like manifest.json --out decoded.safetensors")]
 pub struct DecodeArgs {
     /// The payload.
     payload: PathBuf,
-    /// A safetensors file with the names and shapes of the payload's tensors; only its header is read.
+    /// A safetensors file with the names and shapes of the payload's tensors, of which only the header is read, or the manifest.json of the
+    /// payload's run.
     #[arg(long, value_name = "FILE")]
     like: PathBuf,
     /// Where the tensors go, with zeros for what was not sent.
@@ -36,12 +39,13 @@ pub struct DecodeArgs {
 /// Runs the command.
 pub fn run(args: DecodeArgs) -> Result<()> {
     let start = Instant::now();
-    let layout = TensorFile::open(&args.like)?.layout().clone();
+    keep_apart("--out", &args.out, &[("the payload", Some(&args.payload)), ("--like", Some(&args.like))])?;
+    let like = Like::read(&args.like)?;
     let outline = read_outline(&args.payload)?;
     let refusal = |error| refused(&args.payload, error);
-    let format = format_of(&outline, &layout).map_err(|error| refusal(error.into()))?;
+    let format = like.format(&outline).map_err(|error| refusal(error.into()))?;
     let mut reader = PayloadReader::new(BufReader::new(open(&args.payload)?), format.clone()).map_err(refusal)?;
-    let mut draft = draft_tensors(&args.out, &layout)?;
+    let mut draft = draft_tensors(&args.out, like.layout())?;
     let mut sent = 0;
     while let Some(section) = reader.next_section().map_err(refusal)? {
         let (elements, values) = dense(&format, &section);
@@ -50,7 +54,7 @@ pub fn run(args: DecodeArgs) -> Result<()> {
     }
     draft.keep()?;
     let seconds = start.elapsed().as_secs_f64();
-    output::report(&Decoded { tensors: args.out, parameters: layout.parameters(), sent, seconds }, args.json);
+    output::report(&Decoded { tensors: args.out, parameters: like.layout().parameters(), sent, seconds }, args.json);
     Ok(())
 }
 

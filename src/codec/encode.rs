@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::choice::{Choice, CodecFor, parse_codec_for};
 use super::tensors::{Draft, TensorFile, draft_of};
-use super::{Hash, parse_hash};
+use super::{Hash, keep_apart, parse_hash};
 use crate::output;
 
 /// Options of `tributary codec encode`.
@@ -21,8 +21,9 @@ Sends what is largest of a = BETA * e + pseudo-gradient and keeps the rest as er
 
 Examples:
   tributary codec encode --pseudo-gradient delta.safetensors --out p.trb
-  tributary codec encode --pseudo-gradient delta.safetensors --feedback-in e.safetensors --feedback-out e.safetensors \\
-    --quantizer sign1 --k 128 --codec-for '*norm*=sign2,k=64' --codec-for '*embed*=group-max,group=16' --out p.trb")]
+  tributary codec encode --pseudo-gradient delta.safetensors --out p.trb \\
+    --feedback-in e.safetensors --feedback-out e.safetensors \\
+    --quantizer sign1 --k 128 --codec-for '*norm*=sign2,k=64'")]
 pub struct EncodeArgs {
     /// The pseudo-gradient.
     #[arg(long, value_name = "FILE")]
@@ -41,8 +42,8 @@ pub struct EncodeArgs {
     /// Another codec for tensors whose names match a glob, as changes to the options above, e.g. '*norm*=sign1,k=128'; the first match counts.
     #[arg(long, value_name = "PATTERN=CHANGES", value_parser = parse_codec_for)]
     codec_for: Vec<CodecFor>,
-    /// Decay of the error feedback.
-    #[arg(long, default_value_t = 0.95)]
+    /// Decay of the error feedback, 0 to 1.
+    #[arg(long, default_value_t = 0.95, value_parser = parse_beta)]
     beta: f32,
     /// The header's run id. Zeros by default, like the other fields.
     #[arg(long, value_name = "HEX", value_parser = parse_hash)]
@@ -61,14 +62,19 @@ pub struct EncodeArgs {
     json: bool,
 }
 
+fn parse_beta(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|beta| (0.0..=1.0).contains(beta)).ok_or_else(|| "expected a number from 0 to 1".into())
+}
+
 /// Runs the command.
 pub fn run(args: EncodeArgs) -> Result<()> {
-    let mut input = TensorFile::open(&args.pseudo_gradient)?;
+    keep_files_apart(&args)?;
+    let input = TensorFile::open(&args.pseudo_gradient)?;
     let layout = input.layout().clone();
     let format = args.choice.format(&layout, &args.codec_for)?;
     let pseudo_gradient = input.read()?;
     let mut feedback = match &args.feedback_in {
-        Some(path) => ErrorFeedback::from_tensors(&layout, TensorFile::read_like(path, &layout)?)?,
+        Some(path) => ErrorFeedback::from_tensors(&layout, TensorFile::open(path)?.read_like(&layout, "the pseudo-gradient")?)?,
         None => ErrorFeedback::zeros(&layout),
     };
     let header = Header {
@@ -90,6 +96,13 @@ pub fn run(args: EncodeArgs) -> Result<()> {
     let sizes = Encoded { payload: args.out, bytes: bytes.len() as u64, parameters: layout.parameters(), values, seconds };
     output::report(&sizes.with_ratios(), args.json);
     Ok(())
+}
+
+/// Only the error feedback may be replaced.
+fn keep_files_apart(args: &EncodeArgs) -> Result<()> {
+    let (gradient, feedback_out) = (("--pseudo-gradient", Some(&*args.pseudo_gradient)), args.feedback_out.as_deref());
+    keep_apart("--out", &args.out, &[gradient, ("--feedback-in", args.feedback_in.as_deref()), ("--feedback-out", feedback_out)])?;
+    feedback_out.map_or(Ok(()), |path| keep_apart("--feedback-out", path, &[gradient]))
 }
 
 #[derive(Debug, Serialize)]

@@ -4,30 +4,33 @@ use std::fmt;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Args;
-use compression::{Format, Frame, Inspection, Layout, Outline, PayloadError, PayloadReader, ReadError, inspect};
+use compression::{Format, Frame, Inspection, Outline, PayloadError, PayloadReader, ReadError, inspect};
 use serde::Serialize;
 
-use super::tensors::TensorFile;
-use super::{format_of, open, refused};
+use super::like::{Like, own_format};
+use super::{counted, open, refused};
 use crate::output::{self, Table};
 
 /// Options of `tributary codec inspect`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Explains damaged files as far as they make sense, says the first thing for which nodes would refuse them, and fails then. Without --like, the
-lengths and contents of sections cannot be checked, only what surrounds them: header, codecs, hashes, footer.
+Explains damaged files as far as they make sense, says the first thing for which nodes would refuse them, and fails then.
+
+Without --like, the lengths and contents of sections cannot be checked, only what surrounds them: header, codecs, hashes, footer. Whether \
+the codecs are those of the payload's run, only the run's manifest can tell.
 
 Examples:
   tributary codec inspect p.trb
-  tributary codec inspect p.trb --like delta.safetensors --json")]
+  tributary codec inspect p.trb --like delta.safetensors --json
+  tributary codec inspect p.trb --like manifest.json")]
 pub struct InspectArgs {
     /// The payload.
     payload: PathBuf,
-    /// A safetensors file with the names and shapes of the payload's tensors; only its header is read.
+    /// A safetensors file with the names and shapes of the payload's tensors, of which only the header is read, or the manifest.json of the
+    /// payload's run.
     #[arg(long, value_name = "FILE")]
     like: Option<PathBuf>,
     /// Print JSON.
@@ -37,14 +40,14 @@ pub struct InspectArgs {
 
 /// Runs the command.
 pub fn run(args: InspectArgs) -> Result<()> {
-    let layout = args.like.as_deref().map(TensorFile::open).transpose()?.map(|file| file.layout().clone());
+    let like = args.like.as_deref().map(Like::read).transpose()?;
     let found = inspect(BufReader::new(open(&args.payload)?)).map_err(|error| refused(&args.payload, error))?;
     // a layout of another digest would name the wrong tensors
-    let own = |outline: &&Outline| layout.as_ref().is_some_and(|layout| layout.digest() == outline.layout_digest);
-    let format = layout.as_ref().zip(found.outline.as_ref().filter(own)).and_then(|(layout, outline)| format_of(outline, layout).ok());
+    let own = |outline: &&Outline| like.as_ref().is_some_and(|like| like.layout().digest() == outline.layout_digest);
+    let format = like.as_ref().zip(found.outline.as_ref().filter(own)).and_then(|(like, outline)| own_format(outline, like.layout()).ok());
     let mut scale_bits = Vec::new();
-    let refusal = match &layout {
-        Some(layout) => match read_all(&args.payload, layout, &mut scale_bits) {
+    let refusal = match &like {
+        Some(like) => match read_all(&args.payload, like, &mut scale_bits) {
             Ok(()) => None,
             Err(ReadError::Payload(error)) => Some(error),
             Err(error) => return Err(refused(&args.payload, error)),
@@ -55,9 +58,10 @@ pub fn run(args: InspectArgs) -> Result<()> {
     refusal.map_or(Ok(()), |error| Err(refused(&args.payload, error)))
 }
 
-/// Reads the payload as a node does whose run has these tensors, and the codecs that the header names; notes each section's bits of scales.
-fn read_all(path: &Path, layout: &Arc<Layout>, scale_bits: &mut Vec<u64>) -> Result<(), ReadError> {
-    let format = format_of(&Outline::read_from(File::open(path)?)?, layout)?;
+/// Reads the payload as a node does whose run has these tensors, and the manifest's codecs or else those that the header names; notes each
+/// section's bits of scales.
+fn read_all(path: &Path, like: &Like, scale_bits: &mut Vec<u64>) -> Result<(), ReadError> {
+    let format = like.format(&Outline::read_from(File::open(path)?)?)?;
     let mut reader = PayloadReader::new(BufReader::new(File::open(path)?), format)?;
     while let Some(section) = reader.next_section()? {
         scale_bits.push(section.scale_bits());
@@ -74,6 +78,8 @@ struct Explained {
     header: Option<HeaderFields>,
     sections: Vec<SectionFields>,
     refusal: Option<String>,
+    /// The tensor that is refused, where the layout is known.
+    refused_tensor: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -133,6 +139,7 @@ impl Explained {
             let format = format.filter(|format| number < format.sections())?;
             Some(Content::new(number, frame, format, scale_bits.get(number).copied()))
         };
+        let name = |(tensor, format): (usize, &Format)| Some(format.layout().tensors().get(tensor)?.name.clone());
         let section = |(number, frame)| SectionFields::new(number, frame, holds(number, frame));
         Self {
             payload: payload.to_owned(),
@@ -141,7 +148,16 @@ impl Explained {
             header: found.outline.as_ref().map(HeaderFields::new),
             sections: found.frames.iter().enumerate().map(section).collect(),
             refusal: refusal.map(ToString::to_string),
+            refused_tensor: refusal.and_then(tensor_of).zip(format).and_then(name),
         }
+    }
+}
+
+/// The number of the tensor that a refusal is about.
+fn tensor_of(refusal: &PayloadError) -> Option<usize> {
+    match refusal {
+        PayloadError::Codec { tensor, .. } | PayloadError::Chunk { tensor, .. } => Some(*tensor),
+        _ => None,
     }
 }
 
@@ -225,19 +241,20 @@ impl fmt::Display for Explained {
             row("hotkey", header.hotkey.clone());
             row("base root", header.base_root.clone());
             row("layout digest", header.layout_digest.clone());
-            header.codecs.iter().for_each(|run| row("codec", format!("{} for {} tensors", run.codec, run.tensors)));
+            header.codecs.iter().for_each(|run| row("codec", format!("{} for {}", run.codec, counted(run.tensors as usize, "tensor"))));
             row("sections", format!("{}, of which {} begin in this file", header.sections, self.sections.len()));
         }
         writeln!(f, "{table}")?;
         if !self.sections.is_empty() {
             writeln!(f, "\n{}", self.section_table())?;
         }
-        match &self.refusal {
-            Some(refusal) => write!(f, "\nrefused: {refusal}"),
-            None if self.sections.iter().any(|section| section.holds.is_none()) => {
+        match (&self.refusal, &self.refused_tensor) {
+            (Some(refusal), Some(name)) => write!(f, "\nrefused: {refusal}; the tensor is {name}"),
+            (Some(refusal), None) => write!(f, "\nrefused: {refusal}"),
+            _ if self.sections.iter().any(|section| section.holds.is_none()) => {
                 f.write_str("\nheader, hashes and footer hold; pass --like to have the contents checked")
             }
-            None => f.write_str("\nevery byte holds"),
+            _ => f.write_str("\na node would accept it"),
         }
     }
 }

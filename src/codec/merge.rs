@@ -7,23 +7,29 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
+use checkpoints::Terms;
 use clap::{Args, ValueEnum};
 use compression::{Format, Layout, MergeOver, Outline, Payload, Rule, State, Weighted, clip_factors, norms, transition};
 use serde::Serialize;
 
+use super::like::{Like, read_manifest};
 use super::tensors::{TensorFile, draft_of};
-use super::{Hash, format_of, open, read_outline, refused};
+use super::{Hash, counted, keep_apart, open, read_outline, refused};
 use crate::output::{self, Table};
 
 /// Options of `tributary codec merge`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Takes the transition that every node of a run takes: each payload clipped per tensor to the lower median norm, merged in the order given,
+Takes the transition that every node of a run takes: each payload clipped per tensor to the lower median norm, merged in the order given, \
 then θ ← θ - LR * merged. The state root binds θ to its round. Payloads whose base roots are all zero fit any θ.
 
+A run's payloads, transition and root take the run's --manifest. If its merges are lossy, θ's file must also have the residual tensors.
+
 Examples:
-  tributary codec merge a.trb b.trb c.trb --theta theta.safetensors --lr 0.65 --out next.safetensors
-  tributary codec merge a.trb b.trb --theta theta.safetensors --lr 1 --over all --weights 1,0.5 --out next.safetensors --json")]
+  tributary codec merge a.trb b.trb --lr 0.65 --over all --weights 1,0.5 \\
+    --theta theta.safetensors --out next.safetensors
+  tributary codec merge a.trb b.trb --manifest manifest.json \\
+    --theta theta.safetensors --out next.safetensors")]
 pub struct MergeArgs {
     /// The record's payloads, in its order.
     #[arg(required = true)]
@@ -31,12 +37,15 @@ pub struct MergeArgs {
     /// θ before the step.
     #[arg(long, value_name = "FILE")]
     theta: PathBuf,
-    /// Outer learning rate.
-    #[arg(long)]
-    lr: f32,
-    /// Over whom a coordinate's mean is taken.
-    #[arg(long, value_enum, default_value_t = Over::Senders)]
-    over: Over,
+    /// The manifest.json of the payloads' run: order and codecs of its tensors, and how it merges.
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+    /// Outer learning rate. By default the manifest's in that round, which the run may have amended.
+    #[arg(long, required_unless_present = "manifest")]
+    lr: Option<f32>,
+    /// Over whom a coordinate's mean is taken. By default as the manifest says, or over senders.
+    #[arg(long, value_enum)]
+    over: Option<Over>,
     /// One merge weight per payload. By default 1 each.
     #[arg(long, value_name = "W,…", value_delimiter = ',', value_parser = parse_weight)]
     weights: Vec<f32>,
@@ -68,25 +77,24 @@ fn parse_weight(text: &str) -> Result<f32, String> {
 
 /// Runs the command.
 pub fn run(args: MergeArgs) -> Result<()> {
-    let weights = if args.weights.is_empty() { vec![1.0; args.payloads.len()] } else { args.weights };
-    ensure!(weights.len() == args.payloads.len(), "{} weights for {} payloads: give one each", weights.len(), args.payloads.len());
+    keep_files_apart(&args)?;
+    let weights = if args.weights.is_empty() { vec![1.0; args.payloads.len()] } else { args.weights.clone() };
+    ensure!(
+        weights.len() == args.payloads.len(),
+        "{} for {}: give one each",
+        counted(weights.len(), "weight"),
+        counted(args.payloads.len(), "payload")
+    );
     let record = one_record(&args.payloads)?;
-    let mut theta = TensorFile::open(&args.theta)?;
-    let layout = theta.layout().clone();
-    let format = format_of(&record, &layout).map_err(|error| refused(&args.payloads[0], error))?;
-    let mut state = State::new(layout, args.round.unwrap_or(record.header.round), theta.read()?)?;
+    let (format, rule, mut state) = setting(&args, &record)?;
     let root_before = state.root();
     if !args.any_base {
         check_base(&record.header.base_root, &root_before, &args.theta, state.round)?;
     }
     let payloads = args.payloads.iter().map(|path| read_payload(path, &format)).collect::<Result<Vec<_>>>()?;
     let entries: Vec<_> = payloads.iter().zip(&weights).map(|(payload, &weight)| Weighted { payload, weight }).collect();
-    let over = match args.over {
-        Over::Senders => MergeOver::Senders,
-        Over::All => MergeOver::All,
-    };
     let start = Instant::now();
-    transition(&mut state, &entries, &Rule { lr: args.lr, over, resparsify: None })?;
+    transition(&mut state, &entries, &rule)?;
     let seconds = start.elapsed().as_secs_f64();
     draft_of(&args.out, state.layout(), state.tensors())?.keep()?;
     let merged = Merged {
@@ -94,12 +102,42 @@ pub fn run(args: MergeArgs) -> Result<()> {
         round: state.round,
         root_before: hex::encode(root_before),
         root_after: hex::encode(state.root()),
-        tensors: state.layout().tensors().iter().map(|tensor| tensor.name.clone()).collect(),
-        payloads: entries_of(args.payloads, &entries, state.layout()),
+        tensors: format.layout().tensors().iter().map(|tensor| tensor.name.clone()).collect(),
+        payloads: entries_of(args.payloads, &entries, format.layout()),
         seconds,
     };
     output::report(&merged, args.json);
     Ok(())
+}
+
+/// Only θ may be replaced.
+fn keep_files_apart(args: &MergeArgs) -> Result<()> {
+    let payloads = args.payloads.iter().map(|path| ("a payload", Some(&**path)));
+    let others: Vec<_> = payloads.chain([("--manifest", args.manifest.as_deref())]).collect();
+    keep_apart("--out", &args.out, &others)
+}
+
+/// The payloads' format, the rule, and the state before the step: the run's, or of θ's tensors as they are.
+fn setting(args: &MergeArgs, record: &Outline) -> Result<(Arc<Format>, Rule, State)> {
+    let theta = TensorFile::open(&args.theta)?;
+    let round = args.round.unwrap_or(record.header.round);
+    let over = args.over.map(|over| match over {
+        Over::Senders => MergeOver::Senders,
+        Over::All => MergeOver::All,
+    });
+    let Some(path) = &args.manifest else {
+        let layout = theta.layout().clone();
+        let format = Like::Tensors(layout.clone()).format(record).map_err(|error| refused(&args.payloads[0], error))?;
+        let lr = args.lr.expect("an option that must be there without a manifest");
+        let rule = Rule { lr, over: over.unwrap_or(MergeOver::Senders), resparsify: None };
+        return Ok((format, rule, State::new(layout, round, theta.read()?)?));
+    };
+    let manifest = read_manifest(path)?;
+    let by_manifest = Terms::of_manifest(&manifest, round).rule;
+    let rule = Rule { lr: args.lr.unwrap_or(by_manifest.lr), over: over.unwrap_or(by_manifest.over), ..by_manifest };
+    let layout = manifest.state_layout();
+    let tensors = theta.read_like(&layout, "the run")?;
+    Ok((manifest.format(), rule, State::new(layout, round, tensors)?))
 }
 
 /// The header that the payloads share but for the hotkey.

@@ -4,22 +4,26 @@ mod choice;
 mod decode;
 mod encode;
 mod inspect;
+mod like;
 mod merge;
 mod tensors;
 
-use std::fs::File;
-use std::path::Path;
-use std::sync::Arc;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::{Args, Subcommand};
-use compression::{Format, Layout, Outline, PayloadError, ReadError};
+use compression::{Outline, PayloadError, ReadError};
 
 /// Options of `tributary codec`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Tensors are safetensors files of f32, bf16 or f16, widened to f32; what is written is f32. A payload's tensors are in the order of their
-names' bytes, and it does not name them: whatever reads one needs a file with the same names and shapes. RAYON_NUM_THREADS=1 takes one core.")]
+Tensors are safetensors files of f32, bf16 or f16, widened to f32; what is written is f32.
+
+A payload does not name its tensors: whatever reads one needs a file with the same names and shapes, or the manifest.json of the payload's \
+run. `encode` puts them in the order of their names' bytes, a run in the order of its model.
+
+RAYON_NUM_THREADS=1 takes one core.")]
 pub struct CodecArgs {
     #[command(subcommand)]
     command: CodecCommand,
@@ -65,14 +69,25 @@ fn read_outline(path: &Path) -> Result<Outline> {
     Outline::read_from(open(path)?).map_err(|error| refused(path, error))
 }
 
-/// The format by a payload's own header, for tensors that must be its own.
-fn format_of(outline: &Outline, layout: &Arc<Layout>) -> Result<Arc<Format>, PayloadError> {
-    let expected = layout.tensors().len();
-    if outline.tensors as usize != expected {
-        return Err(PayloadError::Tensors { expected, found: outline.tensors });
+/// Refuses an output in the place of another file of the same command.
+fn keep_apart(option: &str, out: &Path, others: &[(&str, Option<&Path>)]) -> Result<()> {
+    for (name, other) in others {
+        let same = other.is_some_and(|other| place(other) == place(out));
+        ensure!(!same, "{option} {} would take the place of {name}: pass another path", out.display());
     }
-    let codecs = outline.runs.iter().flat_map(|&(tensors, codec)| std::iter::repeat_n(codec, tensors as usize)).collect();
-    Format::new(layout.clone(), codecs).map(Arc::new).map_err(|_| PayloadError::Layout)
+    Ok(())
+}
+
+/// Where a path leads, also if nothing is there yet.
+fn place(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let in_folder = || Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?));
+    fs::canonicalize(&path).ok().or_else(in_folder).unwrap_or(path)
+}
+
+/// `1 tensor`, `2 tensors`.
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// A file that is no payload of these tensors, and what to do about it.
@@ -88,7 +103,10 @@ fn advice(error: &PayloadError) -> &'static str {
     match error {
         PayloadError::Magic => "pass a file that `tributary codec encode` or a miner wrote",
         PayloadError::Version(_) | PayloadError::UnknownCodec(_) => "read it with the version of tributary that wrote it",
-        PayloadError::Tensors { .. } | PayloadError::Layout => "pass a file with the names and shapes that it was encoded from",
+        PayloadError::Tensors { .. } | PayloadError::Layout => {
+            "pass a file with the names and shapes that it was encoded from, or its run's manifest"
+        }
+        PayloadError::Codec { .. } => "pass the manifest of its own run",
         PayloadError::Truncated { .. } | PayloadError::Trailing { .. } | PayloadError::SectionHash { .. } | PayloadError::Hash => {
             "get the file anew"
         }

@@ -9,10 +9,12 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use compression::{Layout, TensorSpec};
 use half::{bf16, f16};
 use safetensors::{Dtype, tensor::Metadata, tensor::TensorInfo};
+
+use super::counted;
 
 /// Bytes of tensors that are converted at once, a multiple of every element's size.
 const RUN: usize = 1 << 20;
@@ -59,8 +61,11 @@ impl TensorFile {
     }
 
     /// All elements as f32, in layout order.
-    pub fn read(&mut self) -> Result<Vec<Vec<f32>>> {
-        let layout = self.layout.clone();
+    pub fn read(&self) -> Result<Vec<Vec<f32>>> {
+        self.read_in_order(&self.layout)
+    }
+
+    fn read_in_order(&self, layout: &Layout) -> Result<Vec<Vec<f32>>> {
         let tensor = |spec: &TensorSpec| self.read_tensor(spec).with_context(|| format!("{}: tensor {:?}", self.path.display(), spec.name));
         layout.tensors().iter().map(tensor).collect()
     }
@@ -87,24 +92,16 @@ impl TensorFile {
         Ok(elements)
     }
 
-    /// The elements of a file that must have the same tensors as `layout`.
-    pub fn read_like(path: &Path, layout: &Layout) -> Result<Vec<Vec<f32>>> {
-        let mut file = Self::open(path)?;
-        let differs = |(found, expected): &(&TensorSpec, &TensorSpec)| found != expected;
-        if let Some((found, expected)) = file.layout.tensors().iter().zip(layout.tensors()).find(differs) {
-            let (has, wants) = ((&found.name, &found.shape), (&expected.name, &expected.shape));
-            bail!(
-                "{} has tensor {:?} of shape {:?} where the pseudo-gradient has {:?} of {:?}",
-                path.display(),
-                has.0,
-                has.1,
-                wants.0,
-                wants.1
-            );
+    /// The elements, in the order of `layout`, of a file that must have the same tensors as `owner`.
+    pub fn read_like(&self, layout: &Layout, owner: &str) -> Result<Vec<Vec<f32>>> {
+        let file = self.path.display();
+        for TensorSpec { name, shape } in layout.tensors() {
+            let found = self.metadata.info(name).with_context(|| format!("{file} lacks tensor {name:?} of {owner}"))?;
+            ensure!(found.shape == *shape, "{file} has tensor {name:?} of shape {:?}, {owner} has it of shape {shape:?}", found.shape);
         }
-        let (found, expected) = (file.layout.tensors().len(), layout.tensors().len());
-        ensure!(found == expected, "{} has {found} tensors, the pseudo-gradient has {expected}", path.display());
-        file.read()
+        let (found, expected) = (self.layout.tensors().len(), layout.tensors().len());
+        ensure!(found == expected, "{file} has {}, {owner} has {expected}", counted(found, "tensor"));
+        self.read_in_order(layout)
     }
 }
 

@@ -11,9 +11,6 @@ use crate::{
     wire,
 };
 
-/// Bytes of a payload that are not a chunk's: header and closing hash.
-const FRAME_BYTES: f64 = 192.0;
-
 /// Which values of a chunk are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Select {
@@ -194,7 +191,8 @@ impl Coder {
                     let chunks = chunks.iter().enumerate();
                     chunks.map(|(i, c)| sizes::chunk_bits(select, values, indices, grid.chunk(i).elements(), Some(&c.indices))).sum()
                 };
-                FRAME_BYTES + (self.grids.iter().zip(tensors).map(of_tensor).sum::<f64>() / 8.0).ceil()
+                let frame = sizes::frame_bytes(self.grids.iter().map(Grid::chunks).sum());
+                frame + (self.grids.iter().zip(tensors).map(of_tensor).sum::<f64>() / 8.0).ceil()
             }
             _ => 4.0 * self.layout.parameters() as f64,
         }

@@ -1,6 +1,7 @@
 //! What pseudo-gradients and payloads are like: figures per round and class of tensors.
 
 use compression::TensorSpec;
+use protocol::Architecture;
 use serde::{Deserialize, Serialize};
 
 /// Tensors that are alike.
@@ -19,7 +20,7 @@ impl Class {
     /// The class of a tensor.
     pub fn of(spec: &TensorSpec) -> Self {
         match spec {
-            s if s.name.contains("embed_tokens") || s.name.contains("lm_head") => Self::Embedding,
+            s if Architecture::is_embedding(&s.name) => Self::Embedding,
             s if s.shape.len() > 1 => Self::Matrix,
             _ => Self::Vector,
         }

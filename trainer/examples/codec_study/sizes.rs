@@ -44,20 +44,29 @@ impl IndexCode {
     }
 }
 
+/// Bytes of a payload of one codec that are not a chunk's: header and footer, and what stands around each section of up to 1024 chunks.
+pub fn frame_bytes(chunks: usize) -> f64 {
+    (200 + 40 * chunks.div_ceil(1024)) as f64
+}
+
 /// Bits of one chunk of `n` elements in which `k` values are sent. Reference codes have a look-up table per tensor, which is left out here.
 pub fn chunk_bits(select: Select, values: Values, indices: IndexCode, n: usize, picked: Option<&[u16]>) -> f64 {
     let k = picked.map_or_else(|| select.count(n), <[u16]>::len);
-    let positions = match select {
-        Select::TopK(_) => indices.bits(n, k, picked),
-        Select::GroupMax(group) => whole_bytes(group.ilog2() as usize * k),
+    let scale = match (select, indices) {
+        _ if !values.scaled() => 0.0,
+        // about what it takes in the stream as the difference to the chunk before, in the matrices of a training run
+        (Select::TopK(_), IndexCode::Golomb) => 2.0,
+        _ => 8.0,
     };
-    value_bits(values, k) + positions
+    scale + whole_bytes(values.bits() * k) + place_bits(select, indices, n, k, picked)
 }
 
-/// Bits of a chunk's `k` values and of their scale.
-pub fn value_bits(values: Values, k: usize) -> f64 {
-    let scale = if values.scaled() { 8.0 } else { 0.0 };
-    scale + whole_bytes(values.bits() * k)
+/// Bits of the places of a chunk's `k` values.
+pub fn place_bits(select: Select, indices: IndexCode, n: usize, k: usize, picked: Option<&[u16]>) -> f64 {
+    match select {
+        Select::TopK(_) => indices.bits(n, k, picked),
+        Select::GroupMax(group) => whole_bytes(group.ilog2() as usize * k),
+    }
 }
 
 /// The most values of `values` that fit into the bytes of sign2 at k = 64.
@@ -115,7 +124,7 @@ mod tests {
         assert_eq!(bits(IndexCode::EliasFano, None), 8.0 * 81.0);
         // the divisor is 44, so five bits of each remainder, a unary 01 for each gap of 63 and one extra bit for each remainder of 20 or more;
         // the first gap is zero
-        assert_eq!(bits(IndexCode::Golomb, Some(&even)), 8.0 * 17.0 + 320.0 + 63.0 * 2.0 + 1.0);
+        assert_eq!(bits(IndexCode::Golomb, Some(&even)), 2.0 + 8.0 * 16.0 + 320.0 + 63.0 * 2.0 + 1.0);
         let offsets = chunk_bits(Select::GroupMax(32), Values::Sign1, IndexCode::Packed12, CHUNK_ELEMENTS, None);
         assert_eq!(offsets, 8.0 * (1.0 + 16.0 + 80.0));
     }

@@ -116,9 +116,8 @@ impl Tally {
     }
 
     /// The indices of a full chunk.
-    fn add_places(&mut self, (select, values, code): (Select, Values, IndexCode), indices: &[u16]) {
-        let all = sizes::chunk_bits(select, values, code, CHUNK_ELEMENTS, Some(indices));
-        self.place_bits += all - sizes::value_bits(values, indices.len());
+    fn add_places(&mut self, (select, _, code): (Select, Values, IndexCode), indices: &[u16]) {
+        self.place_bits += sizes::place_bits(select, code, CHUNK_ELEMENTS, indices.len(), Some(indices));
         match select {
             Select::TopK(_) => {
                 let before = std::iter::once(-1).chain(indices.iter().map(|&i| i32::from(i)));
