@@ -24,7 +24,7 @@ async fn an_address_without_a_manifest_is_no_run() {
 #[tokio::test]
 async fn a_manifest_that_cannot_be_read_is_refused() {
     let manifest = Manifest::draft(RunConfig::parse(CONFIG).unwrap()).unwrap();
-    let inconsistent = Manifest { version: 2, ..manifest.clone() };
+    let inconsistent = Manifest { version: protocol::MANIFEST_VERSION + 1, ..manifest.clone() };
     let with_space = [&manifest.to_bytes()[..], b"\n"].concat();
     for (bytes, refused) in [
         (b"{".to_vec(), (|e| matches!(e, ManifestError::Parse(_))) as fn(ManifestError) -> bool),
