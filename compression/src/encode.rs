@@ -11,7 +11,7 @@ use crate::floor::encode::all_finite;
 use crate::format::{Form, Format, Part, Place};
 use crate::header::Header;
 use crate::indices::bits::BitWriter;
-use crate::indices::packed;
+use crate::indices::{golomb, packed};
 use crate::payload::{BATCH, Payload};
 use crate::quantize::Reference;
 use crate::scales::ScaleCoder;
@@ -129,6 +129,9 @@ fn check_finite(layout: &Layout, feedback: &[Vec<f32>], gradient: &[Vec<f32>], b
 /// The quantizer of each tensor that uses the reference, which depends on all its selected values.
 fn fit_references(format: &Format, feedback: &[Vec<f32>], gradient: &[Vec<f32>], beta: f32) -> Vec<Option<Reference>> {
     let fit = |(tensor, codec): (usize, &Codec)| {
+        if codec.quantizer != Quantizer::Reference {
+            return None;
+        }
         let grid = format.grid(tensor);
         let mut encoder = ChunkEncoder::default();
         let (mut all, mut feedback) = (Vec::new(), feedback[tensor].clone());
@@ -137,11 +140,9 @@ fn fit_references(format: &Format, feedback: &[Vec<f32>], gradient: &[Vec<f32>],
             encoder.select(codec);
             all.extend_from_slice(encoder.selected());
         }
-        (codec.quantizer == Quantizer::Reference).then(|| Reference::fit(&all))
+        Some(Reference::fit(&all))
     };
-    let is_reference = |codec: &Codec| codec.quantizer == Quantizer::Reference;
-    let tensors = format.codecs().par_iter().enumerate();
-    tensors.map(|(tensor, codec)| if is_reference(codec) { fit((tensor, codec)) } else { None }).collect()
+    format.codecs().par_iter().enumerate().map(fit).collect()
 }
 
 /// The coding of one section after the other, with buffers kept between them.
@@ -194,7 +195,11 @@ impl SectionEncoder {
             None => {}
         }
         packed::encode(self.chunk.codes().iter().copied(), codec.quantizer.code_bits(), &mut body[place.codes.clone()]);
-        let (elements, out) = (place.chunk.elements(), &mut body[place.indices.clone()]);
-        encode_indices(Form::Wire, codec.select, self.chunk.picked(), elements, out, &mut self.stream);
+        let (elements, indices, out) = (place.chunk.elements(), self.chunk.picked(), &mut body[place.indices.clone()]);
+        if codec.is_golomb() {
+            golomb::encode(indices, elements, out, &mut self.stream);
+        } else {
+            encode_indices(codec.select, indices, elements, out);
+        }
     }
 }

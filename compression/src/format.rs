@@ -88,7 +88,7 @@ impl Part {
     }
 
     /// Bytes of the indices without what is in a payload's stream.
-    fn index_bytes(&self, form: Form) -> usize {
+    pub(crate) fn index_bytes(&self, form: Form) -> usize {
         self.grid.sum(|n| self.chunk_index_bytes(form, n))
     }
 
@@ -112,6 +112,11 @@ impl Part {
         let scales = if self.has_scales() { 1..MAX_SCALE_BITS } else { 0..0 };
         let fewest = self.grid.sum(|n| scales.start + self.codec.chunk_k(n));
         fewest..self.grid.sum(|n| scales.end + golomb::worst_bits(n, self.codec.chunk_k(n)))
+    }
+
+    /// The part's first element in its tensor: whole bands come before it.
+    pub fn start(&self) -> usize {
+        self.first_chunk / self.grid.band_chunks() * self.grid.band_elements()
     }
 
     /// Whether its chunks have scale codes.
@@ -319,12 +324,6 @@ impl Format {
             if part.codec.is_golomb() { (scale + golomb::typical_bits(n, part.codec.chunk_k(n))) * share } else { 0.0 }
         };
         fixed as u64 + (parts.iter().map(bits).sum::<f64>() / 8.0).ceil() as u64
-    }
-
-    /// The part's first element in its tensor.
-    pub(crate) fn start(&self, part: &Part) -> usize {
-        let whole = self.grid(part.tensor);
-        part.first_chunk / whole.band_chunks() * whole.band_elements()
     }
 
     /// Bytes of a section in memory.

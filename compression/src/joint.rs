@@ -3,6 +3,8 @@
 //! Of each chunk with top-k, a set of indices below n is split into hits, which an earlier payload has too, and misses. With m the number of
 //! indices in the union of the earlier ones, the hits are a subset of m ranks, the misses of n - m; either is a Golomb code by its own number.
 
+use std::ops::Range;
+
 use crate::codec::Select;
 use crate::format::{Form, Format, Part};
 use crate::indices::bits::{BitReader, BitWriter};
@@ -90,6 +92,11 @@ fn fixed_bytes(part: &Part) -> usize {
     if is_joint(part) { indices - start } else { part.bytes(Form::Wire) }
 }
 
+/// Where these bytes of a part that starts at `start` are in memory and in the joint form.
+fn fixed_ranges(part: &Part, start: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    shared_bytes(part, start).into_iter().take(if is_joint(part) { 2 } else { 3 })
+}
+
 /// The joint form of a section's `memory`, after the payloads in `unions`.
 pub(crate) fn encode(format: &Format, section: usize, unions: &Unions, memory: &[u8]) -> Vec<u8> {
     let (mut body, mut stream) = (Vec::new(), BitWriter::default());
@@ -98,9 +105,8 @@ pub(crate) fn encode(format: &Format, section: usize, unions: &Unions, memory: &
     for part in format.parts(section) {
         let start = body.len();
         body.resize(start + fixed_bytes(part), 0);
-        for (from, to) in shared_bytes(part, part.offset, start) {
-            let end = to.end.min(body.len());
-            body[to.start..end].copy_from_slice(&memory[from.start..from.start + end - to.start]);
+        for (from, to) in fixed_ranges(part, start) {
+            body[to].copy_from_slice(&memory[from]);
         }
         for place in part.places(Form::Memory, part.offset).filter(|_| is_joint(part)) {
             if part.codec.is_golomb() && part.has_scales() {
@@ -131,12 +137,10 @@ pub(crate) fn decode(format: &Format, section: usize, unions: &Unions, body: &[u
     let mut memory = vec![0; format.section_bytes(section)];
     let mut start = 0;
     for part in parts {
-        let end = start + fixed_bytes(part);
-        for (to, from) in shared_bytes(part, part.offset, start) {
-            let from = from.start..from.end.min(end);
-            memory[to.start..to.start + from.len()].copy_from_slice(&fixed[from]);
+        for (to, from) in fixed_ranges(part, start) {
+            memory[to].copy_from_slice(&fixed[from]);
         }
-        start = end;
+        start += fixed_bytes(part);
         for place in part.places(Form::Memory, part.offset).filter(|_| is_joint(part)) {
             if part.codec.is_golomb() && part.has_scales() {
                 memory[place.scale] = scales.read(&mut stream)?;
@@ -144,14 +148,7 @@ pub(crate) fn decode(format: &Format, section: usize, unions: &Unions, body: &[u
             let Some(union) = unions.next() else { break };
             let indices = read_indices(union, place.chunk.elements(), place.k, &mut hits, &mut stream)?;
             let elements = place.chunk.elements();
-            encode_indices(
-                Form::Memory,
-                part.codec.select,
-                &indices,
-                elements,
-                &mut memory[place.indices.clone()],
-                &mut BitWriter::default(),
-            );
+            encode_indices(part.codec.select, &indices, elements, &mut memory[place.indices.clone()]);
             debug_assert_eq!(
                 decode_indices(Floor::best(), part.codec.select, &memory[place.indices], elements, &mut vec![0; place.k]),
                 Ok(())

@@ -7,9 +7,9 @@ use rayon::prelude::*;
 
 use crate::chunk::Chunk;
 use crate::error::PayloadError;
-use crate::format::{Form, Format};
+use crate::format::Format;
 use crate::header::{Header, header_bytes};
-use crate::section::{self, CodedChunk, Decoded, decode_place};
+use crate::section::{self, CodedChunk, Decoded};
 use crate::stream::{Closing, FRAME_BYTES, PayloadReader, PayloadWriter, ReadError, check_hash, check_length, frame, payload_len};
 
 /// A checked payload: one miner's compressed pseudo-gradient for one round.
@@ -140,14 +140,10 @@ impl Payload {
     /// # Panics
     /// If there is no such section.
     pub fn for_each_chunk(&self, section: usize, mut sent: impl FnMut(usize, Chunk, &[u16], &[f32])) {
-        let mut room = Decoded::default();
-        for part in self.format.parts(section) {
-            let start = self.format.start(part);
-            for place in part.places(Form::Memory, part.offset) {
-                let (indices, values) = decode_place(&self.sections[section], part, &place, &mut room);
-                sent(part.tensor, Chunk { start: start + place.chunk.start, ..place.chunk }, indices, values);
-            }
-        }
+        let bytes = &self.sections[section];
+        section::for_each_place(&self.format, section, bytes, &mut Decoded::default(), |part, place, indices, values| {
+            sent(part.tensor, Chunk { start: part.start() + place.chunk.start, ..place.chunk }, indices, values);
+        });
     }
 
     /// Chunk number `chunk` of tensor number `tensor`, found in constant time.
@@ -157,7 +153,7 @@ impl Payload {
     pub fn chunk(&self, tensor: usize, chunk: usize) -> CodedChunk<'_> {
         let (section, part) = self.format.find(tensor, chunk);
         let mut coded = CodedChunk::new(&self.sections[section], part, &part.place(chunk - part.first_chunk));
-        coded.chunk.start += self.format.start(part);
+        coded.chunk.start += part.start();
         coded
     }
 
@@ -170,15 +166,15 @@ impl Payload {
     /// Calls `update(element, value)` for every sent element of tensors in the payload's layout.
     pub(crate) fn for_each_sent(&self, tensors: &mut [Vec<f32>], update: impl Fn(&mut f32, f32) + Sync) {
         let sections = self.format.split_mut(tensors).into_par_iter().zip(&self.sections).enumerate();
-        sections.for_each_init(Decoded::default, |room, (section, (slices, bytes))| {
-            for (part, elements) in self.format.parts(section).iter().zip(slices) {
-                for place in part.places(Form::Memory, part.offset) {
-                    let (indices, values) = decode_place(bytes, part, &place, room);
-                    for (&index, &value) in indices.iter().zip(values).filter(|&(_, &value)| value != 0.0) {
-                        update(&mut elements[place.chunk.position(index.into())], value);
-                    }
+        sections.for_each_init(Decoded::default, |room, (section, (mut slices, bytes))| {
+            let first = self.format.parts(section)[0].tensor;
+            section::for_each_place(&self.format, section, bytes, room, |part, place, indices, values| {
+                // A section has one part of each tensor from its first on.
+                let elements = &mut slices[part.tensor - first];
+                for (&index, &value) in indices.iter().zip(values).filter(|&(_, &value)| value != 0.0) {
+                    update(&mut elements[place.chunk.position(index.into())], value);
                 }
-            }
+            });
         });
     }
 

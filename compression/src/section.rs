@@ -123,6 +123,23 @@ pub(crate) fn decode_place<'b>(section: &[u8], part: &Part, place: &Place, room:
     decode_chunk(part.codec, &place_table(section, part, place), codes, indices, size, room)
 }
 
+/// Decodes a section's chunks from memory, in order.
+#[inline]
+pub(crate) fn for_each_place(
+    format: &Format,
+    number: usize,
+    section: &[u8],
+    room: &mut Decoded,
+    mut each: impl FnMut(&Part, &Place, &[u16], &[f32]),
+) {
+    for part in format.parts(number) {
+        for place in part.places(Form::Memory, part.offset) {
+            let (indices, values) = decode_place(section, part, &place, room);
+            each(part, &place, indices, values);
+        }
+    }
+}
+
 /// Indices and values of a chunk from its bytes in memory; `size` is its number of elements and of values.
 #[inline(always)]
 fn decode_chunk<'b>(
@@ -167,11 +184,10 @@ pub(crate) fn decode_indices(floor: Floor, select: Select, bytes: &[u8], element
     }
 }
 
-/// Writes a chunk's ascending indices; Golomb codes also into the section's stream.
-pub(crate) fn encode_indices(form: Form, select: Select, indices: &[u16], elements: usize, out: &mut [u8], stream: &mut BitWriter) {
+/// Writes the ascending indices of a chunk of `elements` in their form in memory.
+pub(crate) fn encode_indices(select: Select, indices: &[u16], elements: usize, out: &mut [u8]) {
     match select {
         Select::TopK { indices: Indices::Packed12, .. } => packed::encode(indices.iter().copied(), INDEX_BITS, out),
-        Select::TopK { indices: Indices::Golomb, .. } if form == Form::Wire => golomb::encode(indices, elements, out, stream),
         Select::TopK { .. } => elias_fano::encode(Floor::best(), indices, elements, out),
         Select::GroupMax { group } => packed::encode(indices.iter().map(|index| index % group.elements() as u16), group.bits(), out),
     }
@@ -215,15 +231,13 @@ pub(crate) fn read(format: &Format, section: usize, body: &[u8]) -> Result<Vec<u
     Ok(reader.memory)
 }
 
-/// The ranges of a part's bytes that are the same in memory, from `memory` on, and in a payload, from `wire` on.
-pub(crate) fn shared_bytes(part: &Part, memory: usize, wire: usize) -> Vec<(Range<usize>, Range<usize>)> {
-    let end = wire + part.bytes(Form::Wire);
-    if !part.codec.is_golomb() {
-        return vec![(memory..memory + end - wire, wire..end)];
-    }
-    let pairs = part.offsets_from(Form::Memory, memory).into_iter().zip(part.offsets_from(Form::Wire, wire));
-    let [table, scales, codes, indices] = pairs.collect::<Vec<_>>()[..] else { return Vec::new() };
-    vec![(table.0..table.0 + scales.1 - table.1, table.1..scales.1), (codes.0..indices.0, codes.1..indices.1)]
+/// The ranges of a part's bytes that are the same in memory and, from `wire` on, in a payload: table and scale codes, as far as a payload has
+/// them here; value codes; and indices, unless they are Golomb codes.
+pub(crate) fn shared_bytes(part: &Part, wire: usize) -> [(Range<usize>, Range<usize>); 3] {
+    let (memory, wire) = (part.offsets(), part.offsets_from(Form::Wire, wire));
+    let indices = if part.codec.is_golomb() { 0 } else { part.index_bytes(Form::Wire) };
+    [(0, wire[2] - wire[0]), (2, wire[3] - wire[2]), (3, indices)]
+        .map(|(section, bytes)| (memory[section]..memory[section] + bytes, wire[section]..wire[section] + bytes))
 }
 
 /// The refusal of a part's chunk.
@@ -245,7 +259,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn part(&mut self, part: &Part, start: usize) -> Result<(), PayloadError> {
-        for (to, from) in shared_bytes(part, part.offset, start) {
+        for (to, from) in shared_bytes(part, start) {
             self.memory[to].copy_from_slice(&self.body[from]);
         }
         let [.., lows] = part.offsets_from(Form::Wire, start);
@@ -311,7 +325,7 @@ pub(crate) fn write(format: &Format, section: usize, memory: &[u8]) -> Vec<u8> {
     let (mut stream, mut scales, mut room) = (BitWriter::default(), ScaleCoder::default(), Decoded::default());
     let mut start = 0;
     for part in parts {
-        for (from, to) in shared_bytes(part, part.offset, start) {
+        for (from, to) in shared_bytes(part, start) {
             body[to].copy_from_slice(&memory[from]);
         }
         if part.codec.is_golomb() {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::error::PayloadError;
 use crate::format::Format;
 use crate::header::{FIXED_BYTES, Header, codecs_bytes, header_bytes};
-use crate::section;
+use crate::section::{self, Decoded};
 
 /// Bytes of a BLAKE3 hash.
 pub(crate) const HASH_BYTES: usize = 32;
@@ -170,16 +170,11 @@ impl Section {
 
     /// Calls `sent(tensor, position in the tensor, value)` for everything sent, in order.
     pub fn for_each_sent(&self, mut sent: impl FnMut(usize, usize, f32)) {
-        let mut room = section::Decoded::default();
-        for part in self.format.parts(self.number) {
-            let start = self.format.start(part);
-            for place in part.places(crate::format::Form::Memory, part.offset) {
-                let (indices, values) = section::decode_place(&self.bytes, part, &place, &mut room);
-                for (&index, &value) in indices.iter().zip(values).filter(|&(_, &value)| value != 0.0) {
-                    sent(part.tensor, start + place.chunk.position(index.into()), value);
-                }
+        section::for_each_place(&self.format, self.number, &self.bytes, &mut Decoded::default(), |part, place, indices, values| {
+            for (&index, &value) in indices.iter().zip(values).filter(|&(_, &value)| value != 0.0) {
+                sent(part.tensor, part.start() + place.chunk.position(index.into()), value);
             }
-        }
+        });
     }
 }
 
