@@ -116,12 +116,11 @@ fn what_goes_in_comes_out_as_the_library_has_it() {
     let (gradient, before) = (elements(1), elements(2));
     write_f32(&files, "delta", &gradient);
     write_f32(&files, "before", &before);
-    let top_k = |quantizer, indices| Codec::top_k(64, quantizer, indices);
     let cases = [
-        ("", top_k(Quantizer::Sign2, Indices::Golomb)),
+        ("", Codec::top_k(72, Quantizer::Sign1, Indices::Golomb)),
         ("--quantizer sign1 --indices elias-fano --k 8", Codec::top_k(8, Quantizer::Sign1, Indices::EliasFano)),
-        ("--quantizer reference --indices packed12", top_k(Quantizer::Reference, Indices::Packed12)),
-        ("--select group-max --group 16", Codec::group_max(Group::G16, Quantizer::Sign2)),
+        ("--quantizer reference --indices packed12 --k 64", Codec::top_k(64, Quantizer::Reference, Indices::Packed12)),
+        ("--quantizer sign2 --select group-max --group 16", Codec::group_max(Group::G16, Quantizer::Sign2)),
     ];
     for (options, codec) in cases {
         let format = Arc::new(Format::uniform(layout(), codec).unwrap());
@@ -149,12 +148,12 @@ fn a_class_of_tensors_has_a_codec_of_its_own() {
     let files = Files::new();
     write_f32(&files, "delta", &elements(1));
     files.succeeds(
-        "encode --pseudo-gradient delta --out p.trb --codec-for *.norm=sign1,k=128 --run 01{} --round 7"
+        "encode --pseudo-gradient delta --out p.trb --codec-for *.norm=sign2,k=128 --run 01{} --round 7"
             .replace("{}", &"00".repeat(31))
             .as_str(),
     );
-    let codecs = [64, 128, 64].map(|k| if k == 64 { Quantizer::Sign2 } else { Quantizer::Sign1 }).into_iter().zip([64, 128, 64]);
-    let codecs = codecs.map(|(quantizer, k)| Codec::top_k(k, quantizer, Indices::Golomb)).collect();
+    let codecs = [(72, Quantizer::Sign1), (128, Quantizer::Sign2), (72, Quantizer::Sign1)];
+    let codecs = codecs.map(|(k, quantizer)| Codec::top_k(k, quantizer, Indices::Golomb)).into();
     let mut header = ZEROS;
     (header.run[0], header.round) = (1, 7);
     let format = Arc::new(Format::new(layout(), codecs).unwrap());
@@ -190,7 +189,7 @@ fn half_precision_is_widened() {
 #[test]
 fn merging_is_the_transition() {
     let files = Files::new();
-    let (theta, format) = (elements(9), Arc::new(Format::uniform(layout(), Codec::top_k(64, Quantizer::Sign2, Indices::Golomb)).unwrap()));
+    let (theta, format) = (elements(9), Arc::new(Format::uniform(layout(), Codec::top_k(72, Quantizer::Sign1, Indices::Golomb)).unwrap()));
     write_f32(&files, "theta", &theta);
     for (name, seed) in [("a", 1), ("b", 2), ("c", 3)] {
         write_f32(&files, name, &elements(seed).iter().map(|e| e.iter().map(|v| v * seed as f32).collect()).collect::<Vec<_>>());

@@ -1,11 +1,13 @@
 //! What opens every payload: whose it is, what it is based on, how it is coded.
 
+use std::io::{self, Read};
+
 use crate::codec::{CODEC_BYTES, Codec};
 use crate::format::Format;
 use crate::{PayloadError, Root};
 
 /// Bytes of the header before its codecs.
-pub(crate) const FIXED_BYTES: usize = 152;
+const FIXED_BYTES: usize = 152;
 /// Bytes of a codec and the number of tensors in a row that it is for.
 const RUN_BYTES: usize = 4 + CODEC_BYTES;
 /// Where the hotkey stands, the only field in which the payloads of a round differ.
@@ -124,11 +126,19 @@ impl Outline {
 }
 
 /// Bytes that a header has behind its fixed part, by its count of codecs; at most half a megabyte.
-pub(crate) fn codecs_bytes(head: &[u8]) -> usize {
+fn codecs_bytes(head: &[u8]) -> usize {
     match *head {
         [_, _, _, _, _, _, low, high, ..] => usize::from(u16::from_le_bytes([low, high])) * RUN_BYTES,
         _ => 0,
     }
+}
+
+/// The bytes of the header that starts a stream, and nothing behind it; fewer if the stream ends.
+pub(crate) fn read_bytes(mut read: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    read.by_ref().take(FIXED_BYTES as u64).read_to_end(&mut bytes)?;
+    read.take(codecs_bytes(&bytes) as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Bytes of every header of this format.

@@ -4,10 +4,10 @@ use std::io::{self, Read};
 
 use crate::error::PayloadError;
 use crate::format::{Form, Format, Part};
-use crate::header::{FIXED_BYTES, Outline, codecs_bytes};
+use crate::header::{Outline, read_bytes};
 use crate::indices::bits::BitWriter;
 use crate::scales::ScaleCoder;
-use crate::stream::{Closing, FRAME_BYTES, HASH_BYTES, ReadError, Section, split_frame};
+use crate::stream::{Closing, Counted, FRAME_BYTES, HASH_BYTES, ReadError, Section, split_frame};
 
 /// Bytes of a body that are in memory at once.
 const RUN: u64 = 1 << 16;
@@ -90,11 +90,8 @@ impl Outline {
     ///
     /// # Errors
     /// [`ReadError`] if the stream fails or starts with no payload's header.
-    pub fn read_from(mut read: impl Read) -> Result<Self, ReadError> {
-        let mut bytes = Vec::new();
-        read.by_ref().take(FIXED_BYTES as u64).read_to_end(&mut bytes)?;
-        read.take(codecs_bytes(&bytes) as u64).read_to_end(&mut bytes)?;
-        Ok(Self::read(&bytes)?)
+    pub fn read_from(read: impl Read) -> Result<Self, ReadError> {
+        Ok(Self::read(&read_bytes(read)?)?)
     }
 }
 
@@ -103,22 +100,20 @@ impl Outline {
 /// # Errors
 /// Only if the stream fails; what is wrong with its bytes is in [`Inspection::refusal`].
 pub fn inspect(read: impl Read) -> io::Result<Inspection> {
-    let mut walk = Walk { read, bytes: 0, hasher: blake3::Hasher::new(), outline: None, frames: Vec::new(), refusal: None };
+    let mut walk = Walk { read: Counted::new(read), outline: None, frames: Vec::new(), refusal: None };
     match walk.payload() {
         Ok(()) => {}
         Err(ReadError::Payload(refusal)) => walk.refuse(refusal),
         Err(ReadError::Io(error)) => return Err(error),
     }
     while !walk.take(RUN)?.is_empty() {}
-    let Walk { bytes, hasher, outline, frames, refusal, .. } = walk;
-    Ok(Inspection { outline, frames, bytes, digest: *hasher.finalize().as_bytes(), refusal })
+    let Walk { read, outline, frames, refusal } = walk;
+    Ok(Inspection { outline, frames, bytes: read.bytes, digest: read.digest(), refusal })
 }
 
 /// The state of [`inspect`].
 struct Walk<R> {
-    read: R,
-    bytes: u64,
-    hasher: blake3::Hasher,
+    read: Counted<R>,
     outline: Option<Outline>,
     frames: Vec<Frame>,
     refusal: Option<PayloadError>,
@@ -129,8 +124,6 @@ impl<R: Read> Walk<R> {
     fn take(&mut self, count: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.read.by_ref().take(count).read_to_end(&mut bytes)?;
-        self.bytes += bytes.len() as u64;
-        self.hasher.update(&bytes);
         Ok(bytes)
     }
 
@@ -140,13 +133,12 @@ impl<R: Read> Walk<R> {
     }
 
     fn truncated(&self) -> ReadError {
-        PayloadError::Truncated { found: self.bytes }.into()
+        PayloadError::Truncated { found: self.read.bytes }.into()
     }
 
     /// Header, sections and footer; an error is a fault behind which nothing can be told apart.
     fn payload(&mut self) -> Result<(), ReadError> {
-        let mut header = self.take(FIXED_BYTES as u64)?;
-        header.extend(self.take(codecs_bytes(&header) as u64)?);
+        let header = read_bytes(&mut self.read)?;
         let outline = Outline::read(&header)?;
         let sections = outline.sections;
         self.outline = Some(outline);
@@ -158,8 +150,8 @@ impl<R: Read> Walk<R> {
             closing.section(frame);
         }
         let expected = closing.total();
-        let footer = self.take(expected - self.bytes)?;
-        if self.bytes < expected {
+        let footer = self.take(expected - self.read.bytes)?;
+        if self.read.bytes < expected {
             return Err(self.truncated());
         }
         if let Err(fault) = closing.check(&footer) {
@@ -173,19 +165,19 @@ impl<R: Read> Walk<R> {
         if length == 0 {
             return Err(PayloadError::SectionLength { section, least: 1, most: u32::MAX.into(), found: 0 }.into());
         }
-        let offset = self.bytes;
+        let offset = self.read.bytes;
         let end = offset + u64::from(length);
         let mut hasher = blake3::Hasher::new();
-        while self.bytes < end {
-            let run = self.take(RUN.min(end - self.bytes))?;
+        while self.read.bytes < end {
+            let run = self.take(RUN.min(end - self.read.bytes))?;
             if run.is_empty() {
                 break;
             }
             hasher.update(&run);
         }
         let intact = *hasher.finalize().as_bytes() == hash;
-        self.frames.push(Frame { offset, length, present: self.bytes - offset, hash, intact });
-        if self.bytes < end {
+        self.frames.push(Frame { offset, length, present: self.read.bytes - offset, hash, intact });
+        if self.read.bytes < end {
             return Err(self.truncated());
         }
         if !intact {

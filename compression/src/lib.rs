@@ -39,7 +39,7 @@ pub use payload::Payload;
 pub use quantize::{SIGN1, SIGN2};
 pub use section::{CodedChunk, Decoded};
 pub use state::{LEAF_ELEMENTS, Root, State, check_lengths};
-pub use stream::{PayloadReader, ReadError, Section, payload_len, typical_payload_len};
+pub use stream::{PayloadReader, ReadError, Section, footer_len, payload_len, section_ranges, typical_payload_len};
 
 /// Why a layout, or tensors that should fit one, are refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

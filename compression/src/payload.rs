@@ -10,7 +10,7 @@ use crate::error::PayloadError;
 use crate::format::Format;
 use crate::header::{Header, header_bytes};
 use crate::section::{self, CodedChunk, Decoded};
-use crate::stream::{Closing, FRAME_BYTES, PayloadReader, PayloadWriter, ReadError, check_hash, check_length, frame, payload_len};
+use crate::stream::{Closing, FRAME_BYTES, PayloadReader, PayloadWriter, ReadError, check_length, frame, payload_len, read_body};
 
 /// A checked payload: one miner's compressed pseudo-gradient for one round.
 #[derive(Clone, Debug)]
@@ -59,10 +59,7 @@ impl Payload {
             std::cmp::Ordering::Equal => {}
         }
         closing.check(rest)?;
-        let read = |(section, (frame, body)): (usize, (&[u8; FRAME_BYTES], &[u8]))| {
-            check_hash(section, frame, body)?;
-            section::read(format, section, body)
-        };
+        let read = |(section, (frame, body)): (usize, (&[u8; FRAME_BYTES], &[u8]))| read_body(frame, body, format, section);
         let sections: Vec<_> = framed.into_par_iter().enumerate().map(read).collect();
         // In order, so that everybody names the same fault.
         let sections = sections.into_iter().collect::<Result<_, _>>()?;

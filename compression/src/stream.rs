@@ -3,18 +3,22 @@
 //! A payload is: header; for each section u32 length, BLAKE3 of its body, body; the sections' u32 lengths again; u64 length of the whole payload;
 //! closing hash. The closing hash is BLAKE3 over the header and each section's length and hash, so that all is covered and nothing is hashed twice.
 
+use std::cmp::Ordering;
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::PayloadError;
 use crate::format::Format;
-use crate::header::{FIXED_BYTES, Header, codecs_bytes, header_bytes};
+use crate::header::{Header, header_bytes, read_bytes};
 use crate::section::{self, Decoded};
 
 /// Bytes of a BLAKE3 hash.
 pub(crate) const HASH_BYTES: usize = 32;
+/// Bytes of a section's length.
+const LENGTH_BYTES: usize = 4;
 /// Bytes before a section's body: its length and hash.
-pub(crate) const FRAME_BYTES: usize = 4 + HASH_BYTES;
+pub(crate) const FRAME_BYTES: usize = LENGTH_BYTES + HASH_BYTES;
 /// Bytes of the footer besides the sections' lengths: the payload's length and the closing hash.
 const CLOSING_BYTES: usize = 8 + HASH_BYTES;
 
@@ -44,7 +48,7 @@ pub fn typical_payload_len(format: &Format) -> u64 {
 
 /// Bytes of a payload besides its sections' bodies.
 fn around(format: &Format) -> u64 {
-    (header_bytes(format) + format.sections() * (FRAME_BYTES + 4) + CLOSING_BYTES) as u64
+    (header_bytes(format) + format.sections() * FRAME_BYTES + footer_len(format)) as u64
 }
 
 /// What the closing hash and the footer are made of.
@@ -109,15 +113,47 @@ pub(crate) fn frame(body: &[u8]) -> [u8; FRAME_BYTES] {
     frame
 }
 
-/// Whether a section's body has the hash of its frame.
-pub(crate) fn check_hash(section: usize, frame: &[u8; FRAME_BYTES], body: &[u8]) -> Result<(), PayloadError> {
-    if *blake3::hash(body).as_bytes() == split_frame(frame).1 { Ok(()) } else { Err(PayloadError::SectionHash { section }) }
+/// Bytes of the footer of every payload of this format, which a ranged read finds at its end.
+pub fn footer_len(format: &Format) -> usize {
+    format.sections() * LENGTH_BYTES + CLOSING_BYTES
+}
+
+/// Where each section lies in a payload that ends in `footer`, with its length and hash in front, for [`Section::parse`].
+///
+/// # Errors
+/// [`PayloadError::Footer`] if this is no footer of the format; [`PayloadError::SectionLength`].
+pub fn section_ranges(format: &Format, footer: &[u8]) -> Result<Vec<Range<u64>>, PayloadError> {
+    if footer.len() != footer_len(format) {
+        return Err(PayloadError::Footer);
+    }
+    let (lengths, closing) = footer.split_at(format.sections() * LENGTH_BYTES);
+    let mut end = header_bytes(format) as u64;
+    let place = |(section, &length): (usize, &[u8; LENGTH_BYTES])| {
+        let length = allowed_length(format, section, u32::from_le_bytes(length))?;
+        let start = end;
+        end += (FRAME_BYTES + length) as u64;
+        Ok(start..end)
+    };
+    let ranges = lengths.as_chunks().0.iter().enumerate().map(place).collect::<Result<Vec<_>, PayloadError>>()?;
+    let total = end + footer.len() as u64;
+    if closing[..8] == total.to_le_bytes() { Ok(ranges) } else { Err(PayloadError::Footer) }
+}
+
+/// A section's memory from its body, which must have the hash of its frame.
+pub(crate) fn read_body(frame: &[u8; FRAME_BYTES], body: &[u8], format: &Format, section: usize) -> Result<Vec<u8>, PayloadError> {
+    if *blake3::hash(body).as_bytes() != split_frame(frame).1 {
+        return Err(PayloadError::SectionHash { section });
+    }
+    section::read(format, section, body)
 }
 
 /// Whether a section may be as long as its frame says.
 pub(crate) fn check_length(format: &Format, section: usize, frame: &[u8; FRAME_BYTES]) -> Result<usize, PayloadError> {
+    allowed_length(format, section, split_frame(frame).0)
+}
+
+fn allowed_length(format: &Format, section: usize, length: u32) -> Result<usize, PayloadError> {
     let allowed = format.section_wire_bytes(section);
-    let (length, _) = split_frame(frame);
     let found = u64::from(length);
     if allowed.contains(&found) {
         return Ok(length as usize);
@@ -163,6 +199,27 @@ pub struct Section {
 }
 
 impl Section {
+    /// Checks one section's bytes, its length and hash in front; [`Format::sections_of`] and [`section_ranges`] tell which they are for a tensor.
+    ///
+    /// The closing hash covers the hashes of all sections, so that only a whole payload shows that this one belongs to it.
+    ///
+    /// # Errors
+    /// [`PayloadError`]
+    pub fn parse(bytes: &[u8], format: &Arc<Format>, number: usize) -> Result<Self, PayloadError> {
+        let truncated = || PayloadError::Truncated { found: bytes.len() as u64 };
+        let (frame, body) = bytes.split_first_chunk().ok_or_else(truncated)?;
+        let length = check_length(format, number, frame)?;
+        match body.len().cmp(&length) {
+            Ordering::Less => Err(truncated()),
+            Ordering::Greater => Err(PayloadError::Trailing { expected: (FRAME_BYTES + length) as u64 }),
+            Ordering::Equal => Self::of_body(frame, body, format, number),
+        }
+    }
+
+    fn of_body(frame: &[u8; FRAME_BYTES], body: &[u8], format: &Arc<Format>, number: usize) -> Result<Self, PayloadError> {
+        Ok(Self { bytes: read_body(frame, body, format, number)?, format: format.clone(), number })
+    }
+
     /// The tensors of which it holds chunks: number in the layout, number of the first chunk, number of chunks.
     pub fn parts(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
         self.format.parts(self.number).iter().map(|part| (part.tensor, part.first_chunk, part.grid.chunks()))
@@ -194,14 +251,8 @@ impl<R: Read> PayloadReader<R> {
     /// # Errors
     /// [`ReadError`]
     pub fn new(read: R, format: Arc<Format>) -> Result<Self, ReadError> {
-        let mut read = Counted { read, bytes: 0, hasher: blake3::Hasher::new() };
-        let mut bytes = vec![0; FIXED_BYTES];
-        let filled = read.fill(&mut bytes)?;
-        bytes.truncate(filled);
-        let codecs = codecs_bytes(&bytes);
-        bytes.resize(filled + codecs, 0);
-        let codecs = read.fill(&mut bytes[filled..])?;
-        bytes.truncate(filled + codecs);
+        let mut read = Counted::new(read);
+        let bytes = read_bytes(&mut read)?;
         let header = Header::read(&bytes, &format)?;
         Ok(Self { read, header, closing: Closing::new(&bytes), format, next: 0 })
     }
@@ -213,7 +264,7 @@ impl<R: Read> PayloadReader<R> {
 
     /// BLAKE3 of all bytes read so far; after the last section, the payload's.
     pub fn digest(&self) -> [u8; 32] {
-        *self.read.hasher.finalize().as_bytes()
+        self.read.digest()
     }
 
     /// The next section; `None` after the last one, when footer and end of the stream have been checked too.
@@ -226,51 +277,56 @@ impl<R: Read> PayloadReader<R> {
         }
         let number = self.next;
         let mut frame = [0; FRAME_BYTES];
-        self.read.exact(&mut frame)?;
+        self.exact(&mut frame)?;
         let mut body = vec![0; check_length(&self.format, number, &frame)?];
-        self.read.exact(&mut body)?;
-        check_hash(number, &frame, &body)?;
-        let bytes = section::read(&self.format, number, &body)?;
+        self.exact(&mut body)?;
+        let section = Section::of_body(&frame, &body, &self.format, number)?;
         self.closing.section(&frame);
         self.next += 1;
-        Ok(Some(Section { format: self.format.clone(), number, bytes }))
+        Ok(Some(section))
+    }
+
+    fn exact(&mut self, bytes: &mut [u8]) -> Result<(), ReadError> {
+        self.read.read_exact(bytes).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => PayloadError::Truncated { found: self.read.bytes }.into(),
+            _ => error.into(),
+        })
     }
 
     fn finish(&mut self) -> Result<(), ReadError> {
         let expected = self.closing.total();
-        let mut footer = vec![0; self.closing.lengths.len() + CLOSING_BYTES];
-        self.read.exact(&mut footer)?;
+        let mut footer = vec![0; footer_len(&self.format)];
+        self.exact(&mut footer)?;
         self.closing.clone().check(&footer)?;
-        if self.read.fill(&mut [0])? == 0 { Ok(()) } else { Err(PayloadError::Trailing { expected }.into()) }
+        if self.read.by_ref().take(1).read_to_end(&mut Vec::new())? == 0 { Ok(()) } else { Err(PayloadError::Trailing { expected }.into()) }
     }
 }
 
 /// A stream that knows what was read of it.
 #[derive(Debug)]
-struct Counted<R> {
+pub(crate) struct Counted<R> {
     read: R,
-    bytes: u64,
+    /// Bytes read so far.
+    pub bytes: u64,
     hasher: blake3::Hasher,
 }
 
-impl<R: Read> Counted<R> {
-    /// Fills as much of `bytes` as there is.
-    fn fill(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let mut filled = 0;
-        while filled < bytes.len() {
-            match self.read.read(&mut bytes[filled..]) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.bytes += filled as u64;
-        self.hasher.update(&bytes[..filled]);
-        Ok(filled)
+impl<R> Counted<R> {
+    pub fn new(read: R) -> Self {
+        Self { read, bytes: 0, hasher: blake3::Hasher::new() }
     }
 
-    fn exact(&mut self, bytes: &mut [u8]) -> Result<(), ReadError> {
-        if self.fill(bytes)? == bytes.len() { Ok(()) } else { Err(PayloadError::Truncated { found: self.bytes }.into()) }
+    /// BLAKE3 of the bytes read so far.
+    pub fn digest(&self) -> [u8; HASH_BYTES] {
+        *self.hasher.finalize().as_bytes()
+    }
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.read.read(bytes)?;
+        self.bytes += count as u64;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
     }
 }

@@ -10,8 +10,8 @@ use common::{
     BETA, HEADER, Random, SHAPES, Trickle, bits, codec, codecs, formats, layout, mix, mixed, payload, payload_bytes, spec, uniform,
 };
 use compression::{
-    Codec, CodedChunk, ErrorFeedback, Format, Group, Header, Indices, LayoutError, Payload, PayloadReader, Quantizer, SIGN1, SIGN2, Select,
-    encode, encode_to, payload_len,
+    Codec, CodedChunk, ErrorFeedback, Format, Group, Header, Indices, LayoutError, Payload, PayloadError, PayloadReader, Quantizer, SIGN1,
+    SIGN2, Section, Select, encode, encode_to, footer_len, payload_len, section_ranges,
 };
 use proptest::prelude::*;
 
@@ -304,6 +304,46 @@ fn the_shapes_of_the_tests_need_every_kind_of_chunk() {
     assert!(mix().codecs().iter().all(|a| mix().codecs().iter().filter(|b| a == *b).count() == 1));
     let group = Codec::group_max(Group::G32, Quantizer::Sign1);
     assert_eq!(group.chunk_k(10), 1);
+}
+
+/// A tensor is read from the footer and its own sections alone.
+#[test]
+fn a_tensor_is_read_alone() {
+    for indices in [Indices::Golomb, Indices::EliasFano] {
+        let format = uniform(&[&[70, 65], &[64 * 1030, 64], &[300]], Codec::top_k(4, Quantizer::Sign1, indices));
+        let bytes = payload_bytes(&format, 5);
+        let dense = Payload::parse(&bytes, &format).unwrap().to_dense();
+        let footer = &bytes[bytes.len() - footer_len(&format)..];
+        let ranges = section_ranges(&format, footer).unwrap();
+        assert!(format.sections_of(1).len() > 1);
+        for (tensor, expected) in dense.iter().enumerate() {
+            let mut found = vec![0.0; expected.len()];
+            for number in format.sections_of(tensor) {
+                let range = ranges[number].start as usize..ranges[number].end as usize;
+                let section = Section::parse(&bytes[range.clone()], &format, number).unwrap();
+                section.for_each_sent(|t, position, value| {
+                    if t == tensor {
+                        found[position] = value;
+                    }
+                });
+                let refusal = |range: std::ops::Range<usize>| Section::parse(&bytes[range], &format, number).unwrap_err();
+                assert!(matches!(refusal(range.start..range.end - 1), PayloadError::Truncated { .. }));
+                assert!(matches!(refusal(range.start..range.end + 1), PayloadError::Trailing { .. }));
+                let mut damaged = bytes[range.clone()].to_vec();
+                damaged[40] ^= 1;
+                assert_eq!(Section::parse(&damaged, &format, number).unwrap_err(), PayloadError::SectionHash { section: number });
+            }
+            assert_eq!(&found, expected);
+        }
+        assert_eq!(section_ranges(&format, &footer[1..]), Err(PayloadError::Footer));
+        assert_eq!(section_ranges(&format, &footer[..3]), Err(PayloadError::Footer));
+        let mut long = footer.to_vec();
+        long[3] = 0xFF;
+        assert!(matches!(section_ranges(&format, &long), Err(PayloadError::SectionLength { section: 0, .. })));
+        let mut total = footer.to_vec();
+        total[footer.len() - 40] ^= 1;
+        assert_eq!(section_ranges(&format, &total), Err(PayloadError::Footer));
+    }
 }
 
 /// One tile of 32 elements of which three are sent.

@@ -13,13 +13,13 @@ pub struct Choice {
     #[arg(long, value_enum, default_value_t = SelectName::TopK)]
     select: SelectName,
     /// Values of a full chunk of 4096 elements, for top-k.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, default_value_t = 72, value_parser = clap::value_parser!(u16).range(1..=4096))]
     k: u16,
     /// Elements of a group, for group-max: 16, 32 or 64.
     #[arg(long, default_value = "32", value_parser = parse_group)]
     group: Group,
     /// How a value is written.
-    #[arg(long, value_enum, default_value_t = QuantizerName::Sign2)]
+    #[arg(long, value_enum, default_value_t = QuantizerName::Sign1)]
     quantizer: QuantizerName,
     /// How places are written, for top-k.
     #[arg(long, value_enum, default_value_t = IndicesName::Golomb)]

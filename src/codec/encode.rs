@@ -23,7 +23,7 @@ Examples:
   tributary codec encode --pseudo-gradient delta.safetensors --out p.trb
   tributary codec encode --pseudo-gradient delta.safetensors --out p.trb \\
     --feedback-in e.safetensors --feedback-out e.safetensors \\
-    --quantizer sign1 --k 128 --codec-for '*norm*=sign2,k=64'")]
+    --k 128 --codec-for '*norm*=sign2,k=64'")]
 pub struct EncodeArgs {
     /// The pseudo-gradient.
     #[arg(long, value_name = "FILE")]

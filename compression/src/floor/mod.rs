@@ -3,6 +3,33 @@
 //! Every function gives the same bits on every [`Floor`]. Most loops are plain Rust, inlined into one function per instruction set and vectorized
 //! there by the compiler; where it does not find the instructions, they are written out.
 
+/// Defines functions that run what a floor has under the same name; modules `avx2` and `avx512` are where the macro is used.
+macro_rules! dispatch {
+    (plain: $plain:ident, neon: $neon:ident;
+     $($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?;)*) => {
+        $(
+        $(#[$doc])*
+        #[inline]
+        pub(crate) fn $name(floor: Floor, $($argument: $type),*) $(-> $result)? {
+            match floor.0 {
+                Set::Scalar => $plain::$name($($argument),*),
+                // SAFETY: a `Floor` of this set exists only where the set was detected.
+                #[cfg(target_arch = "x86_64")]
+                Set::Avx2 => unsafe { avx2::$name($($argument),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                Set::Avx512 => unsafe { avx512::$name($($argument),*) },
+                // SAFETY: as above; plain loops need none of this.
+                #[cfg(target_arch = "aarch64")]
+                #[allow(unused_unsafe)]
+                Set::Neon => unsafe { $neon::$name($($argument),*) },
+            }
+        }
+        )*
+    };
+}
+use dispatch;
+
 pub(crate) mod decode;
 pub(crate) mod encode;
 

@@ -15,32 +15,20 @@ use crate::chunk::Chunk;
 use crate::indices::IndexFault as Fault;
 use crate::indices::golomb::Split;
 
-/// Declares functions that run what a floor has under the same name.
-macro_rules! floors {
-    ($(fn $name:ident($($argument:ident: $kind:ty),*) $(-> $result:ty)?;)*) => { $(
-        #[doc = concat!("[`plain::", stringify!($name), "`] on a floor.")]
-        #[inline]
-        pub(crate) fn $name(floor: Floor, $($argument: $kind),*) $(-> $result)? {
-            match floor.0 {
-                // SAFETY: a `Floor` of this set exists only where the set was detected.
-                #[cfg(target_arch = "x86_64")]
-                Set::Avx2 => unsafe { avx2::$name($($argument),*) },
-                // SAFETY: as above.
-                #[cfg(target_arch = "x86_64")]
-                Set::Avx512 => unsafe { avx512::$name($($argument),*) },
-                _ => plain::$name($($argument),*),
-            }
-        }
-    )* };
-}
-
-floors! {
+super::dispatch! { plain: plain, neon: plain;
+    /// Values of `width` bits.
     fn unpack(bytes: &[u8], width: u32, out: &mut [u16]);
+    /// Indices from their low parts and bitmap; checks the number of ones and the order.
     fn elias_fano(low: &[u8], bitmap: &[u8], width: u32, out: &mut [u16]) -> Result<(), Fault>;
+    /// Low parts and bitmap of indices.
     fn elias_fano_code(indices: &[u16], width: u32, out: &mut [u8]);
+    /// Indices of remainders' fixed parts and a stream from bit `at` on; returns the bit behind the chunk's last one.
     fn golomb(low: &[u8], stream: &[u8], at: usize, split: &Split, out: &mut [u16]) -> Result<usize, Fault>;
+    /// `table[code]` of codes of `width` bits.
     fn values(codes: &[u8], width: u32, table: &[f32; 4], out: &mut [f32]);
+    /// Adds `terms[code]` to the sums and weights at the indices.
     fn add(indices: &[u16], codes: &[u8], width: u32, terms: &[[f32; 2]; 4], sums: &mut [[f32; 2]]);
+    /// `theta -= lr * (sum / over)` where somebody sent a value; zeroes the sums.
     fn descend(sums: &mut [[f32; 2]], over_all: Option<f32>, lr: f32, chunk: Chunk, theta: &mut [f32]);
 }
 

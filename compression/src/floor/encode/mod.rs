@@ -42,30 +42,7 @@ mod avx512;
 mod neon;
 mod scalar;
 
-/// Defines the public functions, which pick an instance.
-macro_rules! dispatch {
-    ($($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?;)*) => {
-        $(
-        $(#[$doc])*
-        pub(crate) fn $name(floor: Floor, $($argument: $type),*) $(-> $result)? {
-            match floor.0 {
-                Set::Scalar => scalar::$name($($argument),*),
-                // SAFETY: a `Floor` of this set exists only where the set was detected.
-                #[cfg(target_arch = "x86_64")]
-                Set::Avx2 => unsafe { avx2::$name($($argument),*) },
-                // SAFETY: as above.
-                #[cfg(target_arch = "x86_64")]
-                Set::Avx512 => unsafe { avx512::$name($($argument),*) },
-                // SAFETY: as above.
-                #[cfg(target_arch = "aarch64")]
-                Set::Neon => unsafe { neon::$name($($argument),*) },
-            }
-        }
-        )*
-    };
-}
-
-dispatch! {
+super::dispatch! { plain: scalar, neon: neon;
     /// `feedback = beta * feedback + gradient`, each operation rounded on its own, for the elements of one chunk, which starts at the first
     /// of both slices; a copy goes into `values`, in the chunk's order.
     fn accumulate(feedback: &mut [f32], gradient: &[f32], beta: f32, rows: Rows, values: &mut [f32]);
