@@ -110,7 +110,7 @@ pub fn validate(args: ValidateArgs) -> Result<()> {
     let ValidateArgs { role, work, held_out } = args;
     role.start(|node| async move {
         let (dataset, device) = work.open(&node).await?;
-        let options = ValidatorOptions { identity: node.identity, dataset, device, held_out };
+        let options = ValidatorOptions { identity: node.identity, dataset, device, held_out, distortion: None };
         Ok(Validator::start(node.run, options, node.events, node.shutdown).await?.run().await?)
     })
 }

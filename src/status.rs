@@ -9,7 +9,7 @@ use clap::Args;
 use protocol::{
     Announcement, Digest, Hotkey, ObjectKey, Record, RunId,
     round::{Candidate, RoundPlan},
-    score::{MinerScore, ScoreSheet},
+    score::{MinerScore, ScoreSheet, Standing},
 };
 use serde::Serialize;
 
@@ -20,8 +20,8 @@ use crate::{cli::RunArgs, context, output};
 #[command(after_help = "\
 The newest record is the one that a validator committed in its turn on top of the record before; `tributary verify` checks its facts.
 
-Columns: stake and emission in TAO; score is what is paid for, rating the lower bound of the loss rating, own the moving average of
-gaining more on assigned data than on random data (-1 to 1), missed the rounds in a row without a payload, weight the mean share that
+Columns: stake and emission in TAO; score is what is paid for, gain the mean gain on random data relative to the rounds' medians,
+trains the probability that it trains on its assignment (0 to 1), missed the rounds in a row without a payload, weight the mean share that
 validators' weights on the chain give, incentive the share that Yuma consensus made of it.
 
 Examples:
@@ -100,7 +100,7 @@ struct Newest {
     #[serde(skip)]
     close: u64,
     #[serde(skip)]
-    scores: Vec<MinerScore>,
+    standing: Standing,
 }
 
 /// A neuron's standing; stake and emission in TAO, shares between 0 and 1.
@@ -121,8 +121,10 @@ struct Row {
 #[derive(Debug, Serialize)]
 struct Score {
     score: f64,
-    rating: f64,
-    computation: f64,
+    /// Mean gain relative to the rounds' medians.
+    gain: f64,
+    /// Probability that it trains on what it is assigned.
+    trains: f64,
     measured: u32,
     missed: u32,
 }
@@ -146,7 +148,7 @@ impl Status {
             rows.push((validator.stake, chain.weights(netuid, validator.uid).await?));
         }
         let owner = chain.subnet(netuid).await?.owner;
-        let scores = record.as_ref().map_or(&[][..], |record| &record.scores);
+        let scores = record.as_ref().map_or(&[][..], |record| &record.standing.miners);
         let neurons = neurons.iter().map(|neuron| Row::of(neuron, owner, scores, &rows)).collect();
         let name = run.manifest.name.clone();
         Ok(Self { run: run.id, name, block: head, round: anchor.round, phase, phase_ends, record, neurons })
@@ -206,7 +208,7 @@ async fn linked(run: &Run, round: u64, candidate: &Candidate, said: &[(Candidate
     if signed.signer != candidate.lead || (record.run, record.round) != (run.id, round) || record.open_block > candidate.block {
         return Ok(None);
     }
-    let plan = RoundPlan { times: run.manifest.round.clone(), anchor, ranks: run.ranks(record.open_block).await? };
+    let plan = RoundPlan { times: run.manifest.round.clone(), anchor, ranks: run.ranks(record.open_block).await?.1 };
     let in_turn = |hotkey, turn: Option<usize>| turn.is_some() && turn == plan.rank_of(hotkey);
     let entitled = in_turn(&list.lead, plan.seal_rank(list.block))
         && in_turn(&candidate.lead, plan.record_rank(list.block, candidate.block))
@@ -224,7 +226,7 @@ async fn linked(run: &Run, round: u64, candidate: &Candidate, said: &[(Candidate
         root: record.root,
         applied: record.applied.iter().map(|a| a.uid).collect(),
         close: list.block,
-        scores: sheet.map(|sheet| sheet.value.scores).unwrap_or_default(),
+        standing: sheet.map(|sheet| sheet.value.standing).unwrap_or_default(),
     }))
 }
 
@@ -236,7 +238,7 @@ impl Newest {
             record_block: self.block,
             record: self.digest,
             applied: Vec::new(),
-            scores: Vec::new(),
+            standing: Standing::default(),
         }
     }
 }
@@ -273,8 +275,8 @@ fn role(neuron: &Neuron, score: Option<&MinerScore>, owner: Hotkey) -> &'static 
 
 impl Score {
     fn of(score: &MinerScore) -> Self {
-        let MinerScore { score: paid, computation, measured, missed, .. } = *score;
-        Self { score: paid, rating: score.ordinal(), computation, measured, missed }
+        let MinerScore { score: paid, gain, measured, missed, .. } = *score;
+        Self { score: paid, gain, trains: score.trains(), measured, missed }
     }
 }
 
@@ -304,7 +306,7 @@ impl fmt::Display for Status {
             None => writeln!(f, "record  none yet\n")?,
         }
         let headline =
-            ["hotkey", "role", "uid", "stake", "score", "rating", "own", "missed", "weight", "incentive", "dividends", "emission"];
+            ["hotkey", "role", "uid", "stake", "score", "gain", "trains", "missed", "weight", "incentive", "dividends", "emission"];
         let mut table = output::Table::new(2, &headline);
         self.neurons.iter().for_each(|row| table.row(row.cells()));
         table.fmt(f)
@@ -322,8 +324,8 @@ impl Row {
             self.uid.to_string(),
             format!("{:.0}", self.stake),
             number(score.map(|s| s.score), 3),
-            number(score.map(|s| s.rating), 2),
-            number(score.map(|s| s.computation), 2),
+            number(score.map(|s| s.gain), 2),
+            number(score.map(|s| s.trains), 3),
             score.map_or_else(|| "-".to_owned(), |s| s.missed.to_string()),
             share(self.weight),
             share(self.incentive),

@@ -46,7 +46,7 @@ pub struct Offer {
 pub async fn offers(run: &Run, round: Option<u64>) -> Result<Vec<Offer>, RunError> {
     let head = run.chain.head().await?.number;
     let mut offers: Vec<Offer> = Vec::new();
-    for Validator { hotkey: validator, .. } in run.ranks(head).await? {
+    for Validator { hotkey: validator, .. } in run.ranks(head).await?.1 {
         let Some(bucket) = run.bucket_of(&validator).await? else { continue };
         let rounds = list_snapshots(&bucket).await.unwrap_or_default().into_iter().rev();
         let wanted = rounds.filter(|found| round.is_none_or(|wanted| wanted == *found)).take(OFFERS);

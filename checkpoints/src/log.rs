@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use protocol::{
     Announcement, Digest, Document, DocumentError, Hotkey, Manifest, ObjectKey, Record, RunId, SealList, Sealed, Signed,
     round::{Candidate, RoundPlan, in_force},
-    score::{MinerScore, ScoreSheet},
+    score::{ScoreSheet, Standing},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Run, RunError, payloads::check_envelope, run::ranks};
+use crate::{Run, RunError, payloads::check_envelope};
 
 /// Where the log stands between two rounds: all that a node must remember besides the tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,14 +25,14 @@ pub struct Anchor {
     /// Whose payloads it applied.
     pub applied: Vec<(u16, Hotkey)>,
     /// Every miner's scores after it.
-    pub scores: Vec<MinerScore>,
+    pub standing: Standing,
 }
 
 impl Anchor {
     /// Before round 0.
     pub fn genesis(run: RunId, manifest: &Manifest) -> Self {
         let start = manifest.chain.start_block;
-        Self { round: 0, open_block: start, record_block: start, record: run, applied: Vec::new(), scores: Vec::new() }
+        Self { round: 0, open_block: start, record_block: start, record: run, applied: Vec::new(), standing: Standing::default() }
     }
 
     /// After a record that was committed in block `record_block`, under a seal list committed in block `close`.
@@ -43,7 +43,7 @@ impl Anchor {
             record_block,
             record: record.digest(),
             applied: record.value.applied.iter().map(|a| (a.uid, a.hotkey)).collect(),
-            scores: sheet.scores.clone(),
+            standing: sheet.standing.clone(),
         }
     }
 }
@@ -70,8 +70,8 @@ impl RoundLog {
     /// Only the chain's own.
     pub async fn read(run: &Run, anchor: &Anchor, head: u64) -> Result<Self, RunError> {
         let netuid = run.manifest.chain.netuid;
-        let neurons = run.chain.neurons(netuid, anchor.open_block).await?;
-        let plan = RoundPlan { times: run.manifest.round.clone(), anchor: anchor.record_block, ranks: ranks(&neurons) };
+        let (neurons, ranks) = run.ranks(anchor.open_block).await?;
+        let plan = RoundPlan { times: run.manifest.round.clone(), anchor: anchor.record_block, ranks };
         let hotkeys = neurons.iter().map(|n| (n.uid, n.hotkey)).collect();
         let mut log = Self { plan, hotkeys, seal_lists: Vec::new(), records: Vec::new(), withheld: Vec::new() };
         for commitment in run.chain.commitments(netuid, anchor.record_block..=head).await? {

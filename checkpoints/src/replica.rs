@@ -101,8 +101,8 @@ impl Replica {
     }
 
     /// Gives the replica a payload that was fetched and checked already, so that it need not be fetched again.
-    pub fn remember(&mut self, payload: &Payload) {
-        self.opened.insert(Digest(payload.digest()), payload.clone());
+    pub fn remember(&mut self, payload: Payload) {
+        self.opened.insert(Digest(payload.digest()), payload);
     }
 
     /// The payloads remembered for the current round, by digest.
@@ -193,6 +193,10 @@ impl Replica {
         if let Some(why) = self.wrong_fact(log, close, candidate, &record, &sheet) {
             return Ok(Checked::Void(why));
         }
+        let Some(seed) = self.run.chain.block(close.block + 1).await? else { return Ok(Checked::Missing) };
+        if !sheet.value.measures_sample(&self.anchor.standing, &seed.hash, &self.terms.judge) {
+            return Ok(Checked::Void("does not measure everybody whom the lot fell on"));
+        }
         let applied = &record.value.applied;
         let Some(payloads) = fetch_applied(&self.run, round, applied, &close.list.value, &self.opened).await? else {
             return Ok(Checked::Missing);
@@ -224,7 +228,7 @@ impl Replica {
     ) -> Option<&'static str> {
         let (r, s, manifest) = (&record.value, &sheet.value, &self.run.manifest);
         let selected: Vec<Applied> = s
-            .select(&self.terms.judge)
+            .select(&self.terms.judge, &manifest.pay)
             .into_iter()
             .map(|e| Applied { uid: e.uid, hotkey: e.hotkey, payload: e.payload, weight: 1.0 })
             .collect();
@@ -237,7 +241,7 @@ impl Replica {
             (r.open_block == self.anchor.open_block && r.validators == log.plan.ranks, "names other validators than the chain"),
             (r.base_root == self.root, "starts from another root"),
             (self.matches_list(log, s, &close.list.value), "its score sheet does not match the seal list"),
-            (s.follows(&self.anchor.scores, &self.terms.judge, &manifest.pay), "its scores do not follow from its measurements"),
+            (s.follows(&self.anchor.standing, &self.terms.judge, &manifest.pay), "its scores do not follow from its measurements"),
             (r.applied == selected, "its selection does not follow from its scores"),
         ];
         facts.into_iter().find(|(holds, _)| !holds).map(|(_, why)| why)

@@ -209,12 +209,17 @@ impl Run {
         Ok(known.iter().map(|(hotkey, (_, bucket))| (*hotkey, bucket.clone())).collect())
     }
 
-    /// The validators by rank as of block `at`.
+    /// The neurons as of block `at` and the validators among them, by rank in a round that opens there. Nobody has a rank where that
+    /// block is not there yet.
     ///
     /// # Errors
     /// Only the chain's own.
-    pub async fn ranks(&self, at: u64) -> Result<Vec<Validator>, ChainError> {
-        Ok(ranks(&self.chain.neurons(self.manifest.chain.netuid, at).await?))
+    pub async fn ranks(&self, at: u64) -> Result<(Vec<Neuron>, Vec<Validator>), ChainError> {
+        let neurons = self.chain.neurons(self.manifest.chain.netuid, at).await?;
+        let Some(block) = self.chain.block(at).await? else { return Ok((neurons, Vec::new())) };
+        let permitted = neurons.iter().filter(|n| n.permit && n.stake > 0);
+        let validators = permitted.map(|n| Validator { hotkey: n.hotkey, stake: n.stake }).collect();
+        Ok((neurons, protocol::round::rank_validators(validators, &block.hash)))
     }
 
     /// The model's tensors. The state of a run with lossy merges has more: [`Manifest::state_layout`].
@@ -233,10 +238,4 @@ impl Run {
         let known = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         self.folder.traffic().down + known.values().map(|(_, bucket)| bucket.traffic().down).sum::<u64>()
     }
-}
-
-/// The validators among `neurons`, by rank.
-pub(crate) fn ranks(neurons: &[Neuron]) -> Vec<Validator> {
-    let permitted = neurons.iter().filter(|n| n.permit && n.stake > 0);
-    protocol::round::rank_validators(permitted.map(|n| Validator { hotkey: n.hotkey, stake: n.stake }).collect())
 }

@@ -160,6 +160,32 @@ impl Payload {
         chunks.flat_map(move |number| self.chunk(tensor, number).values().into_iter().map(move |(index, v)| (number, index, v)))
     }
 
+    /// (element, value) of everything sent, one list per tensor in layout order: elements counted row by row, ascending, and no value zero.
+    pub fn sent(&self) -> Vec<Vec<(usize, f32)>> {
+        let sections: Vec<_> = (0..self.sections.len()).into_par_iter().map(|section| self.sent_in(section)).collect();
+        let mut sent = vec![Vec::new(); self.format.codecs().len()];
+        for (section, parts) in sections.into_iter().enumerate() {
+            for (part, pairs) in self.format.parts(section).iter().zip(parts) {
+                sent[part.tensor].extend(pairs);
+            }
+        }
+        sent
+    }
+
+    /// [`Payload::sent`] of a section's parts.
+    fn sent_in(&self, section: usize) -> Vec<Vec<(usize, f32)>> {
+        let parts = self.format.parts(section);
+        let mut sent = vec![Vec::new(); parts.len()];
+        self.for_each_chunk(section, |tensor, chunk, indices, values| {
+            let pairs = indices.iter().zip(values).filter(|&(_, &value)| value != 0.0);
+            // A section has one part of each tensor from its first on.
+            sent[tensor - parts[0].tensor].extend(pairs.map(|(&index, &value)| (chunk.position(index.into()), value)));
+        });
+        // Chunks lie side by side, so that their elements interleave.
+        sent.iter_mut().for_each(|pairs| pairs.sort_unstable_by_key(|&(element, _)| element));
+        sent
+    }
+
     /// Calls `update(element, value)` for every sent element of tensors in the payload's layout.
     pub(crate) fn for_each_sent(&self, tensors: &mut [Vec<f32>], update: impl Fn(&mut f32, f32) + Sync) {
         let sections = self.format.split_mut(tensors).into_par_iter().zip(&self.sections).enumerate();

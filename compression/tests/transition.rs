@@ -172,6 +172,19 @@ fn try_step_takes_one_payload_alone() {
     }
 }
 
+#[test]
+fn what_is_sent_is_what_try_step_changes() {
+    for format in formats(64) {
+        let (state, payload) = (state(format.layout(), 3), payload(&format, 4));
+        let mut theta = state.tensors().to_vec();
+        for (tensor, sent) in theta.iter_mut().zip(payload.sent()) {
+            assert!(!sent.is_empty() && sent.is_sorted_by(|(left, _), (right, _)| left < right) && sent.iter().all(|&(_, v)| v != 0.0));
+            sent.into_iter().for_each(|(element, value)| tensor[element] -= 0.2 * value);
+        }
+        assert_eq!(bits(&theta), bits(&try_step(&state, &payload, 0.2).unwrap()));
+    }
+}
+
 /// A merge that is compressed again: what is lost of it stays in the state's residual, as if the merge were a pseudo-gradient.
 #[test]
 fn a_lossy_merge_leaves_a_residual() {

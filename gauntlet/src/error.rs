@@ -22,6 +22,9 @@ pub enum ValidatorError {
     /// Measuring failed.
     #[error(transparent)]
     Model(#[from] model::ModelError),
+    /// There is no source of randomness.
+    #[error("no randomness from the operating system: {0}")]
+    Random(#[from] getrandom::Error),
     /// The tokens failed.
     #[error(transparent)]
     Dataset(#[from] dataset::DatasetError),
@@ -33,7 +36,7 @@ impl Passing for ValidatorError {
             Self::Run(error) => error.passes(),
             Self::Chain(error) => error.passes(),
             Self::Storage(error) => error.passes(),
-            Self::Home(_) | Self::Model(_) | Self::Dataset(_) => false,
+            Self::Home(_) | Self::Model(_) | Self::Dataset(_) | Self::Random(_) => false,
         }
     }
 }

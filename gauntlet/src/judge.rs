@@ -1,26 +1,34 @@
-//! Measures one round's payloads.
+//! One round's payloads on their way to a score sheet: fetched and checked, compared with each other, tried out.
 
-use std::{collections::BTreeMap, sync::Arc};
-
-use checkpoints::{Close, Phase, Replica, Run, RunError, Stopwatch, check_envelope, fetch_payload};
-use compression::{Payload, try_step};
-use dataset::{Dataset, Split};
-use futures::{Stream, StreamExt};
-use model::Llama;
-use protocol::{
-    Assignment, Digest, Envelope, Hotkey, Refusal, Sealed, Signed,
-    score::{Entry, Outcome, Trial},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
-use crate::ValidatorError;
+use checkpoints::{Close, Phase, Replica, Run, RunError, Stopwatch, check_envelope, fetch_payload};
+use compression::Payload;
+use dataset::{Dataset, Split};
+use futures::{Stream, StreamExt};
+use model::{Llama, ModelError};
+use protocol::{
+    Assignment, Digest, Envelope, Hotkey, Refusal, Sealed, Signed,
+    score::{Entry, Outcome, Standing, Trial},
+};
+
+use crate::{
+    ValidatorError,
+    compare::{Candidate, Compared, History, Sketcher, compare},
+};
 
 /// Payloads that are fetched at a time: one slow bucket delays nobody else's payload.
 const FETCHES: usize = 8;
 
-/// The measurements of one seal list's payloads so far, by uid.
+/// What is known of one seal list's payloads so far, by uid.
 #[derive(Debug, Default)]
 pub(crate) struct Judgement {
     list: Digest,
+    gathered: BTreeMap<u16, Gathered>,
+    compared: Option<BTreeMap<u16, Compared>>,
     entries: BTreeMap<u16, Entry>,
     random: Option<Batch>,
 }
@@ -32,7 +40,7 @@ struct Batch {
     before: Vec<f64>,
 }
 
-/// What judging needs to look at.
+/// What measuring needs to look at.
 pub(crate) struct Bench<'a> {
     pub run: &'a Run,
     pub dataset: &'a Arc<Dataset>,
@@ -49,13 +57,21 @@ pub(crate) struct Seeds {
     pub closed: Digest,
 }
 
-/// What became of one envelope of the seal list so far.
+/// One envelope of the seal list, and whether there is a sound payload behind it.
+#[derive(Debug)]
+struct Gathered {
+    hotkey: Hotkey,
+    /// The payload's digest by the envelope, if the envelope is sound.
+    claim: Digest,
+    found: Result<Signed<Envelope>, Refusal>,
+}
+
+/// What became of one envelope of the seal list.
 pub(crate) struct Fetched {
     uid: u16,
     hotkey: Hotkey,
-    found: Result<(Signed<Envelope>, Payload), Refusal>,
-    /// The payload's digest by the envelope, if the envelope is sound.
     claim: Digest,
+    found: Result<(Signed<Envelope>, Payload), Refusal>,
 }
 
 /// Whether a miner may still make up for a refusal before the reveal is due.
@@ -81,14 +97,14 @@ async fn fetch(run: &Run, round: u64, root: Digest, sealed: &Sealed, hotkey: Hot
     let uid = sealed.uid;
     let envelope = match check_envelope(run, round, root, hotkey, sealed) {
         Ok(envelope) => envelope,
-        Err(refusal) => return Ok(Fetched { uid, hotkey, found: Err(refusal), claim: Digest::default() }),
+        Err(refusal) => return Ok(Fetched { uid, hotkey, claim: Digest::default(), found: Err(refusal) }),
     };
     let claim = envelope.value.payload;
     let found = match run.bucket_of(&hotkey).await? {
         Some(bucket) => fetch_payload(run, &bucket, &envelope).await.map(|payload| (envelope, payload)),
         None => Err(Refusal::Missing),
     };
-    Ok(Fetched { uid, hotkey, found, claim })
+    Ok(Fetched { uid, hotkey, claim, found })
 }
 
 impl Judgement {
@@ -99,104 +115,168 @@ impl Judgement {
         }
     }
 
+    /// Whether it is about this list.
+    pub fn is_of(&self, list: Digest) -> bool {
+        self.list == list
+    }
+
     /// What was found of `uid` on the list.
     pub fn of(&self, list: Digest, uid: u16) -> Option<&Entry> {
-        self.entries.get(&uid).filter(|_| self.list == list)
+        self.entries.get(&uid).filter(|_| self.is_of(list))
     }
 
-    /// Whether `uid` still has to be looked at.
+    /// Whether what was gathered has been compared: from then on nothing more comes in.
+    pub fn is_compared(&self) -> bool {
+        self.compared.is_some()
+    }
+
+    /// Whether `uid` still has to be looked for.
     pub fn is_open(&self, uid: u16) -> bool {
-        self.entries.get(&uid).is_none_or(|e| e.outcome.refusal().is_some_and(may_improve))
+        !self.is_compared() && self.gathered.get(&uid).is_none_or(|g| g.found.as_ref().is_err_and(may_improve))
     }
 
-    /// One entry for each line of the list; `None` while one was never looked at.
-    pub fn complete(&self, close: &Close) -> Option<Vec<Entry>> {
+    /// Takes in what was fetched; the payload is kept with the replica, which needs it for the step.
+    pub fn gather(&mut self, replica: &mut Replica, fetched: Fetched) {
+        let Fetched { uid, hotkey, claim, found } = fetched;
+        let found = found.map(|(envelope, payload)| {
+            replica.remember(payload);
+            envelope
+        });
+        self.gathered.insert(uid, Gathered { hotkey, claim, found });
+    }
+
+    /// Compares the sound payloads with each other and with those before; after that every line has an entry, measured or not.
+    pub fn compare(&mut self, replica: &Replica, standing: &Standing, sketcher: &Sketcher, history: &mut History) {
+        let (round, judge) = (replica.anchor.round, &replica.terms.judge);
+        let score = |hotkey: &Hotkey| standing.miners.iter().find(|s| s.hotkey == *hotkey).map_or(0.0, |s| s.score);
+        let sound = self.gathered.iter().filter(|(_, gathered)| gathered.found.is_ok());
+        let candidates: Vec<Candidate> = sound
+            .filter_map(|(&uid, gathered)| {
+                let payload = replica.opened().get(&gathered.claim)?;
+                let (norms, sketch) = (compression::norms(payload), sketcher.sketch(payload));
+                Some(Candidate { uid, norms, sketch, score: score(&gathered.hotkey) })
+            })
+            .collect();
+        let compared: BTreeMap<u16, Compared> =
+            compare(&candidates, history, round, judge).into_iter().map(|compared| (compared.uid, compared)).collect();
+        history.keep(round, &candidates, judge);
+        let entry = |(&uid, gathered): (&u16, &Gathered)| {
+            let copied = compared.get(&uid).and_then(|c| c.refusal.clone());
+            let refusal = gathered.found.as_ref().err().cloned().or(copied);
+            let outcome = refusal.map_or(Outcome::Unmeasured, Outcome::Refused);
+            (uid, Entry { uid, hotkey: gathered.hotkey, payload: gathered.claim, outcome })
+        };
+        self.entries = self.gathered.iter().map(entry).collect();
+        self.compared = Some(compared);
+    }
+
+    /// Those of `uids` that are sound and were not measured yet.
+    pub fn unmeasured(&self, uids: &BTreeSet<u16>) -> Vec<u16> {
+        let waiting = self.entries.values().filter(|e| e.outcome == Outcome::Unmeasured);
+        waiting.map(|e| e.uid).filter(|uid| uids.contains(uid)).collect()
+    }
+
+    /// One entry for each line of the list, once all of `sample` was measured.
+    pub fn complete(&self, close: &Close, sample: &BTreeSet<u16>) -> Option<Vec<Entry>> {
+        if self.compared.is_none() || !self.unmeasured(sample).is_empty() {
+            return None;
+        }
         close.list.value.entries.iter().map(|e| self.of(close.list.digest(), e.uid).cloned()).collect()
     }
 
-    /// Measures what was fetched.
-    pub fn judge(
-        &mut self,
-        bench: &mut Bench<'_>,
-        replica: &mut Replica,
-        fetched: Fetched,
-        seeds: &Seeds,
-    ) -> Result<&Entry, ValidatorError> {
-        let Fetched { uid, hotkey, found, claim } = fetched;
-        let outcome = match found {
-            Err(refusal) => Outcome::Refused(refusal),
-            Ok((envelope, payload)) => {
-                replica.remember(&payload);
-                self.measure(bench, replica, &payload, &envelope, seeds)?
-            }
-        };
-        self.entries.insert(uid, Entry { uid, hotkey, payload: claim, outcome });
-        Ok(&self.entries[&uid])
-    }
-
-    fn measure(
+    /// Tries one payload that was found sound; `None` if `uid` has none.
+    pub fn measure(
         &mut self,
         bench: &mut Bench<'_>,
         replica: &Replica,
-        payload: &Payload,
-        envelope: &Signed<Envelope>,
+        uid: u16,
+        seeds: &Seeds,
+    ) -> Result<Option<&mut Entry>, ValidatorError> {
+        let compared = self.compared.as_ref().and_then(|compared| compared.get(&uid)).cloned();
+        let gathered = self.gathered.get(&uid).and_then(|g| Some((g.found.as_ref().ok()?.clone(), replica.opened().get(&g.claim)?)));
+        let (Some(compared), Some((envelope, payload))) = (compared, gathered) else { return Ok(None) };
+        let outcome = self.try_payload(bench, replica, (&envelope, payload), &compared, seeds)?;
+        Ok(self.entries.get_mut(&uid).map(|entry| {
+            entry.outcome = outcome;
+            entry
+        }))
+    }
+
+    fn try_payload(
+        &mut self,
+        bench: &mut Bench<'_>,
+        replica: &Replica,
+        (envelope, payload): (&Signed<Envelope>, &Payload),
+        compared: &Compared,
         seeds: &Seeds,
     ) -> Result<Outcome, ValidatorError> {
-        let manifest = &bench.run.manifest;
-        let length = manifest.model.sequence_length;
-        let own_windows = assigned(bench, envelope, seeds)?;
-        let base = replica.state.model();
-        let random_windows = match &self.random {
-            None => Some(random(bench, seeds)?),
-            Some(_) => None,
+        let judge = &replica.terms.judge;
+        let length = bench.run.manifest.model.sequence_length;
+        let own = assigned(bench, judge.assigned as usize, envelope, seeds)?;
+        let random = match self.random.take() {
+            Some(batch) => batch,
+            // the first payload of the round: the base state is not in the model yet
+            None => base_losses(bench, replica, random(bench, judge.random as usize, seeds)?)?,
         };
-        let step = replica.terms.judge.step * replica.terms.rule.lr;
-        let round = replica.anchor.round;
-        let tried = try_step(&replica.state, payload, step).map_err(|source| RunError::Transition { round, source })?;
-        let (model, known) = (&mut *bench.model, &mut self.random);
-        let losses = bench.watch.measure(Phase::Judge, || {
+        let (step, changes) = (judge.step * replica.terms.rule.lr, changes(payload, &compared.clip));
+        let model = &mut *bench.model;
+        let (before, after, random_after) = bench.watch.measure(Phase::Judge, || {
             tokio::task::block_in_place(|| {
-                model.load(base)?;
-                if let Some(windows) = random_windows {
-                    let before = model.sequence_losses(&windows)?;
-                    *known = Some(Batch { windows, before });
-                }
-                let own_before = model.sequence_losses(&own_windows)?;
-                model.load(&tried)?;
-                let own_after = model.sequence_losses(&own_windows)?;
-                let random_after = known.as_ref().map(|b| model.sequence_losses(&b.windows)).transpose()?;
-                Ok::<_, model::ModelError>((own_before, own_after, random_after.unwrap_or_default()))
+                let before = model.sequence_losses(&own)?;
+                let tried = |model: &Llama| Ok((model.sequence_losses(&own)?, model.sequence_losses(&random.windows)?));
+                let (after, random_after) = model.stepped(step, &changes, tried)?;
+                Ok::<_, ModelError>((before, after, random_after))
             })
         })?;
-        let (own_before, own_after, random_after) = losses;
-        let before = self.random.as_ref().map(|b| b.before.clone()).unwrap_or_default();
-        if [&own_before, &own_after, &before, &random_after].iter().any(|l| l.iter().any(|x| !x.is_finite())) {
-            return Ok(Outcome::Refused(Refusal::LossNotFinite));
-        }
-        let assigned = Trial::paired(&own_before, &own_after, length);
-        Ok(Outcome::Measured { assigned, random: Trial::paired(&before, &random_after, length) })
+        let finite = [&before, &after, &random.before, &random_after].iter().all(|losses| losses.iter().all(|x| x.is_finite()));
+        let outcome = if finite {
+            let (assigned, random) = (Trial::paired(&before, &after, length), Trial::paired(&random.before, &random_after, length));
+            Outcome::Measured { assigned, random, norm: compared.norm, overlap: compared.overlap }
+        } else {
+            Outcome::Refused(Refusal::LossNotFinite)
+        };
+        self.random = Some(random);
+        Ok(outcome)
     }
 }
 
-/// Sequences drawn from those that the envelope says were trained.
-fn assigned(bench: &Bench<'_>, envelope: &Signed<Envelope>, seeds: &Seeds) -> Result<Vec<Vec<u32>>, ValidatorError> {
+/// A payload's values, those of each tensor times its clip factor.
+fn changes(payload: &Payload, clip: &[f32]) -> Vec<Vec<(usize, f32)>> {
+    let mut changes = payload.sent();
+    for (tensor, factor) in changes.iter_mut().zip(clip).filter(|(_, factor)| **factor != 1.0) {
+        tensor.iter_mut().for_each(|(_, value)| *value *= factor);
+    }
+    changes
+}
+
+/// Puts the base state into the model and measures it.
+fn base_losses(bench: &mut Bench<'_>, replica: &Replica, windows: Vec<Vec<u32>>) -> Result<Batch, ValidatorError> {
+    let model = &mut *bench.model;
+    let before = bench.watch.measure(Phase::Judge, || {
+        tokio::task::block_in_place(|| {
+            model.load(replica.state.model())?;
+            model.sequence_losses(&windows)
+        })
+    })?;
+    Ok(Batch { windows, before })
+}
+
+/// Up to `count` different sequences of those that the envelope says were trained.
+fn assigned(bench: &Bench<'_>, count: usize, envelope: &Signed<Envelope>, seeds: &Seeds) -> Result<Vec<Vec<u32>>, ValidatorError> {
     let manifest = &bench.run.manifest;
     let length = manifest.model.sequence_length;
     let per_round = u64::from(manifest.inner.steps) * u64::from(manifest.inner.batch);
     let trained = envelope.value.sequences.clamp(1, per_round);
     let assignment = Assignment::miner(&bench.run.id, &seeds.open, &envelope.signer, bench.dataset.windows(Split::Train, length));
-    let draws = Assignment::miner(&bench.run.id, &seeds.closed, &envelope.signer, trained).indices(0, manifest.judge.sequences as usize);
-    let windows = draws.into_iter().map(|place| {
-        let index = assignment.indices(place, 1)[0];
-        bench.dataset.window(Split::Train, index, length)
-    });
+    let places = Assignment::miner(&bench.run.id, &seeds.closed, &envelope.signer, trained).distinct(count);
+    let windows = places.into_iter().map(|place| bench.dataset.window(Split::Train, assignment.indices(place, 1)[0], length));
     Ok(windows.collect::<Result<_, _>>()?)
 }
 
 /// The round's random batch.
-fn random(bench: &Bench<'_>, seeds: &Seeds) -> Result<Vec<Vec<u32>>, ValidatorError> {
+fn random(bench: &Bench<'_>, count: usize, seeds: &Seeds) -> Result<Vec<Vec<u32>>, ValidatorError> {
     let length = bench.run.manifest.model.sequence_length;
     let draws = Assignment::random(&bench.run.id, &seeds.closed, bench.dataset.windows(Split::Train, length));
-    let windows = draws.indices(0, bench.run.manifest.judge.sequences as usize).into_iter();
+    let windows = draws.indices(0, count).into_iter();
     Ok(windows.map(|i| bench.dataset.window(Split::Train, i, length)).collect::<Result<_, _>>()?)
 }

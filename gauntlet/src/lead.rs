@@ -4,7 +4,7 @@
 use checkpoints::{Close, Event};
 use protocol::{
     Announcement, Applied, Digest, Document, ObjectKey, Record, SealList, Sealed, Signed, Validator as Ranked,
-    score::{Entry, ScoreSheet, advance},
+    score::{Entry, ScoreSheet},
 };
 
 use crate::{Validator, ValidatorError};
@@ -28,9 +28,9 @@ impl Validator {
     pub(crate) async fn record_round(&mut self, close: &Close, ranks: &[Ranked], entries: Vec<Entry>) -> Result<(), ValidatorError> {
         let (run, round, seal_list) = (self.node.run.id, self.node.round(), close.list.digest());
         let replica = &self.node.replica;
-        let (before, judge, pay) = (replica.anchor.scores.clone(), replica.terms.judge.clone(), self.node.run.manifest.pay.clone());
-        let scores = advance(&before, &entries, &judge, &pay);
-        let sheet = ScoreSheet { run, round, seal_list, entries, scores };
+        let (before, judge, pay) = (replica.anchor.standing.clone(), replica.terms.judge.clone(), self.node.run.manifest.pay.clone());
+        let standing = before.advance(&entries, &judge, &pay);
+        let sheet = ScoreSheet { run, round, seal_list, entries, standing };
         let fits = |there: &ScoreSheet| there.seal_list == seal_list && there.follows(&before, &judge, &pay);
         let Some(sheet) = self.publish_once(&ObjectKey::ScoreSheet(round), sheet, fits).await? else { return Ok(()) };
         let Some(record) = self.make_record(&sheet, close, ranks).await? else { return Ok(()) };
@@ -46,7 +46,7 @@ impl Validator {
 
     async fn make_record(&mut self, sheet: &Signed<ScoreSheet>, close: &Close, ranks: &[Ranked]) -> Result<Option<Record>, ValidatorError> {
         let (run, replica) = (&self.node.run, &self.node.replica);
-        let select = sheet.value.select(&replica.terms.judge);
+        let select = sheet.value.select(&replica.terms.judge, &run.manifest.pay);
         let applied: Vec<Applied> =
             select.iter().map(|e| Applied { uid: e.uid, hotkey: e.hotkey, payload: e.payload, weight: 1.0 }).collect();
         let known = replica.opened();

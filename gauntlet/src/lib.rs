@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 mod books;
+mod compare;
+mod envelopes;
 mod error;
 mod judge;
 mod lead;
@@ -9,4 +11,4 @@ mod validator;
 mod verdict;
 
 pub use error::ValidatorError;
-pub use validator::{Validator, ValidatorOptions};
+pub use validator::{Distortion, Validator, ValidatorOptions};

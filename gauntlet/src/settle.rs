@@ -1,30 +1,41 @@
 //! After a record: countersignature, books, held-out loss, snapshot, weights. A store that fails here costs what was to be published, since
 //! the round is not looked at again.
 
+use chain::Neuron;
 use checkpoints::{Event, Phase, Step, write_snapshot};
 use dataset::Split;
 use protocol::{
-    Countersign, Dissent, ObjectKey,
-    score::{self, Entry, MinerScore},
+    Countersign, Digest, Dissent, ObjectKey, Refusal,
+    score::{self, Entry, MinerScore, Outcome},
 };
 
 use crate::{Validator, ValidatorError, validator::BOOKS, verdict::contradiction};
 
 /// Size of a snapshot's files.
 const SHARD_BYTES: usize = 1 << 30;
+/// Blocks after which weights that cannot be read back are set again.
+const CONFIRMED_WITHIN: u64 = 10;
+
+/// Weights that were submitted and not read back yet.
+#[derive(Debug)]
+pub(crate) struct Intent {
+    weights: Vec<(u16, u16)>,
+    /// The head when they were submitted.
+    at: u64,
+}
 
 impl Validator {
     /// Everything that follows from a record but weights, which follow the newest.
     pub(crate) async fn settle(&mut self, step: &Step) -> Result<(), ValidatorError> {
         let round = step.record.value.round;
-        let dissents = self.countersign(step).await;
+        let own = self.countersign(step).await;
         // the terms are still those of the round just taken
         let (judge, pay) = (&self.node.replica.terms.judge, &self.node.run.manifest.pay);
-        let counted = self.books.enter(&step.sheet.value, &dissents, judge, pay);
+        let counted = self.books.enter(&step.sheet.value, &own, judge, pay);
         self.node.home.save(BOOKS, &self.books, &[])?;
         self.node.keep(step).await?;
         if counted {
-            self.node.events.tell(Event::Scores { round, scores: self.books.scores.clone() }).await;
+            self.node.events.tell(Event::Scores { round, scores: self.books.standing.miners.clone() }).await;
         }
         if step.record.signer == self.node.hotkey() {
             self.measure_held_out().await?;
@@ -34,20 +45,28 @@ impl Validator {
         Ok(())
     }
 
-    /// Compares the sheet with own measurements; agreement and dissent are both published. Returns the own entries where it dissents.
-    async fn countersign(&self, step: &Step) -> Vec<Entry> {
+    /// Compares the sheet and the seal list with what was seen here; agreement and dissent are both published. Returns the entries that
+    /// count here instead of the sheet's: where it dissents, and all that were measured where the lead is not believed.
+    async fn countersign(&mut self, step: &Step) -> Vec<Entry> {
         let (record, round, me) = (&step.record, step.record.value.round, self.node.hotkey());
         if record.signer == me || !record.value.validators.iter().any(|v| v.hotkey == me) {
             return Vec::new();
         }
-        let z = self.node.replica.terms.judge.z;
-        let found = step.sheet.value.entries.iter().filter_map(|theirs| {
-            let own = self.judgement.of(record.value.seal_list, theirs.uid)?;
-            Some((own.clone(), Dissent { uid: theirs.uid, reason: contradiction(theirs, own, z)? }))
-        });
-        let (own, dissents): (Vec<Entry>, Vec<Dissent>) = found.unzip();
+        let (mut own, mut dissents) = self.contradictions(step);
+        let (left_off, omissions) = self.omissions(step.close.list.digest());
+        own.extend(left_off);
+        dissents.extend(omissions);
+        if self.distortion.is_some() || !self.books.trusts(&record.signer, round) {
+            let measured = |e: &&Entry| matches!(e.outcome, Outcome::Measured { .. }) && own.iter().all(|o| o.uid != e.uid);
+            let all = step.sheet.value.entries.iter().filter_map(|e| self.judgement.of(record.value.seal_list, e.uid));
+            let more: Vec<Entry> = all.filter(measured).cloned().collect();
+            own.extend(more);
+        }
         for dissent in &dissents {
             self.node.events.tell(Event::Dissent { round, uid: dissent.uid, reason: dissent.reason.clone() }).await;
+        }
+        if !dissents.is_empty() {
+            self.books.distrust(record.signer, round, &self.node.replica.terms.judge);
         }
         let digest = record.digest();
         let document = Countersign { run: self.node.run.id, round, record: digest, dissents };
@@ -55,6 +74,31 @@ impl Validator {
             self.node.warn(format!("countersignature of round {round}: {error}; there will be none")).await;
         }
         own
+    }
+
+    /// Own entries that contradict the sheet's.
+    fn contradictions(&self, step: &Step) -> (Vec<Entry>, Vec<Dissent>) {
+        let z = self.node.replica.terms.judge.z;
+        // whoever started since has not seen what an earlier round's payloads were
+        let unseen = |e: &Entry| matches!(e.outcome.refusal(), Some(Refusal::Copy { round, .. }) if !self.history.knows(*round));
+        let theirs = step.sheet.value.entries.iter().filter(|e| !unseen(e));
+        let found = theirs.filter_map(|theirs| {
+            let own = self.judgement.of(step.record.value.seal_list, theirs.uid)?;
+            Some((own.clone(), Dissent { uid: theirs.uid, reason: contradiction(theirs, own, z)? }))
+        });
+        found.unzip()
+    }
+
+    /// Who was left off the seal list although its envelope was there in time: a round that it did not miss.
+    fn omissions(&self, list: Digest) -> (Vec<Entry>, Vec<Dissent>) {
+        let known = |uid: u16| self.books.standing.of(uid);
+        let seen = self.left_off.iter().filter(|_| self.judgement.is_of(list));
+        let found = seen.filter_map(|&(uid, block)| {
+            let hotkey = known(uid)?.hotkey;
+            let reason = format!("its envelope was there at block {block} and was left off the seal list");
+            Some((Entry { uid, hotkey, payload: Digest::default(), outcome: Outcome::Unmeasured }, Dissent { uid, reason }))
+        });
+        found.unzip()
     }
 
     pub(crate) async fn measure_held_out(&mut self) -> Result<(), ValidatorError> {
@@ -91,32 +135,52 @@ impl Validator {
         }
     }
 
-    /// Sets weights once per epoch. When they were set last is read from the chain, so that what did not get there is set again.
-    pub(crate) async fn pay(&self, head: u64) -> Result<(), ValidatorError> {
-        let (chain, manifest) = (&self.node.run.chain, &self.node.run.manifest);
-        let netuid = manifest.chain.netuid;
+    /// Sets weights once per epoch, and reads them back. When they were set last is read from the chain, so that what did not get there
+    /// is set again.
+    pub(crate) async fn pay(&mut self, head: u64) -> Result<(), ValidatorError> {
+        let netuid = self.node.run.manifest.chain.netuid;
+        let chain = self.node.run.chain.clone();
         let (subnet, neurons) = (chain.subnet(netuid).await?, chain.neurons(netuid, head).await?);
         let hotkey = self.node.hotkey();
         let Some(me) = neurons.iter().find(|n| n.hotkey == hotkey) else { return Ok(()) };
-        if head + 1 < me.last_update + subnet.tempo.max(subnet.weights_rate_limit) {
-            return Ok(());
-        }
-        // a uid may have changed hands since its score was earned
-        let holds = |s: &&MinerScore| neurons.iter().any(|n| (n.uid, n.hotkey) == (s.uid, s.hotkey));
-        let scores: Vec<MinerScore> = self.books.scores.iter().filter(holds).cloned().collect();
-        if scores.iter().all(|s| s.score <= 0.0) && chain.weights(netuid, me.uid).await?.is_empty() {
+        self.confirm(me, head).await?;
+        if self.intent.is_some() || head + 1 < me.last_update + subnet.tempo.max(subnet.weights_rate_limit) {
             return Ok(());
         }
         let owner = neurons.iter().find(|n| n.hotkey == subnet.owner).map_or(0, |n| n.uid);
-        let mut weights = score::weights(&scores, &manifest.pay, owner);
-        weights.retain(|(uid, _)| *uid != me.uid || *uid == owner);
-        if weights.is_empty() {
-            return Ok(());
-        }
+        let Some(weights) = self.weights(&neurons, me, owner).await? else { return Ok(()) };
         match chain.set_weights(&self.node.keypair, netuid, &weights).await {
-            Ok(()) => self.node.events.tell(Event::Weights { weights }).await,
+            Ok(()) => self.intent = Some(Intent { weights, at: head }),
             Err(error) => self.node.warn(format!("weights: {error}; trying again after the next round")).await,
         }
         Ok(())
+    }
+
+    /// What was submitted counts once it is read back.
+    async fn confirm(&mut self, me: &Neuron, head: u64) -> Result<(), ValidatorError> {
+        let Some(intent) = self.intent.take() else { return Ok(()) };
+        let row = self.node.run.chain.weights(self.node.run.manifest.chain.netuid, me.uid).await?;
+        if row == intent.weights {
+            self.node.events.tell(Event::Weights { weights: intent.weights }).await;
+        } else if head <= intent.at + CONFIRMED_WITHIN {
+            self.intent = Some(intent);
+        } else {
+            self.node.warn(format!("weights submitted at block {} are not on the chain; setting them again", intent.at)).await;
+        }
+        Ok(())
+    }
+
+    /// The weights that follow from the books; `None` while there is nothing to pay for and nothing to take back.
+    async fn weights(&self, neurons: &[Neuron], me: &Neuron, owner: u16) -> Result<Option<Vec<(u16, u16)>>, ValidatorError> {
+        let manifest = &self.node.run.manifest;
+        // a uid may have changed hands since its score was earned
+        let holds = |s: &&MinerScore| neurons.iter().any(|n| (n.uid, n.hotkey) == (s.uid, s.hotkey));
+        let scores: Vec<MinerScore> = self.books.standing.miners.iter().filter(holds).cloned().collect();
+        if scores.iter().all(|s| s.score <= 0.0) && self.node.run.chain.weights(manifest.chain.netuid, me.uid).await?.is_empty() {
+            return Ok(None);
+        }
+        let mut weights = score::weights(&scores, &self.node.replica.terms.judge, &manifest.pay, owner);
+        weights.retain(|(uid, _)| *uid != me.uid || *uid == owner);
+        Ok(Some(weights).filter(|weights| !weights.is_empty()))
     }
 }

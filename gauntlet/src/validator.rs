@@ -1,21 +1,24 @@
 //! The validator.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use checkpoints::{Close, Event, Events, Follower, Identity, Progress, Role, RoundLog, Run, Shutdown};
 use dataset::{Dataset, Split};
 use futures::StreamExt;
 use model::{Device, Llama};
 use protocol::{
-    Digest, Document, Envelope, Hotkey, ObjectKey, Sealed,
+    Digest, Hotkey, Sealed,
     round::{Candidate, Turn},
+    score::{Entry, sample},
 };
-use storage::Limits;
 
 use crate::{
     ValidatorError,
     books::Books,
+    compare::{History, Sketcher},
+    envelopes::Envelopes,
     judge::{Bench, Judgement, Seeds, fetch_all},
+    settle::Intent,
     verdict::{in_words, spot_checks},
 };
 
@@ -30,6 +33,18 @@ pub struct ValidatorOptions {
     pub device: Device,
     /// Held-out sequences to measure after each round that it leads; 0 measures none.
     pub held_out: usize,
+    /// What it makes of its measurements. Exists to be caught, in the arena.
+    pub distortion: Option<Distortion>,
+}
+
+/// How a lying validator changes what it found of a payload.
+#[derive(Clone)]
+pub struct Distortion(pub Arc<dyn Fn(&mut Entry) + Send + Sync>);
+
+impl fmt::Debug for Distortion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Distortion")
+    }
 }
 
 /// A running validator.
@@ -40,28 +55,17 @@ pub struct Validator {
     pub(crate) held_out: Vec<Vec<u32>>,
     pub(crate) judgement: Judgement,
     pub(crate) books: Books,
-    envelopes: Envelopes,
+    pub(crate) envelopes: Envelopes,
+    pub(crate) history: History,
+    /// Where each listed envelope of the current round was left off, by uid, with the head at which it was seen.
+    pub(crate) left_off: Vec<(u16, u64)>,
+    pub(crate) intent: Option<Intent>,
+    pub(crate) distortion: Option<Distortion>,
+    sketcher: Sketcher,
     missing_since: Option<(Digest, u64)>,
 }
 
-/// A round's envelopes so far, by uid.
-#[derive(Debug, Default)]
-struct Envelopes {
-    round: u64,
-    found: BTreeMap<u16, Vec<u8>>,
-}
-
 pub(crate) const BOOKS: &str = "scores.safetensors";
-/// Envelopes that are fetched at a time.
-const FETCHES: usize = 32;
-/// An envelope is small and is asked for again at the next block: a bucket that does not answer must not hold up the close.
-const PATIENCE: Limits = Limits {
-    deadline: Duration::from_secs(5),
-    slowest: 1 << 20,
-    attempts: 2,
-    pause: Duration::from_millis(100),
-    longest_pause: Duration::from_secs(1),
-};
 
 impl Validator {
     /// Restores a validator from its home directory, or starts a new one.
@@ -74,6 +78,9 @@ impl Validator {
         let books = node.home.load::<Books>(BOOKS)?.map(|saved| saved.meta).unwrap_or_default();
         let model = Llama::new(&node.run.manifest.model, options.device)?;
         let held_out = held_out(&options.dataset, node.run.manifest.model.sequence_length, options.held_out)?;
+        let mut salt = [0; 32];
+        getrandom::fill(&mut salt)?;
+        let sketcher = Sketcher::new(&node.run.format, &salt);
         node.ready(Some(node.uid)).await;
         Ok(Self {
             node,
@@ -83,6 +90,11 @@ impl Validator {
             judgement: Judgement::default(),
             books,
             envelopes: Envelopes::default(),
+            history: History::default(),
+            left_off: Vec::new(),
+            intent: None,
+            distortion: options.distortion,
+            sketcher,
             missing_since: None,
         })
     }
@@ -98,17 +110,16 @@ impl Validator {
         checkpoints::follow(self).await
     }
 
-    /// Before the close: gathers envelopes and closes the round when it is this validator's turn.
+    /// Before the close: looks for envelopes and closes the round when it is this validator's turn.
     async fn collect(&mut self, log: &RoundLog, head: u64) -> Result<(), ValidatorError> {
         let me = self.node.hotkey();
-        let rank = log.plan.rank_of(&me);
-        if rank.is_none() || log.plan.seal_rank(head + 1) != rank {
+        let Some(rank) = log.plan.rank_of(&me).filter(|rank| Envelopes::are_due(&log.plan, *rank, head)) else { return Ok(()) };
+        let Follower { run, replica, .. } = &self.node;
+        self.envelopes.look(run, log, replica.anchor.round, head).await?;
+        if log.plan.seal_rank(head + 1) != Some(rank) {
             return Ok(());
         }
-        self.fetch_envelopes(log).await?;
-        let sealed = |(&uid, envelope): (&u16, &Vec<u8>)| Sealed { uid, envelope: envelope.clone() };
-        let entries: Vec<Sealed> = self.envelopes.found.iter().map(sealed).collect();
-        let Follower { run, replica, .. } = &self.node;
+        let entries = self.envelopes.all();
         let all_sealed = log.all_sealed(run, &replica.anchor, replica.root, &entries);
         if log.plan.seal_turn(&me, head + 1, all_sealed) == Turn::Act {
             self.close_round(entries).await?;
@@ -116,40 +127,33 @@ impl Validator {
         Ok(())
     }
 
-    async fn fetch_envelopes(&mut self, log: &RoundLog) -> Result<(), ValidatorError> {
-        let round = self.node.round();
-        if self.envelopes.round != round {
-            self.envelopes = Envelopes { round, ..Envelopes::default() };
-        }
-        let mut buckets = self.node.run.buckets().await?;
-        let missing = log.hotkeys.iter().filter(|(uid, _)| !self.envelopes.found.contains_key(uid));
-        let asked: Vec<_> = missing.filter_map(|(uid, hotkey)| Some((*uid, buckets.remove(hotkey)?.with_limits(PATIENCE)))).collect();
-        let fetches = asked.into_iter().map(|(uid, bucket)| async move {
-            // a bucket that fails costs its owner the round and nobody else anything
-            Some((uid, bucket.get(&ObjectKey::Envelope(round), Envelope::CAP).await.ok()??.to_vec()))
-        });
-        let mut fetched = futures::stream::iter(fetches).buffer_unordered(FETCHES);
-        while let Some(envelope) = fetched.next().await {
-            self.envelopes.found.extend(envelope);
-        }
-        Ok(())
-    }
-
-    /// After the close: measures as lead, or as next in rank once the lead is late, and records the round in its turn.
+    /// After the close: measures as lead, as next in rank once the lead is late, or to check on the lead; and records the round in its turn.
     async fn judge_round(&mut self, log: &RoundLog, close: &Close, head: u64) -> Result<(), ValidatorError> {
         let me = self.node.hotkey();
         let Some(rank) = log.plan.rank_of(&me) else { return Ok(()) };
         let Some(seeds) = self.seeds(close).await? else { return Ok(()) };
-        let mut uids: Vec<u16> = close.list.value.entries.iter().map(|e| e.uid).collect();
-        if rank > 0 && head < log.plan.record_due(close.block) {
-            uids = spot_checks(&uids, &seeds.closed, &me, self.node.replica.terms.judge.spot_checks as usize);
+        self.gather(log, close).await?;
+        if !self.compared(log, close, head) {
+            return Ok(());
         }
-        self.judge(log, close, &uids, &seeds).await?;
-        let Some(entries) = self.judgement.complete(close) else { return Ok(()) };
-        let all_judged = uids.iter().all(|uid| !self.judgement.is_open(*uid));
+        let replica = &self.node.replica;
+        // every uid on a list that stands has an owner
+        let listed = close.list.value.entries.iter().filter_map(|e| Some((e.uid, *log.hotkeys.get(&e.uid)?)));
+        let listed: Vec<(u16, Hotkey)> = listed.collect();
+        let sample = sample(&listed, &replica.anchor.standing, &seeds.closed, &replica.terms.judge);
+        let believed = log.plan.ranks.first().is_some_and(|lead| self.books.trusts(&lead.hotkey, replica.anchor.round));
+        let checks = rank > 0 && head < log.plan.record_due(close.block) && believed && self.distortion.is_none();
+        let wanted = if checks {
+            let uids: Vec<u16> = listed.iter().map(|(uid, _)| *uid).collect();
+            spot_checks(&uids, &seeds.closed, &me, replica.terms.judge.spot_checks as usize)
+        } else {
+            sample.clone()
+        };
+        self.measure(&wanted, &seeds).await?;
+        let Some(entries) = self.judgement.complete(close, &sample) else { return Ok(()) };
         // measuring may have taken this validator past its span
         let head = self.node.run.chain.head().await?.number;
-        if log.plan.record_turn(&me, close.block, head + 1, all_judged) == Turn::Act {
+        if log.plan.record_turn(&me, close.block, head + 1, true) == Turn::Act {
             self.record_round(close, &log.plan.ranks, entries).await?;
         }
         Ok(())
@@ -162,23 +166,50 @@ impl Validator {
         Ok(open.zip(closed).map(|(open, closed)| Seeds { open: open.hash, closed: closed.hash }))
     }
 
-    async fn judge(&mut self, log: &RoundLog, close: &Close, uids: &[u16], seeds: &Seeds) -> Result<(), ValidatorError> {
+    /// Fetches and checks what is still missing of the list's payloads.
+    async fn gather(&mut self, log: &RoundLog, close: &Close) -> Result<(), ValidatorError> {
         let (round, root) = (self.node.round(), self.node.replica.root);
         self.judgement.enter(close.list.digest());
-        // every uid on a list that stands has an owner
         let owner = |sealed: &Sealed| log.hotkeys.get(&sealed.uid).copied().unwrap_or(Hotkey([0; 32]));
-        let wanted = close.list.value.entries.iter().filter(|e| uids.contains(&e.uid) && self.judgement.is_open(e.uid));
+        let wanted = close.list.value.entries.iter().filter(|e| self.judgement.is_open(e.uid));
         let wanted = wanted.map(|sealed| (sealed.clone(), owner(sealed))).collect();
         let mut fetched = std::pin::pin!(fetch_all(self.node.run.clone(), round, root, wanted));
         while let Some(fetched) = fetched.next().await {
+            self.judgement.gather(&mut self.node.replica, fetched?);
+        }
+        Ok(())
+    }
+
+    /// Whether the payloads stand side by side: once all are there, or once no more keys count.
+    fn compared(&mut self, log: &RoundLog, close: &Close, head: u64) -> bool {
+        if self.judgement.is_compared() {
+            return true;
+        }
+        let replica = &self.node.replica;
+        let open = close.list.value.entries.iter().any(|e| self.judgement.is_open(e.uid));
+        if open && head < log.plan.reveal_due(close.block) {
+            return false;
+        }
+        self.left_off = self.envelopes.left_off(&self.node.run, log, close, replica.root);
+        self.judgement.compare(replica, &replica.anchor.standing, &self.sketcher, &mut self.history);
+        true
+    }
+
+    /// Tries those of `uids` that were not tried yet.
+    async fn measure(&mut self, uids: &BTreeSet<u16>, seeds: &Seeds) -> Result<(), ValidatorError> {
+        let round = self.node.round();
+        for uid in self.judgement.unmeasured(uids) {
             if self.node.shutdown.requested() {
                 break;
             }
             let Follower { run, replica, watch, .. } = &mut self.node;
             let mut bench = Bench { run, dataset: &self.dataset, model: &mut self.model, watch };
-            let entry = self.judgement.judge(&mut bench, replica, fetched?, seeds)?;
+            let Some(entry) = self.judgement.measure(&mut bench, replica, uid, seeds)? else { continue };
+            if let Some(Distortion(distort)) = &self.distortion {
+                distort(entry);
+            }
             let (verdict, gain) = (in_words(entry), entry.outcome.gain());
-            self.node.events.tell(Event::Judged { round, uid: entry.uid, verdict, gain }).await;
+            self.node.events.tell(Event::Judged { round, uid, verdict, gain }).await;
         }
         Ok(())
     }

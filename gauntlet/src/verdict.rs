@@ -1,5 +1,7 @@
 //! What follows from entries, as pure functions: words for people, contradictions, and whom to check.
 
+use std::collections::BTreeSet;
+
 use protocol::{
     Digest, Hotkey,
     score::{Entry, Outcome, Trial},
@@ -12,7 +14,8 @@ const DEVICE: f64 = 1e-4;
 pub(crate) fn in_words(entry: &Entry) -> String {
     match &entry.outcome {
         Outcome::Refused(refusal) => format!("refused: {refusal}"),
-        Outcome::Measured { assigned, random } => format!(
+        Outcome::Unmeasured => "sound, not measured".to_owned(),
+        Outcome::Measured { assigned, random, .. } => format!(
             "gain {:+.4} on its own data, {:+.4} ± {:.4} on random{}",
             assigned.gain(),
             random.gain(),
@@ -25,7 +28,7 @@ pub(crate) fn in_words(entry: &Entry) -> String {
 /// Where `own` contradicts `theirs`, in words.
 pub(crate) fn contradiction(theirs: &Entry, own: &Entry, z: f64) -> Option<String> {
     match (&theirs.outcome, &own.outcome) {
-        (Outcome::Measured { random: t, assigned: ta }, Outcome::Measured { random: o, assigned: oa }) => {
+        (Outcome::Measured { random: t, assigned: ta, .. }, Outcome::Measured { random: o, assigned: oa, .. }) => {
             [("random", t, o), ("assigned", ta, oa)].into_iter().find_map(|(name, t, o)| {
                 let error = combined_error(t, o);
                 let apart = (t.gain() - o.gain()).abs();
@@ -35,9 +38,11 @@ pub(crate) fn contradiction(theirs: &Entry, own: &Entry, z: f64) -> Option<Strin
                 })
             })
         }
-        (Outcome::Refused(refusal), Outcome::Measured { .. }) => Some(format!("refused in the sheet ({refusal}), sound here")),
-        (Outcome::Measured { .. }, Outcome::Refused(refusal)) if refusal.is_fact() => {
-            Some(format!("measured in the sheet, refused here: {refusal}"))
+        (Outcome::Refused(refusal), Outcome::Measured { .. } | Outcome::Unmeasured) => {
+            Some(format!("refused in the sheet ({refusal}), sound here"))
+        }
+        (Outcome::Measured { .. } | Outcome::Unmeasured, Outcome::Refused(refusal)) if refusal.is_fact() => {
+            Some(format!("sound in the sheet, refused here: {refusal}"))
         }
         _ => None,
     }
@@ -49,7 +54,7 @@ fn combined_error(theirs: &Trial, own: &Trial) -> f64 {
 }
 
 /// The few uids that `me` measures when another leads: chosen by the seed, which nobody knows before the close.
-pub(crate) fn spot_checks(uids: &[u16], seed: &Digest, me: &Hotkey, count: usize) -> Vec<u16> {
+pub(crate) fn spot_checks(uids: &[u16], seed: &Digest, me: &Hotkey, count: usize) -> BTreeSet<u16> {
     let mut drawn: Vec<(Digest, u16)> =
         uids.iter().map(|uid| (Digest::derive("tributary 2026 spot check v1", &[&seed.0, &me.0, &uid.to_le_bytes()]), *uid)).collect();
     drawn.sort_unstable();
@@ -71,7 +76,7 @@ mod tests {
     }
 
     fn measured(assigned: Trial, random: Trial) -> Entry {
-        entry(Outcome::Measured { assigned, random })
+        entry(Outcome::Measured { assigned, random, norm: 1.0, overlap: 0.0 })
     }
 
     #[test]

@@ -65,6 +65,29 @@ pub enum ModelError {
         /// Elements, or tensors, that fit.
         expected: usize,
     },
+    /// A change of an element that its tensor does not have. Nothing was changed.
+    #[error("{tensor} has {len} elements, and element {element} should change; the changes belong to another architecture")]
+    Element {
+        /// The tensor's name.
+        tensor: String,
+        /// Row-major.
+        element: usize,
+        /// Elements below this exist.
+        len: usize,
+    },
+    /// Changes of a tensor that are not in ascending order, each element once. Nothing was changed.
+    #[error("{tensor}: element {element} follows element {previous}; sort the changes, and name each element once")]
+    Order {
+        /// The tensor's name.
+        tensor: String,
+        /// Row-major.
+        element: usize,
+        /// The one before it, not smaller.
+        previous: usize,
+    },
+    /// libtorch failed while a step was undone: the parameters are neither the old nor the new ones.
+    #[error("libtorch could not put the parameters back after a trial: {0}; load them again before anything else")]
+    NotRestored(String),
     /// A loss or a gradient norm that is NaN or infinite. Nothing was changed.
     #[error("inner step {step}: {what} is {value}; nothing was changed, lower the learning rate or load other parameters")]
     NonFinite {
@@ -81,8 +104,16 @@ pub enum ModelError {
 }
 
 impl ModelError {
-    /// Keeps the first line; the rest is a C++ stack.
     pub(crate) fn torch(error: tch::TchError) -> Self {
-        Self::Torch(error.to_string().lines().next().unwrap_or_default().to_owned())
+        Self::Torch(first_line(&error))
     }
+
+    pub(crate) fn not_restored(error: tch::TchError) -> Self {
+        Self::NotRestored(first_line(&error))
+    }
+}
+
+/// What comes after it is a C++ stack.
+fn first_line(error: &tch::TchError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }

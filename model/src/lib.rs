@@ -8,6 +8,7 @@ mod forward;
 mod llama;
 mod optimizer;
 mod packing;
+mod patch;
 mod sampling;
 
 pub use device::{CUDA_LIBRARY_VARIABLE, Device, set_threads};

@@ -57,6 +57,26 @@ impl Packing {
         }
     }
 
+    /// Refuses changes that are not one list per canonical tensor, of elements that it has, ascending.
+    pub(crate) fn check_changes(&self, changes: &[Vec<(usize, f32)>]) -> Result<(), ModelError> {
+        let parts = || self.0.iter().flat_map(|group| &group.parts);
+        let (found, expected) = (changes.len(), parts().count());
+        if found != expected {
+            return Err(ModelError::Shape { what: "number of tensors".into(), found, expected });
+        }
+        parts().zip(changes).try_for_each(|((name, len), changes)| check_elements(name, *len, changes))
+    }
+
+    /// Flat views of the canonical tensors in the groups' memory.
+    pub(crate) fn views(&self, groups: &[Tensor]) -> Result<Vec<Tensor>, TchError> {
+        let mut views = Vec::new();
+        for (group, tensor) in self.0.iter().zip(groups) {
+            let lengths: Vec<i64> = group.parts.iter().map(|(_, len)| *len as i64).collect();
+            views.extend(tensor.detach().f_view([-1])?.f_split_with_sizes(lengths, 0)?);
+        }
+        Ok(views)
+    }
+
     /// Refuses another architecture's.
     pub(crate) fn check_same(&self, other: &Self) -> Result<(), ModelError> {
         let (found, expected) = (other.elements(), self.elements());
@@ -90,4 +110,18 @@ impl Packing {
         }
         Ok(canonical)
     }
+}
+
+fn check_elements(name: &str, len: usize, changes: &[(usize, f32)]) -> Result<(), ModelError> {
+    let mut least = 0;
+    for &(element, _) in changes {
+        if element >= len {
+            return Err(ModelError::Element { tensor: name.to_owned(), element, len });
+        }
+        if element < least {
+            return Err(ModelError::Order { tensor: name.to_owned(), element, previous: least - 1 });
+        }
+        least = element + 1;
+    }
+    Ok(())
 }

@@ -41,6 +41,22 @@ impl Assignment {
         };
         (0..count).map(draw).collect()
     }
+
+    /// The stream's first `count` different indices, or as many as there are, in the order of their first appearance.
+    pub fn distinct(&self, count: usize) -> Vec<u64> {
+        let count = count.min(usize::try_from(self.sequences).unwrap_or(usize::MAX));
+        let mut found = Vec::with_capacity(count);
+        let mut from = 0;
+        while found.len() < count {
+            for index in self.indices(from, count) {
+                if found.len() < count && !found.contains(&index) {
+                    found.push(index);
+                }
+            }
+            from += count as u64;
+        }
+        found
+    }
 }
 
 #[cfg(test)]
@@ -57,6 +73,17 @@ mod tests {
         assert_ne!(Assignment::miner(&run, &open, &Hotkey([2; 32]), 1000).indices(0, 500), all);
         assert_ne!(Assignment::miner(&run, &run, &Hotkey([1; 32]), 1000).indices(0, 500), all);
         assert_eq!(Assignment::miner(&run, &open, &Hotkey([1; 32]), 1).indices(0, 3), [0, 0, 0]);
+    }
+
+    #[test]
+    fn distinct_indices_are_the_streams_without_repetition() {
+        let few = Assignment::miner(&Digest::of(b"run"), &Digest::of(b"block"), &Hotkey([1; 32]), 10);
+        let mut all = few.distinct(99);
+        let stream = few.indices(0, 200);
+        assert!(all.is_sorted_by_key(|x| stream.iter().position(|y| y == x)));
+        assert_eq!(few.distinct(4), all[..4]);
+        all.sort_unstable();
+        assert_eq!(all, (0..10).collect::<Vec<_>>());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use compression::{Codec, Group};
 use serde::{Deserialize, Serialize};
 
-use crate::Architecture;
+use crate::{Architecture, Judge, Pay};
 
 /// One rule that a config or a manifest breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -347,78 +347,6 @@ pub struct RoundTimes {
 impl RoundTimes {
     fn default_upload() -> u64 {
         1
-    }
-}
-
-/// Which payloads are measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum JudgeMode {
-    /// Every payload is measured before it may enter a record.
-    All,
-}
-
-/// How contributions are measured.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Judge {
-    /// Which payloads are measured.
-    pub mode: JudgeMode,
-    /// Sequences per measured batch (one assigned and one random batch per payload).
-    pub sequences: u32,
-    /// Share c of the outer learning rate at which a payload is tried.
-    pub step: f32,
-    /// A payload must gain more than this share of the round's median gain on random data.
-    pub floor: f64,
-    /// Payloads per record at most, G.
-    pub top: u32,
-    /// Payloads per round that a validator measures for itself when another leads.
-    pub spot_checks: u32,
-    /// Another validator's loss is contradicted beyond this many combined standard errors.
-    pub z: f64,
-    /// Moving-average weight of the proof-of-computation score μ.
-    pub mu_rate: f64,
-    /// μ below this pays nothing, once `mu_rounds` were measured.
-    pub mu_floor: f64,
-    /// Measurements before `mu_floor` counts.
-    pub mu_rounds: u32,
-    /// Measurements before an outclassed miner's payloads are no longer applied.
-    pub probation: u32,
-}
-
-impl Default for Judge {
-    fn default() -> Self {
-        Self {
-            mode: JudgeMode::All,
-            sequences: 8,
-            step: 0.2,
-            floor: 0.05,
-            top: 20,
-            spot_checks: 2,
-            z: 4.0,
-            mu_rate: 0.05,
-            mu_floor: 0.1,
-            mu_rounds: 10,
-            probation: 4,
-        }
-    }
-}
-
-/// How measured work is paid.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Pay {
-    /// Payment ∝ score^power.
-    pub power: f64,
-    /// Share of the weight that goes to the owner's uid 0 (burnt).
-    pub burn: f64,
-    /// A score is multiplied by this in a round without a valid payload.
-    pub missing: f64,
-}
-
-impl Default for Pay {
-    fn default() -> Self {
-        Self { power: 2.0, burn: 0.0, missing: 0.75 }
     }
 }
 

@@ -5,6 +5,7 @@ mod assignment;
 mod config;
 pub mod genesis;
 mod ids;
+mod judging;
 mod keys;
 mod manifest;
 mod messages;
@@ -20,10 +21,10 @@ mod test_data;
 pub use architecture::{Architecture, Init};
 pub use assignment::Assignment;
 pub use config::{
-    Checkpoints, Coding, Compression, ConfigError, DataConfig, Indices, Inner, Judge, JudgeMode, Merge, Outer, Pay, Quantizer, RoundTimes,
-    RunConfig, Schedule,
+    Checkpoints, Coding, Compression, ConfigError, DataConfig, Indices, Inner, Merge, Outer, Quantizer, RoundTimes, RunConfig, Schedule,
 };
 pub use ids::{Digest, Hotkey, ParseIdError, RunId, SS58_PREFIX};
+pub use judging::{Computation, Judge, JudgeMode, Pay, Rating};
 pub use keys::{Domain, Keypair, verify};
 pub use manifest::{ChainSection, DataSection, Launch, MANIFEST_VERSION, MAX_MANIFEST_BYTES, Manifest, ManifestError, canonical_json};
 pub use messages::{Announcement, Applied, Change, Countersign, Dissent, Envelope, MAX_NEURONS, Record, SealList, Sealed, Validator};

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use compression::{Codec, Format, Layout, TensorSpec};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Checkpoints, Compression, ConfigError, Inner, Judge, Outer, Pay, RoundTimes, RunConfig};
-use crate::{Architecture, Digest, Hotkey, RunId};
+use crate::config::{Checkpoints, Compression, ConfigError, Inner, Outer, RoundTimes, RunConfig};
+use crate::{Architecture, Digest, Hotkey, Judge, Pay, RunId};
 
 /// The manifest format that this code reads and writes.
-pub const MANIFEST_VERSION: u32 = 2;
+pub const MANIFEST_VERSION: u32 = 3;
 /// The largest manifest that is read.
 pub const MAX_MANIFEST_BYTES: u64 = 64 << 10;
 /// The last block at which a run may start; a chain needs a hundred thousand years to get there.
@@ -210,7 +210,7 @@ impl Manifest {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let err = |section, field, problem: &str| Err(ConfigError::new(section, field, problem));
         if self.version != MANIFEST_VERSION {
-            return err("manifest", "version", "this version of tributary reads version 2");
+            return err("manifest", "version", "this version of tributary reads version 3");
         }
         if self.name.is_empty() || self.name.len() > 64 || !self.name.bytes().all(|b| b.is_ascii_graphic()) {
             return err("run", "name", "must be 1 to 64 printable ASCII characters without spaces");
@@ -315,42 +315,10 @@ impl Manifest {
         if times.upload >= times.train {
             return Err(ConfigError::new("round", "upload", format!("{} blocks leave nothing of train = {}", times.upload, times.train)));
         }
-        self.validate_judge()?;
-        self.validate_pay()?;
+        self.judge.validate()?;
+        self.pay.validate()?;
         if self.checkpoints.every == 0 {
             return Err(ConfigError::new("checkpoints", "every", "must be at least 1 round"));
-        }
-        Ok(())
-    }
-
-    fn validate_judge(&self) -> Result<(), ConfigError> {
-        let judge = &self.judge;
-        for (field, value) in [("sequences", judge.sequences), ("top", judge.top)] {
-            if value == 0 || value > 4096 {
-                return Err(ConfigError::new("judge", field, format!("{value} is not between 1 and 4096")));
-            }
-        }
-        let shares = [("mu_rate", judge.mu_rate), ("mu_floor", judge.mu_floor), ("floor", judge.floor), ("step", f64::from(judge.step))];
-        for (field, value) in shares {
-            if !(value > 0.0 && value <= 1.0) {
-                return Err(ConfigError::new("judge", field, format!("{value} is not above 0 and at most 1")));
-            }
-        }
-        if !(judge.z.is_finite() && judge.z > 0.0) {
-            return Err(ConfigError::new("judge", "z", format!("{} is not a positive number", judge.z)));
-        }
-        Ok(())
-    }
-
-    fn validate_pay(&self) -> Result<(), ConfigError> {
-        let pay = &self.pay;
-        if !(pay.power.is_finite() && pay.power > 0.0) {
-            return Err(ConfigError::new("pay", "power", format!("{} is not a positive number", pay.power)));
-        }
-        for (field, value) in [("burn", pay.burn), ("missing", pay.missing)] {
-            if !(0.0..=1.0).contains(&value) {
-                return Err(ConfigError::new("pay", field, format!("{value} is not between 0 and 1")));
-            }
         }
         Ok(())
     }

@@ -8,8 +8,8 @@ use crate::Schedule;
 use crate::test_data::{SMALL, launch, manifest};
 use crate::{Coding, Indices, Quantizer};
 
-/// The run id and the genesis root of [`SMALL`]: both must stay the same on every machine and in every version that reads manifest version 2.
-const RUN_ID: &str = "e41ada41a47f7e5ca899c55c9b5534bdce378b6fb1b2420232b194d29a93a49a";
+/// The run id and the genesis root of [`SMALL`]: both must stay the same on every machine and in every version that reads manifest version 3.
+const RUN_ID: &str = "b14bc0fb671f64a49d5540fa611b2f83a8edb9e3c7ee70ad0b79747a5ae5d7a0";
 const GENESIS_ROOT: &str = "2a3f2dc5ac34f2f71ca9e598694ccab1adb9e53efd9608fedc0987abce601d6c";
 
 #[test]
@@ -44,9 +44,11 @@ fn another(value: &Value) -> Option<Value> {
         Value::String(text) if text.len() == 64 => Some(Digest::of(text.as_bytes()).to_string().into()),
         Value::String(text) if text.len() == 48 => Some(Hotkey([1; 32]).ss58().into()),
         Value::String(text) if text == "senders" => Some("all".into()),
+        Value::String(text) if text == "all" => Some("sampled".into()),
+        Value::String(text) if text == "gain" => Some("loss-rating".into()),
         Value::String(text) if text == "sign1" => Some("sign2".into()),
         Value::String(text) if text == "golomb" => Some("packed12".into()),
-        Value::String(text) if ["top-k", "all"].contains(&text.as_str()) => None,
+        Value::String(text) if ["top-k", "sequential"].contains(&text.as_str()) => None,
         Value::Null => Some(serde_json::json!({ "select": "group-max", "group": 32, "quantizer": "sign1" })),
         Value::String(text) => Some(format!("{text}x").into()),
         Value::Array(_) => Some(serde_json::json!([[0, 1.0], [51, 0.7]])),
@@ -74,7 +76,7 @@ fn every_field_is_part_of_the_run_id() {
 fn canonical_bytes_are_compact_json_with_sorted_keys() {
     let bytes = manifest().to_bytes();
     let text = std::str::from_utf8(&bytes).unwrap();
-    assert!(text.starts_with(r#"{"chain":{"genesis":""#) && text.ends_with(r#","version":2}"#), "{text}");
+    assert!(text.starts_with(r#"{"chain":{"genesis":""#) && text.ends_with(r#","version":3}"#), "{text}");
     // each object's keys ascend in the text itself, whatever map this build of serde_json has
     let mut open: Vec<Option<String>> = Vec::new();
     let mut rest = text;
@@ -185,15 +187,25 @@ const BROKEN: &[(&str, &str, Break)] = &[
     ("round", "judge", |m| m.round.judge = u64::MAX),
     ("round", "span", |m| m.round.span = 0),
     ("round", "upload", |m| m.round.upload = m.round.train),
-    ("judge", "sequences", |m| m.judge.sequences = 0),
+    ("judge", "assigned", |m| m.judge.assigned = 1),
+    ("judge", "random", |m| m.judge.random = 4097),
+    ("judge", "sample", |m| m.judge.sample = 0),
     ("judge", "top", |m| m.judge.top = 4097),
-    ("judge", "mu_rate", |m| m.judge.mu_rate = 0.0),
-    ("judge", "mu_floor", |m| m.judge.mu_floor = 1.5),
+    ("judge", "history", |m| m.judge.history = 65),
+    ("judge", "overlap", |m| m.judge.overlap = 1.1),
+    ("judge", "unmeasured", |m| m.judge.unmeasured = -0.1),
+    ("judge", "trust", |m| m.judge.trust = 0.0),
+    ("judge", "outlier", |m| m.judge.outlier = 1.0),
+    ("judge", "computation", |m| m.judge.computation = crate::Computation::Sequential { cap: 0.0 }),
+    ("judge", "computation", |m| m.judge.computation = crate::Computation::Average { rate: 0.0, floor: 0.1, rounds: 9 }),
+    ("judge", "computation", |m| m.judge.computation = crate::Computation::Average { rate: 0.1, floor: 1.5, rounds: 9 }),
     ("judge", "floor", |m| m.judge.floor = f64::NAN),
     ("judge", "step", |m| m.judge.step = 0.0),
     ("judge", "z", |m| m.judge.z = f64::INFINITY),
     ("pay", "power", |m| m.pay.power = 0.0),
     ("pay", "burn", |m| m.pay.burn = 1.5),
+    ("pay", "reserve", |m| m.pay.reserve = f64::NAN),
+    ("pay", "negative", |m| m.pay.negative = 2.0),
     ("pay", "missing", |m| m.pay.missing = -0.5),
     ("checkpoints", "every", |m| m.checkpoints.every = 0),
 ];

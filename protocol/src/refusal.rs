@@ -52,6 +52,22 @@ pub enum Refusal {
     /// No key was published in time.
     #[error("the key was not published in time")]
     NotRevealed,
+    /// The payload's norm is far beyond the round's median.
+    #[error("the payload's norm is {percent} % of the round's median norm")]
+    Outlier {
+        /// Its norm, in percent of the median.
+        percent: u32,
+    },
+    /// The payload is another one, changed or not.
+    #[error("the payload has {percent} % of its positions in common with uid {uid}'s of round {round}")]
+    Copy {
+        /// Whose it is.
+        uid: u16,
+        /// Of which round.
+        round: u64,
+        /// The share of positions in common, in percent.
+        percent: u32,
+    },
     /// The loss with this payload is not a number.
     #[error("the loss with this payload is not finite")]
     LossNotFinite,
@@ -88,6 +104,8 @@ mod tests {
         use Refusal::*;
         let of_envelope = [Envelope("x".into()), WrongSigner, WrongRun, WrongRound, WrongRoot, WrongSize { found: 1, least: 2, most: 3 }];
         let of_payload = [Malformed("x".into()), WrongOwner];
+        let compared = [Outlier { percent: 900 }, Copy { uid: 1, round: 2, percent: 90 }];
+        assert!(compared.iter().all(|r| !r.is_fact()), "what is compared with depends on what a validator could fetch");
         let testimony = [SealedDigest, Unopenable, PayloadDigest, Missing, NotRevealed, LossNotFinite];
         assert!(of_envelope.iter().all(|r| r.is_fact() && r.is_of_envelope()));
         assert!(of_payload.iter().all(|r| r.is_fact() && !r.is_of_envelope()));

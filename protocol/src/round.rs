@@ -23,10 +23,32 @@ pub struct RoundPlan {
     pub ranks: Vec<Validator>,
 }
 
-/// Orders validators by rank: most stake first, ties by hotkey.
-pub fn rank_validators(mut validators: Vec<Validator>) -> Vec<Validator> {
-    validators.sort_by(|a, b| b.stake.cmp(&a.stake).then(a.hotkey.cmp(&b.hotkey)));
-    validators
+/// Orders validators by rank for one round: drawn by lot one after the other, each with a chance in proportion to its stake. `seed` is the
+/// hash of the round's open block.
+///
+/// So a lead's work, and the harm that a bad one can do, are shared in proportion to stake.
+pub fn rank_validators(mut validators: Vec<Validator>, seed: &Digest) -> Vec<Validator> {
+    validators.sort_by_key(|v| v.hotkey);
+    let mut lots = blake3::Hasher::new_derive_key("tributary 2026 ranks v1").update(&seed.0).finalize_xof();
+    let mut ranked = Vec::with_capacity(validators.len());
+    while !validators.is_empty() {
+        let total: u128 = validators.iter().map(|v| u128::from(v.stake)).sum();
+        let mut lot = [0; 16];
+        lots.fill(&mut lot);
+        let drawn = drawn(&validators, u128::from_le_bytes(lot) % total.max(1));
+        ranked.push(validators.remove(drawn));
+    }
+    ranked
+}
+
+/// Whose stake, laid end to end, covers `lot`.
+fn drawn(validators: &[Validator], lot: u128) -> usize {
+    let mut end = 0;
+    let covers = |v: &Validator| {
+        end += u128::from(v.stake);
+        lot < end
+    };
+    validators.iter().position(covers).unwrap_or(0)
 }
 
 /// What a lead should do about a seal list or a record now, and why.
@@ -143,6 +165,35 @@ mod tests {
     }
 
     #[test]
+    fn ranks_are_lots_in_proportion_to_stake() {
+        let validators: Vec<Validator> =
+            [(1, 40), (2, 20), (3, 30), (4, 10)].map(|(k, stake)| Validator { hotkey: Hotkey([k; 32]), stake }).into();
+        let ranked = |seed: u32| rank_validators(validators.clone(), &Digest::of(&seed.to_le_bytes()));
+        let reversed: Vec<Validator> = validators.iter().rev().cloned().collect();
+        assert_eq!(rank_validators(reversed, &Digest::of(&7u32.to_le_bytes())), ranked(7), "the order they come in does not matter");
+        let (mut first, mut before) = ([0; 5], 0);
+        for seed in 0..4000 {
+            let order: Vec<u8> = ranked(seed).iter().map(|v| v.hotkey.0[0]).collect();
+            assert_eq!(
+                {
+                    let mut all = order.clone();
+                    all.sort_unstable();
+                    all
+                },
+                [1, 2, 3, 4]
+            );
+            first[order[0] as usize] += 1;
+            before += usize::from(order.iter().position(|k| *k == 3) < order.iter().position(|k| *k == 4));
+        }
+        for (k, share) in [(1, 0.4), (2, 0.2), (3, 0.3), (4, 0.1)] {
+            assert!((f64::from(first[k]) / 4000.0 - share).abs() < 0.03, "{first:?}");
+        }
+        // of 3 and 4, whoever is drawn first: 30 to 10
+        assert!((before as f64 / 4000.0 - 0.75).abs() < 0.03, "{before}");
+        assert_eq!(rank_validators(vec![], &Digest::default()), []);
+    }
+
+    #[test]
     fn spans_follow_each_other_and_wrap_around() {
         let plan = plan();
         assert_eq!(plan.seal_rank(100), None);
@@ -199,7 +250,7 @@ mod tests {
         ) -> RoundPlan {
             let validators = stakes.iter().zip(0..).map(|(&stake, k)| Validator { hotkey: Hotkey([k; 32]), stake }).collect();
             let times = RoundTimes { train, upload, reveal, judge, span, early_close };
-            RoundPlan { times, anchor, ranks: rank_validators(validators) }
+            RoundPlan { times, anchor, ranks: rank_validators(validators, &Digest([anchor as u8; 32])) }
         }
     }
 

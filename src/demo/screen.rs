@@ -43,7 +43,7 @@ impl Screen {
         let header = bar("{wide_msg}");
         header.set_message(format!(
             "{:<12}{:>4} {:>8} {:>8} {:>7} {:>9} {:>9}  {}",
-            "miner", "uid", "rating", "score", "weight", "up", "down", "last verdict"
+            "miner", "uid", "gain", "score", "weight", "up", "down", "last verdict"
         ));
         header.tick();
         let mining = lab.nodes.iter().enumerate().filter(|(_, n)| n.role.mines());
@@ -153,11 +153,11 @@ impl Screen {
     fn miner_line(&self, node: &Node, usage: &Usage, story: &Story) -> String {
         let name = if node.role == Role::Cheat { format!("{} ☠", node.name) } else { node.name.clone() };
         let score = story.scores.iter().find(|s| s.uid == node.uid);
-        let (rating, paid) = score.map_or((0.0, 0.0), |s| (s.ordinal(), s.score));
+        let (gain, paid) = score.map_or((0.0, 0.0), |s| (s.gain, s.score));
         let weight = share(node.uid, story);
         let verdict = self.verdicts.get(&node.uid).map_or("", String::as_str);
         let (up, down) = (bytes_in_words(usage.up), bytes_in_words(usage.down));
-        format!("{name:<12}{:>4} {rating:>8.2} {paid:>8.3} {:>6.1}% {up:>9} {down:>9}  {verdict}", node.uid, 100.0 * weight)
+        format!("{name:<12}{:>4} {gain:>8.2} {paid:>8.3} {:>6.1}% {up:>9} {down:>9}  {verdict}", node.uid, 100.0 * weight)
     }
 }
 

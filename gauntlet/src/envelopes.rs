@@ -1,0 +1,75 @@
+//! The envelopes that a validator finds in the miners' buckets before a round's close.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use checkpoints::{Close, RoundLog, Run, check_envelope};
+use futures::StreamExt;
+use protocol::{Digest, Document, Envelope, ObjectKey, Sealed, round::RoundPlan};
+use storage::Limits;
+
+use crate::ValidatorError;
+
+/// Envelopes that are fetched at a time.
+const FETCHES: usize = 32;
+/// An envelope is small and is asked for again at the next block: a bucket that does not answer must not hold up the close.
+const PATIENCE: Limits = Limits {
+    deadline: Duration::from_secs(5),
+    slowest: 1 << 20,
+    attempts: 2,
+    pause: Duration::from_millis(100),
+    longest_pause: Duration::from_secs(1),
+};
+
+/// A round's envelopes so far, by uid, each with the head at which it was first seen.
+#[derive(Debug, Default)]
+pub(crate) struct Envelopes {
+    round: u64,
+    found: BTreeMap<u16, (Vec<u8>, u64)>,
+}
+
+impl Envelopes {
+    /// Whether to look for envelopes at `head`: to close the round, or to witness what was there before somebody else closes it.
+    pub fn are_due(plan: &RoundPlan, rank: usize, head: u64) -> bool {
+        let times = &plan.times;
+        plan.seal_rank(head + 1) == Some(rank) || times.early_close || head + 2 + times.upload >= plan.close_due()
+    }
+
+    /// Looks into the buckets of those whose envelope is still missing.
+    pub async fn look(&mut self, run: &Run, log: &RoundLog, round: u64, head: u64) -> Result<(), ValidatorError> {
+        if self.round != round {
+            *self = Self { round, ..Self::default() };
+        }
+        let mut buckets = run.buckets().await?;
+        let missing = log.hotkeys.iter().filter(|(uid, _)| !self.found.contains_key(uid));
+        let asked: Vec<_> = missing.filter_map(|(uid, hotkey)| Some((*uid, buckets.remove(hotkey)?.with_limits(PATIENCE)))).collect();
+        let fetches = asked.into_iter().map(|(uid, bucket)| async move {
+            // a bucket that fails costs its owner the round and nobody else anything
+            Some((uid, bucket.get(&ObjectKey::Envelope(round), Envelope::CAP).await.ok()??.to_vec()))
+        });
+        let mut fetched = futures::stream::iter(fetches).buffer_unordered(FETCHES);
+        while let Some(envelope) = fetched.next().await {
+            self.found.extend(envelope.map(|(uid, bytes)| (uid, (bytes, head))));
+        }
+        Ok(())
+    }
+
+    /// All of them, ascending by uid.
+    pub fn all(&self) -> Vec<Sealed> {
+        self.found.iter().map(|(&uid, (envelope, _))| Sealed { uid, envelope: envelope.clone() }).collect()
+    }
+
+    /// Sound envelopes that the seal list lacks although they were here a block before its lead can have looked last, each with the head
+    /// at which it was seen. `root` is that of the round's base state.
+    pub fn left_off(&self, run: &Run, log: &RoundLog, close: &Close, root: Digest) -> Vec<(u16, u64)> {
+        let list = &close.list.value;
+        if self.round != list.round {
+            return Vec::new();
+        }
+        let missing = self.found.iter().filter(|(uid, (_, seen))| seen + 1 < close.block && !list.entries.iter().any(|e| e.uid == **uid));
+        let sound = missing.filter(|(uid, (envelope, _))| {
+            let sealed = Sealed { uid: **uid, envelope: envelope.clone() };
+            log.hotkeys.get(uid).is_some_and(|owner| check_envelope(run, list.round, root, *owner, &sealed).is_ok())
+        });
+        sound.map(|(uid, (_, seen))| (*uid, *seen)).collect()
+    }
+}

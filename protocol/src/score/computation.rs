@@ -1,0 +1,51 @@
+//! Proof of computation: does a miner train on the data it was assigned?
+//!
+//! Who trained on sequences gains more on them than on random ones. Let z be that difference in standard errors ([`Outcome::advantage`]). Without
+//! training on them z is about N(0, 1); with it about N(δ, 1). Each measurement adds the log-likelihood ratio δz − δ²/2 to the miner's log
+//! odds (Wald's sequential probability-ratio test, 1945), bounded so that one round cannot decide alone and old merit does not last for ever.
+//! δ depends on model, batch and rate, so it is estimated from the round's own miners: the moving average of their lower median z.
+
+use super::{
+    miner::MinerScore,
+    trial::{Entry, Outcome, lower_median},
+};
+use crate::Computation;
+
+/// δ before the first round. Too small costs a few rounds, too large would count against honest miners.
+pub(super) const FIRST_EFFECT: f64 = 0.5;
+/// Weight of a round's median z in δ.
+const EFFECT_RATE: f64 = 0.2;
+/// δ at most: beyond it a single measurement decides anyway, and honest miners' z spread wider than 1.
+const MOST_EFFECT: f64 = 2.0;
+/// What one measurement can add to the log odds at most, either way.
+const MOST_EVIDENCE: f64 = 3.0;
+
+/// δ after a round.
+pub(super) fn next_effect(effect: f64, entries: &[Entry]) -> f64 {
+    match lower_median(entries.iter().filter_map(|e| e.outcome.advantage())) {
+        Some(median) => effect + EFFECT_RATE * (median.clamp(0.0, MOST_EFFECT) - effect),
+        None => effect,
+    }
+}
+
+/// Counts one measurement; `effect` is δ before the round.
+pub(super) fn count(score: &mut MinerScore, outcome: &Outcome, effect: f64, rule: &Computation) {
+    let Outcome::Measured { assigned, random, .. } = outcome else { return };
+    let (cap, rate) = match *rule {
+        Computation::Sequential { cap } => (cap, 0.05),
+        Computation::Average { rate, .. } => (7.0, rate),
+    };
+    let ratio = outcome.advantage().map_or(0.0, |z| effect * z - effect * effect / 2.0);
+    score.evidence = (score.evidence + ratio.clamp(-MOST_EVIDENCE, MOST_EVIDENCE)).clamp(-cap, cap);
+    let sign = if assigned.gain() > random.gain() { 1.0 } else { -1.0 };
+    score.signs += rate * (sign - score.signs);
+}
+
+/// The factor that pay is multiplied by, 0 to 1.
+pub(super) fn factor(score: &MinerScore, rule: &Computation) -> f64 {
+    match *rule {
+        Computation::Sequential { .. } => score.trains(),
+        Computation::Average { floor, rounds, .. } if score.measured > rounds && score.signs < floor => 0.0,
+        Computation::Average { .. } => score.signs.max(0.0),
+    }
+}

@@ -1,0 +1,177 @@
+//! What is known of each miner over all rounds, and how a round changes it.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    computation::{self, FIRST_EFFECT},
+    rating::{self, MU, SIGMA},
+    trial::{Entry, Outcome, median_gain},
+};
+use crate::{Hotkey, Judge, Pay, Rating};
+
+/// Weight of the newest round in a miner's mean relative gain, once it was measured often.
+const GAIN_RATE: f64 = 0.1;
+/// A relative gain counts within ± this: one lucky round is not worth a month.
+const MOST_GAIN: f64 = 2.0;
+/// Rounds in a row, without a valid payload or without a gain, after which nothing is paid.
+const IN_A_ROW: u32 = 3;
+/// Two nodes' recomputed figures agree within this relative difference; `exp` differs in the last bits between machines.
+const TOLERANCE: f64 = 1e-6;
+
+/// What is known of a miner over all rounds so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MinerScore {
+    /// Its uid when last seen.
+    pub uid: u16,
+    /// Its hotkey.
+    pub hotkey: Hotkey,
+    /// LossRating: mean skill.
+    pub mu: f64,
+    /// LossRating: its uncertainty.
+    pub sigma: f64,
+    /// Moving average of its gain on random data over the round's median gain; 1 is the typical miner.
+    pub gain: f64,
+    /// Log odds that it trains on what it is assigned.
+    pub evidence: f64,
+    /// The reference's proof of computation μ: moving average of sign(gain on assigned − gain on random data).
+    pub signs: f64,
+    /// Rounds in which it was measured.
+    pub measured: u32,
+    /// Rounds in a row without a valid payload.
+    pub missed: u32,
+    /// Rounds since it was measured.
+    pub since: u32,
+    /// The last eight measurements, the newest in the lowest bit; 1 where there was no gain.
+    pub negative: u8,
+    /// PeerScore after penalties: what is paid for.
+    pub score: f64,
+}
+
+impl MinerScore {
+    /// Nothing is known yet.
+    pub fn new(uid: u16, hotkey: Hotkey) -> Self {
+        let (gain, evidence, signs, score) = (0.0, 0.0, 0.0, 0.0);
+        Self { uid, hotkey, mu: MU, sigma: SIGMA, gain, evidence, signs, measured: 0, missed: 0, since: 0, negative: 0, score }
+    }
+
+    /// LossRating's lower bound, μ − 3σ.
+    pub fn ordinal(&self) -> f64 {
+        self.mu - 3.0 * self.sigma
+    }
+
+    /// Probability that it trains on what it is assigned, one half where nothing is known.
+    pub fn trains(&self) -> f64 {
+        1.0 / (1.0 + (-self.evidence).exp())
+    }
+
+    /// Whether it has shown useful work often enough to have the benefit of the doubt.
+    pub fn has_standing(&self, judge: &Judge) -> bool {
+        self.measured >= judge.probation && self.gain >= judge.trust
+    }
+
+    /// What its work is worth, before proof of computation and penalties.
+    pub fn rating(&self, pay: &Pay) -> f64 {
+        match pay.rating {
+            Rating::Gain => self.gain,
+            Rating::LossRating => self.ordinal(),
+        }
+    }
+
+    /// What is left of a score after penalties: for missing rounds, and for payloads without a gain.
+    pub fn kept(&self, pay: &Pay) -> f64 {
+        let missing = if self.missed >= IN_A_ROW { 0.0 } else { pay.missing.powi(self.missed as i32) };
+        let negative = match (self.negative.trailing_ones() >= IN_A_ROW, self.negative.count_ones() > 4) {
+            (true, _) => 0.0,
+            (false, true) => pay.negative,
+            (false, false) => 1.0,
+        };
+        missing * negative
+    }
+
+    fn agrees(&self, other: &Self) -> bool {
+        let near = |a: f64, b: f64| (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()).max(1.0);
+        let counts = |s: &Self| (s.uid, s.hotkey, s.measured, s.missed, s.since, s.negative);
+        let figures = |s: &Self| [s.mu, s.sigma, s.gain, s.evidence, s.signs, s.score];
+        // nothing and next to nothing are near each other, yet are paid differently
+        (self.score > 0.0) == (other.score > 0.0)
+            && counts(self) == counts(other)
+            && figures(self).into_iter().zip(figures(other)).all(|(a, b)| near(a, b))
+    }
+}
+
+/// Every miner's scores, and what they were found with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Standing {
+    /// δ: by how many standard errors a typical miner's gain on assigned data exceeds that on random data.
+    pub effect: f64,
+    /// Ascending by uid.
+    pub miners: Vec<MinerScore>,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self { effect: FIRST_EFFECT, miners: Vec::new() }
+    }
+}
+
+impl Standing {
+    /// A miner's scores.
+    pub fn of(&self, uid: u16) -> Option<&MinerScore> {
+        self.miners.iter().find(|s| s.uid == uid)
+    }
+
+    /// The standing after a round's entries. A uid that changed hands starts anew.
+    pub fn advance(&self, entries: &[Entry], judge: &Judge, pay: &Pay) -> Self {
+        let taken_over = |s: &&MinerScore| !entries.iter().any(|e| e.uid == s.uid && e.hotkey != s.hotkey);
+        let mut miners: Vec<MinerScore> = self.miners.iter().filter(taken_over).cloned().collect();
+        for entry in entries {
+            match miners.iter_mut().find(|s| s.hotkey == entry.hotkey) {
+                Some(score) => score.uid = entry.uid,
+                None => miners.push(MinerScore::new(entry.uid, entry.hotkey)),
+            }
+        }
+        miners.sort_by_key(|s| s.uid);
+        rating::rate(&mut miners, entries);
+        let median = median_gain(entries).unwrap_or(0.0);
+        for score in &mut miners {
+            let outcome = entries.iter().find(|e| e.hotkey == score.hotkey).map(|e| &e.outcome);
+            count(score, outcome, median);
+            if let Some(outcome) = outcome {
+                computation::count(score, outcome, self.effect, &judge.computation);
+            }
+            score.score = score.rating(pay).max(0.0) * computation::factor(score, &judge.computation) * score.kept(pay);
+        }
+        Self { effect: computation::next_effect(self.effect, entries), miners }
+    }
+
+    /// Whether two nodes' figures are the same but for rounding.
+    pub fn agrees(&self, other: &Self) -> bool {
+        (self.effect - other.effect).abs() <= TOLERANCE
+            && self.miners.len() == other.miners.len()
+            && self.miners.iter().zip(&other.miners).all(|(a, b)| a.agrees(b))
+    }
+}
+
+/// Counts a round for a miner: gain, absences, harm. `median` is the round's median gain.
+fn count(score: &mut MinerScore, outcome: Option<&Outcome>, median: f64) {
+    score.since = score.since.saturating_add(1);
+    match outcome {
+        None | Some(Outcome::Refused(_)) => {
+            score.missed = score.missed.saturating_add(1);
+            return;
+        }
+        Some(Outcome::Unmeasured) => {
+            score.missed = 0;
+            return;
+        }
+        Some(Outcome::Measured { .. }) => (score.missed, score.since) = (0, 0),
+    }
+    let gain = outcome.and_then(Outcome::gain).unwrap_or(0.0);
+    score.measured = score.measured.saturating_add(1);
+    score.negative = score.negative << 1 | u8::from(gain <= 0.0);
+    if median > 0.0 {
+        let rate = GAIN_RATE.max(1.0 / f64::from(score.measured));
+        score.gain += rate * ((gain / median).clamp(-MOST_GAIN, MOST_GAIN) - score.gain);
+    }
+}
