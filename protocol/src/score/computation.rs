@@ -3,7 +3,7 @@
 //! Who trained on sequences gains more on them than on random ones. Let z be that difference in standard errors ([`Outcome::advantage`]). Without
 //! training on them z is about N(0, 1); with it about N(δ, 1). Each measurement adds the log-likelihood ratio δz − δ²/2 to the miner's log
 //! odds (Wald's sequential probability-ratio test, 1945), bounded so that one round cannot decide alone and old merit does not last for ever.
-//! δ depends on model, batch and rate, so it is estimated from the round's own miners: the moving average of their lower median z.
+//! δ depends on model, batch and rate, so it is estimated from the miners themselves: the moving average of the rounds' lower median z.
 
 use super::{
     miner::MinerScore,
@@ -13,22 +13,21 @@ use crate::Computation;
 
 /// δ before the first round. Too small costs a few rounds, too large would count against honest miners.
 pub(super) const FIRST_EFFECT: f64 = 0.5;
-/// Weight of a round's median z in δ.
+/// Weight of a round's median z in δ, once there were some.
 const EFFECT_RATE: f64 = 0.2;
 /// δ at most: beyond it a single measurement decides anyway, and honest miners' z spread wider than 1.
 const MOST_EFFECT: f64 = 2.0;
 /// What one measurement can add to the log odds at most, either way.
 const MOST_EVIDENCE: f64 = 3.0;
 
-/// δ after a round.
-pub(super) fn next_effect(effect: f64, entries: &[Entry]) -> f64 {
-    match lower_median(entries.iter().filter_map(|e| e.outcome.advantage())) {
-        Some(median) => effect + EFFECT_RATE * (median.clamp(0.0, MOST_EFFECT) - effect),
-        None => effect,
-    }
+/// δ with a round's measurements, before which there were `tested` rounds. [`FIRST_EFFECT`] counts like one more.
+pub(super) fn next_effect(effect: f64, tested: u32, entries: &[Entry]) -> Option<f64> {
+    let median = lower_median(entries.iter().filter_map(|e| e.outcome.advantage()))?;
+    let rate = EFFECT_RATE.max(1.0 / (f64::from(tested) + 2.0));
+    Some(effect + rate * (median.clamp(0.0, MOST_EFFECT) - effect))
 }
 
-/// Counts one measurement; `effect` is δ before the round.
+/// Counts one measurement; `effect` is δ, this round included.
 pub(super) fn count(score: &mut MinerScore, outcome: &Outcome, effect: f64, rule: &Computation) {
     let Outcome::Measured { assigned, random, .. } = outcome else { return };
     let (cap, rate) = match *rule {

@@ -105,13 +105,15 @@ impl MinerScore {
 pub struct Standing {
     /// δ: by how many standard errors a typical miner's gain on assigned data exceeds that on random data.
     pub effect: f64,
+    /// Rounds that δ was estimated from.
+    pub tested: u32,
     /// Ascending by uid.
     pub miners: Vec<MinerScore>,
 }
 
 impl Default for Standing {
     fn default() -> Self {
-        Self { effect: FIRST_EFFECT, miners: Vec::new() }
+        Self { effect: FIRST_EFFECT, tested: 0, miners: Vec::new() }
     }
 }
 
@@ -133,21 +135,26 @@ impl Standing {
         }
         miners.sort_by_key(|s| s.uid);
         rating::rate(&mut miners, entries);
+        let (effect, tested) = match computation::next_effect(self.effect, self.tested, entries) {
+            Some(effect) => (effect, self.tested.saturating_add(1)),
+            None => (self.effect, self.tested),
+        };
         let median = median_gain(entries).unwrap_or(0.0);
         for score in &mut miners {
             let outcome = entries.iter().find(|e| e.hotkey == score.hotkey).map(|e| &e.outcome);
             count(score, outcome, median);
             if let Some(outcome) = outcome {
-                computation::count(score, outcome, self.effect, &judge.computation);
+                computation::count(score, outcome, effect, &judge.computation);
             }
             score.score = score.rating(pay).max(0.0) * computation::factor(score, &judge.computation) * score.kept(pay);
         }
-        Self { effect: computation::next_effect(self.effect, entries), miners }
+        Self { effect, tested, miners }
     }
 
     /// Whether two nodes' figures are the same but for rounding.
     pub fn agrees(&self, other: &Self) -> bool {
         (self.effect - other.effect).abs() <= TOLERANCE
+            && self.tested == other.tested
             && self.miners.len() == other.miners.len()
             && self.miners.iter().zip(&other.miners).all(|(a, b)| a.agrees(b))
     }

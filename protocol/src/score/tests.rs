@@ -172,9 +172,10 @@ fn tested(z: f64, typical: f64) -> Vec<Entry> {
 fn the_log_odds_of_training_grow_by_the_likelihood_ratio() {
     let judge = Judge::default();
     let first = Standing::default().advance(&tested(1.5, 1.5), &judge, &Pay::default());
-    // δ = 0.5: 0.5 z − 0.125
-    assert!((first.miners[0].evidence - 0.625).abs() < 1e-9, "{:?}", first.miners[0]);
-    assert!((first.effect - (0.5 + 0.2 * 1.0)).abs() < 1e-9, "towards the median");
+    // half-way from 0.5 to the median
+    assert!((first.effect - 1.0).abs() < 1e-9 && first.tested == 1);
+    // δz − δ²/2
+    assert!((first.miners[0].evidence - 1.0).abs() < 1e-9, "{:?}", first.miners[0]);
     let mut standing = first;
     for _ in 0..40 {
         standing = standing.advance(&tested(0.0, 1.5), &judge, &Pay::default());
@@ -387,13 +388,14 @@ fn the_burnt_share_goes_to_the_owner() {
 fn a_sheet_whose_figures_were_touched_does_not_follow() {
     let good = sheet(vec![measured(1, 0.2, 0.1), measured(2, 0.2, 0.3), refused(3, Refusal::Missing)], &[]);
     assert!(follows(&good));
-    let touch: [fn(&mut ScoreSheet); 16] = [
+    let touch: [fn(&mut ScoreSheet); 17] = [
         |s| s.standing.miners[0].mu *= 1.001,
         |s| s.standing.miners[0].sigma += 0.01,
         |s| s.standing.miners[0].signs = 1.0,
         |s| s.standing.miners[1].score = 1e308,
         |s| s.standing.miners[1].score = f64::NAN,
         |s| s.standing.effect += 1e-3,
+        |s| s.standing.tested += 1,
         |s| s.standing.miners[0].gain += 1e-3,
         |s| s.standing.miners[0].evidence -= 1e-3,
         |s| s.standing.miners[0].negative = 1,
@@ -486,7 +488,7 @@ fn the_largest_sheet_fits_its_cap() {
     let neurons = 0..crate::MAX_NEURONS as u16;
     let sheet = ScoreSheet {
         entries: neurons.clone().map(entry).collect(),
-        standing: Standing { effect: long(7.0), miners: neurons.map(score).collect() },
+        standing: Standing { effect: long(7.0), tested: u32::MAX, miners: neurons.map(score).collect() },
         ..sheet(vec![], &[])
     };
     let bytes = Signed::new(sheet, &Keypair::from_seed(&[1; 32])).to_bytes().len() as u64;
