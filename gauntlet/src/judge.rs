@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Instant,
 };
 
 use checkpoints::{Close, Phase, Replica, Run, RunError, Stopwatch, check_envelope, fetch_payload};
@@ -18,6 +19,7 @@ use protocol::{
 use crate::{
     ValidatorError,
     compare::{Candidate, Compared, History, Sketcher, compare},
+    pace::{Batches, Pace},
 };
 
 /// Payloads that are fetched at a time: one slow bucket delays nobody else's payload.
@@ -46,6 +48,9 @@ pub(crate) struct Bench<'a> {
     pub dataset: &'a Arc<Dataset>,
     pub model: &'a mut Llama,
     pub watch: &'a mut Stopwatch,
+    pub pace: &'a mut Pace,
+    /// Sequences per payload; those of the random batch hold for the round's first payload and all after.
+    pub batches: Batches,
 }
 
 /// Hashes that nobody could foresee.
@@ -196,10 +201,9 @@ impl Judgement {
         let gathered = self.gathered.get(&uid).and_then(|g| Some((g.found.as_ref().ok()?.clone(), replica.opened().get(&g.claim)?)));
         let (Some(compared), Some((envelope, payload))) = (compared, gathered) else { return Ok(None) };
         let outcome = self.try_payload(bench, replica, (&envelope, payload), &compared, seeds)?;
-        Ok(self.entries.get_mut(&uid).map(|entry| {
-            entry.outcome = outcome;
-            entry
-        }))
+        let Some(entry) = self.entries.get_mut(&uid) else { return Ok(None) };
+        entry.outcome = outcome;
+        Ok(Some(entry))
     }
 
     fn try_payload(
@@ -212,14 +216,14 @@ impl Judgement {
     ) -> Result<Outcome, ValidatorError> {
         let judge = &replica.terms.judge;
         let length = bench.run.manifest.model.sequence_length;
-        let own = assigned(bench, judge.assigned as usize, envelope, seeds)?;
+        let own = assigned(bench, envelope, seeds)?;
         let random = match self.random.take() {
             Some(batch) => batch,
             // the first payload of the round: the base state is not in the model yet
-            None => base_losses(bench, replica, random(bench, judge.random as usize, seeds)?)?,
+            None => base_losses(bench, replica, random(bench, seeds)?)?,
         };
         let (step, changes) = (judge.step * replica.terms.rule.lr, changes(payload, &compared.clip));
-        let model = &mut *bench.model;
+        let (model, start) = (&mut *bench.model, Instant::now());
         let (before, after, random_after) = bench.watch.measure(Phase::Judge, || {
             tokio::task::block_in_place(|| {
                 let before = model.sequence_losses(&own)?;
@@ -228,6 +232,7 @@ impl Judgement {
                 Ok::<_, ModelError>((before, after, random_after))
             })
         })?;
+        bench.pace.count((2 * own.len() + random.windows.len()) as u32, start.elapsed());
         let finite = [&before, &after, &random.before, &random_after].iter().all(|losses| losses.iter().all(|x| x.is_finite()));
         let outcome = if finite {
             let (assigned, random) = (Trial::paired(&before, &after, length), Trial::paired(&random.before, &random_after, length));
@@ -261,22 +266,22 @@ fn base_losses(bench: &mut Bench<'_>, replica: &Replica, windows: Vec<Vec<u32>>)
     Ok(Batch { windows, before })
 }
 
-/// Up to `count` different sequences of those that the envelope says were trained.
-fn assigned(bench: &Bench<'_>, count: usize, envelope: &Signed<Envelope>, seeds: &Seeds) -> Result<Vec<Vec<u32>>, ValidatorError> {
+/// Different sequences of those that the envelope says were trained.
+fn assigned(bench: &Bench<'_>, envelope: &Signed<Envelope>, seeds: &Seeds) -> Result<Vec<Vec<u32>>, ValidatorError> {
     let manifest = &bench.run.manifest;
     let length = manifest.model.sequence_length;
     let per_round = u64::from(manifest.inner.steps) * u64::from(manifest.inner.batch);
     let trained = envelope.value.sequences.clamp(1, per_round);
     let assignment = Assignment::miner(&bench.run.id, &seeds.open, &envelope.signer, bench.dataset.windows(Split::Train, length));
-    let places = Assignment::miner(&bench.run.id, &seeds.closed, &envelope.signer, trained).distinct(count);
+    let places = Assignment::miner(&bench.run.id, &seeds.closed, &envelope.signer, trained).distinct(bench.batches.assigned as usize);
     let windows = places.into_iter().map(|place| bench.dataset.window(Split::Train, assignment.indices(place, 1)[0], length));
     Ok(windows.collect::<Result<_, _>>()?)
 }
 
 /// The round's random batch.
-fn random(bench: &Bench<'_>, count: usize, seeds: &Seeds) -> Result<Vec<Vec<u32>>, ValidatorError> {
+fn random(bench: &Bench<'_>, seeds: &Seeds) -> Result<Vec<Vec<u32>>, ValidatorError> {
     let length = bench.run.manifest.model.sequence_length;
     let draws = Assignment::random(&bench.run.id, &seeds.closed, bench.dataset.windows(Split::Train, length));
-    let windows = draws.indices(0, count).into_iter();
+    let windows = draws.indices(0, bench.batches.random as usize).into_iter();
     Ok(windows.map(|i| bench.dataset.window(Split::Train, i, length)).collect::<Result<_, _>>()?)
 }

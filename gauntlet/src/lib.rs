@@ -6,6 +6,7 @@ mod envelopes;
 mod error;
 mod judge;
 mod lead;
+mod pace;
 mod settle;
 mod validator;
 mod verdict;

@@ -1,7 +1,8 @@
 //! The validator.
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
+use chain::Block;
 use checkpoints::{Close, Event, Events, Follower, Identity, Progress, Role, RoundLog, Run, Shutdown};
 use dataset::{Dataset, Split};
 use futures::StreamExt;
@@ -18,6 +19,7 @@ use crate::{
     compare::{History, Sketcher},
     envelopes::Envelopes,
     judge::{Bench, Judgement, Seeds, fetch_all},
+    pace::Pace,
     settle::Intent,
     verdict::{in_words, spot_checks},
 };
@@ -62,6 +64,7 @@ pub struct Validator {
     pub(crate) intent: Option<Intent>,
     pub(crate) distortion: Option<Distortion>,
     sketcher: Sketcher,
+    pace: Pace,
     missing_since: Option<(Digest, u64)>,
 }
 
@@ -95,6 +98,7 @@ impl Validator {
             intent: None,
             distortion: options.distortion,
             sketcher,
+            pace: Pace::default(),
             missing_since: None,
         })
     }
@@ -149,7 +153,8 @@ impl Validator {
         } else {
             sample.clone()
         };
-        self.measure(&wanted, &seeds).await?;
+        let left = self.time_left(log, close, head).await?;
+        self.measure(&wanted, &seeds, left).await?;
         let Some(entries) = self.judgement.complete(close, &sample) else { return Ok(()) };
         // measuring may have taken this validator past its span
         let head = self.node.run.chain.head().await?.number;
@@ -195,15 +200,28 @@ impl Validator {
         true
     }
 
+    /// Until the first lead's time for the record is over, or the span of whoever comes after; by the chain's newest block time.
+    async fn time_left(&self, log: &RoundLog, close: &Close, head: u64) -> Result<Duration, ValidatorError> {
+        let chain = &self.node.run.chain;
+        let time = |block: Option<Block>| block.map(|b| b.time_ms);
+        let (newest, before) = (time(chain.block(head).await?), time(chain.block(head.saturating_sub(1)).await?));
+        let block = newest.zip(before).map_or(0, |(newest, before)| newest.saturating_sub(before));
+        let blocks = log.plan.record_due(close.block).checked_sub(head).unwrap_or(log.plan.times.span);
+        // a chain that is one block old has no pace yet
+        Ok(if block == 0 { Duration::MAX } else { Duration::from_millis(blocks.max(1).saturating_mul(block)) })
+    }
+
     /// Tries those of `uids` that were not tried yet.
-    async fn measure(&mut self, uids: &BTreeSet<u16>, seeds: &Seeds) -> Result<(), ValidatorError> {
+    async fn measure(&mut self, uids: &BTreeSet<u16>, seeds: &Seeds, left: Duration) -> Result<(), ValidatorError> {
         let round = self.node.round();
-        for uid in self.judgement.unmeasured(uids) {
+        let waiting = self.judgement.unmeasured(uids);
+        let batches = self.pace.affordable(&self.node.replica.terms.judge, waiting.len(), left);
+        for uid in waiting {
             if self.node.shutdown.requested() {
                 break;
             }
             let Follower { run, replica, watch, .. } = &mut self.node;
-            let mut bench = Bench { run, dataset: &self.dataset, model: &mut self.model, watch };
+            let mut bench = Bench { run, dataset: &self.dataset, model: &mut self.model, watch, pace: &mut self.pace, batches };
             let Some(entry) = self.judgement.measure(&mut bench, replica, uid, seeds)? else { continue };
             if let Some(Distortion(distort)) = &self.distortion {
                 distort(entry);
