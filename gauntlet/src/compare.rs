@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use compression::{Format, Payload};
-use protocol::{Assignment, Digest, Judge, Refusal};
+use protocol::{Assignment, Digest, Hotkey, Judge, Refusal};
 
 /// Chunks of a payload that are compared: at k = 64 enough for an error of half a percent.
 const CHUNKS: usize = 256;
@@ -65,6 +65,7 @@ impl Sketch {
 #[derive(Clone, Debug)]
 pub(crate) struct Candidate {
     pub uid: u16,
+    pub hotkey: Hotkey,
     /// Norm of each tensor's values.
     pub norms: Vec<f64>,
     pub sketch: Sketch,
@@ -88,13 +89,16 @@ pub(crate) struct Compared {
 
 /// The payloads of the rounds before.
 #[derive(Debug, Default)]
-pub(crate) struct History(VecDeque<(u64, Vec<(u16, Sketch)>)>);
+pub(crate) struct History(VecDeque<(u64, Vec<(u16, Hotkey, Sketch)>)>);
 
 impl History {
-    /// Keeps a round's payloads, and as many rounds as the manifest says.
-    pub fn keep(&mut self, round: u64, candidates: &[Candidate], judge: &Judge) {
+    /// Keeps a round's payloads, and as many rounds as the manifest says. Copies are not kept: their owners' originals, sent again after
+    /// they were not applied, would look like copies of them.
+    pub fn keep(&mut self, round: u64, candidates: &[Candidate], compared: &[Compared], judge: &Judge) {
         self.0.retain(|(known, _)| *known < round);
-        self.0.push_back((round, candidates.iter().map(|c| (c.uid, c.sketch.clone())).collect()));
+        let copied = |c: &&Candidate| compared.iter().any(|o| o.uid == c.uid && matches!(o.refusal, Some(Refusal::Copy { .. })));
+        let originals = candidates.iter().filter(|c| !copied(c));
+        self.0.push_back((round, originals.map(|c| (c.uid, c.hotkey, c.sketch.clone())).collect()));
         while self.0.len() > judge.history as usize {
             self.0.pop_front();
         }
@@ -105,15 +109,16 @@ impl History {
         self.0.iter().any(|(known, _)| *known == round)
     }
 
-    /// The payload of the rounds before that `sketch` has most in common with: share, uid, round.
-    fn closest(&self, sketch: &Sketch) -> Option<(f64, u16, u64)> {
-        let all = self.0.iter().flat_map(|(round, kept)| kept.iter().map(move |(uid, other)| (sketch.overlap(other), *uid, *round)));
-        all.max_by(|a, b| a.0.total_cmp(&b.0))
+    /// Another miner's payload of the rounds before that `candidate` has most in common with: share, uid, round. A miner's own do not
+    /// count: what was not applied goes back into its error feedback and is sent again.
+    fn closest(&self, candidate: &Candidate) -> Option<(f64, u16, u64)> {
+        let all = self.0.iter().flat_map(|(round, kept)| kept.iter().map(move |(uid, hotkey, other)| (*round, *uid, hotkey, other)));
+        let others = all.filter(|(_, _, hotkey, _)| **hotkey != candidate.hotkey);
+        others.map(|(round, uid, _, other)| (candidate.sketch.overlap(other), uid, round)).max_by(|a, b| a.0.total_cmp(&b.0))
     }
 }
 
-/// Compares a round's sound payloads with each other and with those before. A payload that is mostly another's, or an earlier one again, is
-/// refused; then whatever is far above the median norm of the rest.
+/// Compares a round's sound payloads with each other and with those before. A payload that is mostly another miner's is refused; then whatever is far above the median norm of the rest.
 ///
 /// Within a round nobody can know another's payload, since it is sealed. Equal ones are one party's under several names, and one of them counts.
 pub(crate) fn compare(candidates: &[Candidate], history: &History, round: u64, judge: &Judge) -> Vec<Compared> {
@@ -123,7 +128,7 @@ pub(crate) fn compare(candidates: &[Candidate], history: &History, round: u64, j
     let mut compared = Vec::new();
     for candidate in order {
         let same_round = originals.iter().map(|other| (candidate.sketch.overlap(&other.sketch), other.uid, round));
-        let closest = same_round.chain(history.closest(&candidate.sketch)).max_by(|a, b| a.0.total_cmp(&b.0));
+        let closest = same_round.chain(history.closest(candidate)).max_by(|a, b| a.0.total_cmp(&b.0));
         let (overlap, uid, of_round) = closest.unwrap_or((0.0, candidate.uid, round));
         let copied = overlap >= judge.overlap;
         if !copied {
@@ -211,7 +216,7 @@ mod tests {
 
     fn candidate(uid: u16, payload: &Payload, score: f64) -> Candidate {
         let sketcher = Sketcher::new(payload.format(), &[7; 32]);
-        Candidate { uid, norms: compression::norms(payload), sketch: sketcher.sketch(payload), score }
+        Candidate { uid, hotkey: Hotkey([uid as u8; 32]), norms: compression::norms(payload), sketch: sketcher.sketch(payload), score }
     }
 
     fn refused(compared: &[Compared]) -> Vec<(u16, Option<Refusal>)> {
@@ -240,16 +245,18 @@ mod tests {
         let judge = Judge { history: 2, ..Judge::default() };
         let mut history = History::default();
         let earlier = [candidate(1, &payload(1, 1.0, 0.0, 0), 1.0)];
-        history.keep(6, &earlier, &judge);
+        history.keep(6, &earlier, &[], &judge);
         let now = [candidate(1, &payload(11, 1.0, 0.0, 0), 1.0), candidate(2, &payload(1, 1.0, 0.1, 5), 9.0)];
         let compared = compare(&now, &history, 7, &judge);
         assert_eq!(compared[0].refusal, None);
         assert!(matches!(compared[1].refusal, Some(Refusal::Copy { uid: 1, round: 6, percent: 75..=95 })), "{compared:?}");
-        // one's own work is not sent twice either
+        // what was not applied is sent again by its owner
         let again = [candidate(1, &payload(1, 1.0, 0.0, 0), 1.0)];
+        assert_eq!(compare(&again, &history, 7, &judge)[0].refusal, None);
+        let again = [candidate(3, &payload(1, 1.0, 0.0, 0), 1.0)];
         assert_eq!(compare(&again, &history, 7, &judge)[0].refusal, Some(Refusal::Copy { uid: 1, round: 6, percent: 100 }));
-        history.keep(7, &now[..1], &judge);
-        history.keep(8, &[], &judge);
+        history.keep(7, &now, &compared, &judge);
+        history.keep(8, &[], &[], &judge);
         assert!(!history.knows(6) && history.knows(7));
         assert_eq!(compare(&again, &history, 9, &judge)[0].refusal, None, "beyond the manifest's history");
     }
@@ -270,7 +277,7 @@ mod tests {
     #[test]
     fn nothing_overlaps_with_nothing() {
         let zero = candidate(1, &payload(1, 0.0, 0.0, 0), 0.0);
-        let all = [zero.clone(), Candidate { uid: 2, ..zero }];
+        let all = [zero.clone(), Candidate { uid: 2, hotkey: Hotkey([2; 32]), ..zero }];
         assert!(compare(&all, &History::default(), 0, &Judge::default()).iter().all(|c| c.refusal.is_none() && c.overlap == 0.0));
         assert!(compare(&[], &History::default(), 0, &Judge::default()).is_empty());
     }

@@ -159,12 +159,12 @@ impl Judgement {
             .filter_map(|(&uid, gathered)| {
                 let payload = replica.opened().get(&gathered.claim)?;
                 let (norms, sketch) = (compression::norms(payload), sketcher.sketch(payload));
-                Some(Candidate { uid, norms, sketch, score: score(&gathered.hotkey) })
+                Some(Candidate { uid, hotkey: gathered.hotkey, norms, sketch, score: score(&gathered.hotkey) })
             })
             .collect();
-        let compared: BTreeMap<u16, Compared> =
-            compare(&candidates, history, round, judge).into_iter().map(|compared| (compared.uid, compared)).collect();
-        history.keep(round, &candidates, judge);
+        let compared = compare(&candidates, history, round, judge);
+        history.keep(round, &candidates, &compared, judge);
+        let compared: BTreeMap<u16, Compared> = compared.into_iter().map(|compared| (compared.uid, compared)).collect();
         let entry = |(&uid, gathered): (&u16, &Gathered)| {
             let copied = compared.get(&uid).and_then(|c| c.refusal.clone());
             let refusal = gathered.found.as_ref().err().cloned().or(copied);
