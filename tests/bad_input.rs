@@ -96,7 +96,8 @@ fn a_run_that_cannot_be_joined_is_refused() {
     says(with_file(&manifest, truncate, || join(run, None)), run);
     says(with_file(&manifest, Vec::clear, || join(run, None)), run);
     says(with_file(&manifest, |bytes| bytes.resize(100 << 20, b' '), || join(run, None)), "refused");
-    let renamed = |bytes: &mut Vec<u8>| *bytes = String::from_utf8(bytes.clone()).unwrap().replace("\"test\"", "\"best\"").into();
+    let renamed =
+        |bytes: &mut Vec<u8>| *bytes = String::from_utf8(bytes.clone()).unwrap().replace("\"name\":\"test\"", "\"name\":\"best\"").into();
     says(with_file(&manifest, renamed, || join(run, None)), "not the run its address names");
 
     let stranger = Wallet::open(&net.path("wallets"), "test").unwrap().create_hotkey("stranger", &Phrase::generate().unwrap()).unwrap();

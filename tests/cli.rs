@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-const SUBCOMMANDS: [&str; 16] = [
+const SUBCOMMANDS: [&str; 18] = [
     "codec",
     "demo",
     "mine",
@@ -18,6 +18,8 @@ const SUBCOMMANDS: [&str; 16] = [
     "aggregate",
     "launch",
     "status",
+    "scores",
+    "explain",
     "verify",
     "pull",
     "export",
@@ -76,9 +78,14 @@ fn every_subcommand_explains_itself() {
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    for arguments in
-        [&["frobnicate"][..], &[], &["data", "prepare", "--out", "x"], &["check", "a", "--peers", "0"], &["eval", "--run", "x"]]
-    {
+    for arguments in [
+        &["frobnicate"][..],
+        &[],
+        &["data", "prepare", "--out", "x"],
+        &["check", "a", "--peers", "0"],
+        &["eval", "--run", "x"],
+        &["scores", "--run", "x", "--rounds", "0"],
+    ] {
         assert_eq!(tributary(arguments).output().unwrap().status.code(), Some(2), "{arguments:?}");
     }
 }
@@ -195,7 +202,7 @@ fn a_run_that_is_not_there_is_named() {
         let line = fails(tributary(arguments).args(["--run", run]));
         assert!(line.contains("manifest.json"), "{line}");
     }
-    for subcommand in [&["status"][..], &["verify"], &["pull", "--out", run]] {
+    for subcommand in [&["status"][..], &["scores"], &["explain", "1"], &["verify"], &["pull", "--out", run]] {
         let line = fails(tributary(subcommand).args(["--run", &format!("{run}/none")]));
         assert!(line.contains("ledger.sqlite"), "{line}");
     }

@@ -134,11 +134,6 @@ fn round(net: &Net, name: &str, round: u64) -> PathBuf {
     net.bucket(name).join(format!("rounds/{round:08}"))
 }
 
-/// The lead's score sheet of a round.
-fn sheet(net: &Net, number: u64) -> ScoreSheet {
-    Signed::<ScoreSheet>::parse(&fs::read(round(net, "validator-1", number).join("scores")).unwrap()).unwrap().value
-}
-
 #[test]
 fn one_bad_input_affects_nothing_but_its_sender() {
     let attacks = attacks();
@@ -185,14 +180,20 @@ fn one_bad_input_affects_nothing_but_its_sender() {
     net.assert_equal_roots(&running);
     let uids = |names: &[&str]| names.iter().map(|name| net.roles[*name].uid).collect::<Vec<_>>();
     let honest = uids(&["miner-1", "miner-2"]);
-    for (number, applied) in net.applied("validator-2") {
+    let sheets: Vec<ScoreSheet> = net.replay().into_iter().map(|step| step.sheet.value).collect();
+    let applied = net.applied("validator-2");
+    assert!(sheets.len() >= applied.len());
+    for (sheet, (number, applied)) in sheets.iter().zip(applied) {
         assert!(applied.iter().all(|uid| honest.contains(uid)), "round {number} applied {applied:?}");
         assert!(number != 0 || applied == honest, "the victim's own work counts: {applied:?}");
-        let entries = sheet(&net, number).entries;
-        assert!(entries.iter().all(|e| e.outcome.refusal().is_some() != honest.contains(&e.uid)), "round {number}: {entries:?}");
+        let entries = &sheet.entries;
+        assert!(
+            sheet.round == number && entries.iter().all(|e| e.outcome.refusal().is_some() != honest.contains(&e.uid)),
+            "round {number}: {entries:?}"
+        );
     }
 
-    let entries = sheet(&net, 0).entries;
+    let entries = &sheets[0].entries;
     let expected = attacks.into_iter().map(|(_, refusal)| refusal).chain([Some(Refusal::WrongSigner), Some(Refusal::Unopenable), None]);
     for (name, expected) in strangers.iter().chain([&thief, &copyist, &folder]).zip(expected) {
         let uid = net.roles[name].uid;

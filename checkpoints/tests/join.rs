@@ -151,7 +151,7 @@ async fn snapshots_that_do_not_stand_on_the_log_are_passed_over() {
         |a| a.record_block += 1,
         |a| a.open_block = a.record_block,
         |a| a.open_block = u64::MAX,
-        |a| a.scores[0].score = 1e9,
+        |a| a.standing.miners[0].score = 1e9,
         |a| a.applied.truncate(1),
     ];
     for (index, spoil) in spoils.iter().enumerate() {

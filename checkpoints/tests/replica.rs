@@ -7,7 +7,7 @@ use checkpoints::{Close, Progress, RunError, Stopwatch};
 use common::{KEY, Net, Peer, garbage, replace};
 use compression::Payload;
 use protocol::{
-    Announcement, Assignment, Countersign, Digest, Hotkey, Keypair, ObjectKey, Record, Refusal, Schedule, SealList, Sealed, Signed,
+    Announcement, Assignment, Countersign, Digest, Keypair, ObjectKey, Record, Refusal, Schedule, SealList, Sealed, Signed,
     score::{Outcome, ScoreSheet},
 };
 
@@ -72,7 +72,7 @@ async fn remembered_payloads_are_not_fetched_again() {
     net.record_honestly(&replica, &close, 0).await;
     for miner in &net.miners {
         let payload = net.payload(miner, &replica);
-        replica.remember(&Payload::parse(&payload, &net.run.format).unwrap());
+        replica.remember(Payload::parse(&payload, &net.run.format).unwrap());
         miner.bucket.delete(&ObjectKey::Payload(round)).await.unwrap();
     }
     net.step(&mut replica).await;
@@ -87,9 +87,9 @@ async fn void_list(what: &str, spoil: Spoil<SealList>) {
         net.seal(miner, &replica).await;
     }
     net.before(replica.anchor.record_block + 4).await;
-    let mut list = net.list(&replica).await;
+    let (lead, mut list) = (net.ranked(&replica).await[0], net.list(&replica).await);
     spoil(&net, &mut list);
-    net.close_with(&net.validators[0], 0, Signed::new(list, &net.validators[0].keypair).to_bytes()).await;
+    net.close_with(lead, 0, Signed::new(list, &lead.keypair).to_bytes()).await;
     assert!(matches!(net.progress(&mut replica).await, Progress::Training(_)), "{what}");
     next_list_stands(&net).await;
 }
@@ -118,9 +118,10 @@ async fn a_seal_list_of_another_signer_or_of_nothing_is_void() {
         let net = Net::new().await;
         let mut replica = net.genesis();
         net.before(replica.anchor.record_block + 4).await;
-        let list = Signed::new(net.list(&replica).await, &net.validators[1].keypair).to_bytes().to_vec();
-        let bytes = if foreign { list } else { garbage::<SealList>(&net.validators[0]) };
-        net.close_with(&net.validators[0], 0, &bytes).await;
+        let leads = net.ranked(&replica).await;
+        let list = Signed::new(net.list(&replica).await, &leads[1].keypair).to_bytes().to_vec();
+        let bytes = if foreign { list } else { garbage::<SealList>(leads[0]) };
+        net.close_with(leads[0], 0, &bytes).await;
         assert!(matches!(net.progress(&mut replica).await, Progress::Training(_)));
         next_list_stands(&net).await;
     }
@@ -131,7 +132,7 @@ async fn a_lead_out_of_turn_and_a_stranger_are_not_heard() {
     let net = Net::new().await;
     let mut replica = net.genesis();
     net.before(replica.anchor.record_block + 4).await;
-    for peer in [&net.validators[2], &net.miners[0]] {
+    for peer in [net.ranked(&replica).await[2], &net.miners[0]] {
         let list = Signed::new(net.list(&replica).await, &peer.keypair);
         net.close_with(peer, 0, list.to_bytes()).await;
         assert!(matches!(net.progress(&mut replica).await, Progress::Training(log) if log.seal_lists.is_empty()));
@@ -148,17 +149,18 @@ async fn an_early_close_needs_everybody_of_the_record_before() {
     for miner in &net.miners[1..] {
         net.seal(miner, &replica).await;
     }
-    let list = Signed::new(net.list(&replica).await, &net.validators[0].keypair);
-    let block = net.close_with(&net.validators[0], 1, list.to_bytes()).await;
+    let leads = net.ranked(&replica).await;
+    let list = Signed::new(net.list(&replica).await, &leads[0].keypair);
+    let block = net.close_with(leads[0], 1, list.to_bytes()).await;
     assert!(block < replica.anchor.record_block + 4);
     assert!(matches!(net.progress(&mut replica).await, Progress::Training(_)));
     net.seal(&net.miners[0], &replica).await;
-    let list = Signed::new(net.list(&replica).await, &net.validators[0].keypair);
-    let block = net.close_with(&net.validators[0], 1, list.to_bytes()).await;
+    let list = Signed::new(net.list(&replica).await, &leads[0].keypair);
+    let block = net.close_with(leads[0], 1, list.to_bytes()).await;
     assert!(block < replica.anchor.record_block + 4, "still early");
     // the first list's bytes are overwritten, so all wait until it is voted withheld
-    let Progress::Awaiting(_, missing) = net.progress(&mut net_at(&net, 1).await).await else { panic!("the first list is gone") };
-    for voter in &net.validators[1..] {
+    let Progress::Awaiting(_, missing) = net.progress(&mut net.replayed(1).await).await else { panic!("the first list is gone") };
+    for voter in &leads[1..] {
         net.vote_withheld(voter, 1, missing.digest).await;
     }
     assert!(matches!(net.progress(&mut replica).await, Progress::Closed(_, close) if close.block == block));
@@ -174,18 +176,10 @@ async fn an_unsound_envelope_does_not_count_for_an_early_close() {
     }
     let mut list = net.list(&replica).await;
     list.entries[0].envelope[0] ^= 1;
-    let block = net.close_with(&net.validators[0], 1, Signed::new(list, &net.validators[0].keypair).to_bytes()).await;
+    let lead = net.ranked(&replica).await[0];
+    let block = net.close_with(lead, 1, Signed::new(list, &lead.keypair).to_bytes()).await;
     assert!(block < replica.anchor.record_block + 4, "early");
     assert!(matches!(net.progress(&mut replica).await, Progress::Training(_)));
-}
-
-/// A fresh replica that took `rounds` steps.
-async fn net_at(net: &Net, rounds: u64) -> checkpoints::Replica {
-    let mut replica = net.genesis();
-    for _ in 0..rounds {
-        net.step(&mut replica).await;
-    }
-    replica
 }
 
 #[tokio::test]
@@ -196,81 +190,10 @@ async fn without_leave_in_the_manifest_nobody_closes_early() {
     for miner in &net.miners {
         net.seal(miner, &replica).await;
     }
-    let list = Signed::new(net.list(&replica).await, &net.validators[0].keypair);
-    net.close_with(&net.validators[0], 1, list.to_bytes()).await;
+    let lead = net.ranked(&replica).await[0];
+    let list = Signed::new(net.list(&replica).await, &lead.keypair);
+    net.close_with(lead, 1, list.to_bytes()).await;
     assert!(matches!(net.progress(&mut replica).await, Progress::Training(_)));
-}
-
-/// A record that the first lead makes after `spoil` is void for the reason `why`, and the next rank's stands on every node.
-async fn void_record(why: &str, spoil: fn(&Net, &mut ScoreSheet, &mut Record)) {
-    let net = Net::new().await;
-    let mut replica = net.genesis();
-    net.round(&mut replica).await;
-    let close = net.closed(&replica).await;
-    net.record_with(&replica, &close, 0, |sheet, record| spoil(&net, sheet, record)).await;
-    assert_eq!(net.void(&mut replica).await, why);
-    next_record_stands(&net, replica, &close).await;
-}
-
-async fn next_record_stands(net: &Net, mut replica: checkpoints::Replica, close: &Close) {
-    net.record_honestly(&replica, close, 1).await;
-    let step = net.step(&mut replica).await;
-    assert_eq!(step.record.signer, net.validators[1].keypair.hotkey());
-    let late = net_at(net, replica.anchor.round).await;
-    assert_eq!((late.root, late.anchor), (replica.root, replica.anchor));
-}
-
-#[tokio::test]
-async fn records_with_a_wrong_fact_of_their_own_are_void() {
-    void_record("for another run or round", |_, _, r| r.run = Digest::of(b"other")).await;
-    void_record("for another run or round", |_, _, r| r.round += 1).await;
-    void_record("does not follow the record before", |net, _, r| r.previous = net.run.id).await;
-    void_record("made under another seal list", |_, _, r| r.seal_list = Digest::of(b"other")).await;
-    void_record("names other validators than the chain", |_, _, r| r.validators[0].stake += 1).await;
-    void_record("names other validators than the chain", |_, _, r| r.open_block += 1).await;
-    void_record("starts from another root", |_, _, r| r.base_root = Digest::of(b"other")).await;
-    void_record("wrong root", |_, _, r| r.root = Digest::of(b"other")).await;
-}
-
-#[tokio::test]
-async fn records_with_a_wrong_selection_are_void() {
-    let why = "its selection does not follow from its scores";
-    void_record(why, |_, _, r| r.applied.truncate(2)).await;
-    void_record(why, |_, _, r| r.applied.swap(0, 1)).await;
-    void_record(why, |_, _, r| r.applied[0].weight = 2.0).await;
-    void_record(why, |_, _, r| r.applied[0].weight = f32::NAN).await;
-    void_record(why, |_, _, r| r.applied[0].payload = Digest::of(b"other")).await;
-    void_record(why, |_, _, r| r.applied[0].hotkey = Hotkey([0; 32])).await;
-    void_record(why, |_, _, r| r.applied.push(r.applied[0].clone())).await;
-}
-
-#[tokio::test]
-async fn records_with_a_wrong_sheet_are_void() {
-    void_record("its score sheet is for another run or round", |_, s, _| s.run = Digest::of(b"other")).await;
-    void_record("its score sheet is for another run or round", |_, s, _| s.round = 0).await;
-    void_record("made under another seal list", |_, s, _| s.seal_list = Digest::of(b"other")).await;
-    void_record("its scores do not follow from its measurements", |_, s, _| s.scores[0].mu += 1.0).await;
-    void_record("its scores do not follow from its measurements", |_, s, _| s.scores[2].score = 1e308).await;
-    void_record("its scores do not follow from its measurements", |_, s, _| s.scores.clear()).await;
-    // figures of which no gain can be told make it no sheet at all
-    void_record("not a score sheet", |_, s, _| {
-        let Outcome::Measured { random, .. } = &mut s.entries[0].outcome else { panic!() };
-        (random.before, random.after) = (1e308, -1e308);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn records_whose_sheet_is_not_about_the_listed_envelopes_are_void() {
-    let why = "its score sheet does not match the seal list";
-    void_record(why, |_, s, _| drop(s.entries.pop())).await;
-    void_record(why, |_, s, _| s.entries.push(s.entries[0].clone())).await;
-    void_record(why, |_, s, _| s.entries[0].uid = s.entries[1].uid).await;
-    // a payload that was never sealed, though its own hash is right
-    void_record(why, |_, s, _| s.entries[0].payload = Digest::of(b"made after the close")).await;
-    void_record(why, |net, s, _| s.entries[0].hotkey = net.validators[0].keypair.hotkey()).await;
-    // a sound envelope, slandered
-    void_record(why, |_, s, _| s.entries[0].outcome = Outcome::Refused(Refusal::WrongRoot)).await;
 }
 
 #[tokio::test]
@@ -287,29 +210,21 @@ async fn a_payload_made_after_the_close_is_not_applied_even_if_its_lead_bundles_
     let close = net.close_honestly(&replica, 0).await;
     let payload = Payload::parse(&net.payload(&net.miners[0], &replica), &net.run.format).unwrap();
     let bundle = compression::encode_bundle(&[&payload]).unwrap();
-    net.validators[0].bucket.put(&ObjectKey::Bundle(0), bundle.into()).await.unwrap();
+    let leads = net.ranked(&replica).await;
+    leads[0].bucket.put(&ObjectKey::Bundle(0), bundle.into()).await.unwrap();
     let mut sheet = net.sheet(&replica, &close);
     let (least, most) = net.run.sealed_len().into_inner();
     let size = Refusal::WrongSize { found: close.list.value.entries[0].open().unwrap().value.sealed_len, least, most };
     sheet.entries[0].payload = Digest(payload.digest());
-    publish(&net, &replica, &close, net.scored(&replica, sheet.clone())).await;
+    net.publish_sheet(&replica, &close, net.scored(&replica, sheet.clone())).await;
     assert_eq!(net.void(&mut replica).await, "its score sheet does not match the seal list");
     // the next rank says what everybody sees
     net.before(close.block + 4 + 1 + 3).await;
     sheet.entries[0].outcome = Outcome::Refused(size);
-    let sheet = Signed::new(net.scored(&replica, sheet), &net.validators[1].keypair);
-    let record = Signed::new(net.record(&replica, &close, &sheet).await, &net.validators[1].keypair);
-    net.publish(&net.validators[1], 0, sheet.to_bytes(), record.to_bytes()).await;
+    let sheet = Signed::new(net.scored(&replica, sheet), &leads[1].keypair);
+    let record = Signed::new(net.record(&replica, &close, &sheet).await, &leads[1].keypair);
+    net.publish(leads[1], 0, sheet.to_bytes(), record.to_bytes()).await;
     assert_eq!(net.step(&mut replica).await.record.value.applied.len(), 2);
-}
-
-/// The first lead publishes this sheet and the record that follows from it.
-async fn publish(net: &Net, replica: &checkpoints::Replica, close: &Close, sheet: ScoreSheet) -> Signed<Record> {
-    let lead = &net.validators[0];
-    let sheet = Signed::new(sheet, &lead.keypair);
-    let record = Signed::new(net.record(replica, close, &sheet).await, &lead.keypair);
-    net.publish(lead, replica.anchor.round, sheet.to_bytes(), record.to_bytes()).await;
-    record
 }
 
 #[tokio::test]
@@ -323,8 +238,8 @@ async fn a_stolen_payload_names_its_owner() {
     let close = net.close_honestly(&replica, 0).await;
     let parsed = Payload::parse(&payload, &net.run.format).unwrap();
     let bundle = compression::encode_bundle(&[&parsed]).unwrap();
-    net.validators[0].bucket.put(&ObjectKey::Bundle(0), bundle.into()).await.unwrap();
-    publish(&net, &replica, &close, net.sheet(&replica, &close)).await;
+    net.ranked(&replica).await[0].bucket.put(&ObjectKey::Bundle(0), bundle.into()).await.unwrap();
+    net.publish_sheet(&replica, &close, net.sheet(&replica, &close)).await;
     assert_eq!(net.void(&mut replica).await, "a payload names another owner");
 }
 
@@ -333,7 +248,7 @@ async fn documents_that_another_signed_or_that_are_none_void_the_record() {
     let net = Net::new().await;
     let mut replica = net.genesis();
     let close = net.closed(&replica).await;
-    let [lead, other] = [&net.validators[0], &net.validators[1]];
+    let [lead, other, _] = net.ranked(&replica).await[..] else { panic!() };
     let sign = |by: &Peer| Signed::new(net.sheet(&replica, &close), &by.keypair);
     let record = net.record(&replica, &close, &sign(lead)).await;
     let of_sheet = |score_sheet| Record { score_sheet, ..record.clone() };
@@ -360,14 +275,14 @@ async fn a_record_out_of_turn_is_not_heard() {
     let net = Net::new().await;
     let mut replica = net.genesis();
     let close = net.closed(&replica).await;
-    let lead = &net.validators[1];
-    let sheet = Signed::new(net.sheet(&replica, &close), &lead.keypair);
-    let record = Signed::new(net.record(&replica, &close, &sheet).await, &lead.keypair);
-    net.publish(lead, 0, sheet.to_bytes(), record.to_bytes()).await;
+    let [first, second, _] = net.ranked(&replica).await[..] else { panic!() };
+    let sheet = Signed::new(net.sheet(&replica, &close), &second.keypair);
+    let record = Signed::new(net.record(&replica, &close, &sheet).await, &second.keypair);
+    net.publish(second, 0, sheet.to_bytes(), record.to_bytes()).await;
     assert!(matches!(net.progress(&mut replica).await, Progress::Closed(..)));
     assert!(replica.void().is_empty());
     net.record_honestly(&replica, &close, 0).await;
-    assert_eq!(net.step(&mut replica).await.record.signer, net.validators[0].keypair.hotkey());
+    assert_eq!(net.step(&mut replica).await.record.signer, first.keypair.hotkey());
 }
 
 #[tokio::test]
@@ -399,34 +314,40 @@ async fn a_record_whose_state_is_not_finite_is_void() {
 async fn withheld_bytes_hold_all_up_until_most_other_stake_says_so() {
     let net = Net::new().await;
     let mut replica = net.genesis();
+    // under the heaviest lead, the others' stakes are equal
+    while net.ranked(&replica).await[0].uid != net.validators[0].uid {
+        net.round(&mut replica).await;
+    }
+    let round = replica.anchor.round;
+    let [lead, second, third] = net.ranked(&replica).await[..] else { panic!() };
     for miner in &net.miners {
         net.seal(miner, &replica).await;
     }
     net.before(replica.anchor.record_block + 4).await;
     let hidden = Digest::of(b"nobody ever sees this");
-    net.commit(&net.validators[0], &Announcement::SealList { run: net.run.id, round: 0, digest: hidden }).await;
+    net.commit(lead, &Announcement::SealList { run: net.run.id, round, digest: hidden }).await;
     let waits = |progress, hidden| matches!(progress, Progress::Awaiting(_, c) if c.digest == hidden);
     assert!(waits(net.progress(&mut replica).await, hidden));
-    net.vote_withheld(&net.validators[1], 0, hidden).await;
-    net.vote_withheld(&net.validators[0], 0, hidden).await;
-    net.vote_withheld(&net.miners[0], 0, hidden).await;
+    net.vote_withheld(second, round, hidden).await;
+    net.vote_withheld(lead, round, hidden).await;
+    net.vote_withheld(&net.miners[0], round, hidden).await;
     assert!(waits(net.progress(&mut replica).await, hidden), "half of the other stake is not most of it");
-    net.vote_withheld(&net.validators[2], 0, hidden).await;
+    net.vote_withheld(third, round, hidden).await;
     assert!(matches!(net.progress(&mut replica).await, Progress::Training(_)));
     // the round goes on with the next rank, whose record is withheld in turn
     let span = 3 * net.validators.len() as u64;
     net.before(replica.anchor.record_block + 5 + 3 + span).await;
-    let list = Signed::new(net.list(&replica).await, &net.validators[1].keypair);
-    let block = net.close_with(&net.validators[1], 0, list.to_bytes()).await;
+    let list = Signed::new(net.list(&replica).await, &second.keypair);
+    let block = net.close_with(second, round, list.to_bytes()).await;
     for miner in &net.miners {
-        net.reveal(miner, 0).await;
+        net.reveal(miner, round).await;
     }
     let close = Close { block, list };
     let hidden = Digest::of(b"nor this");
-    net.commit_record(&net.validators[0], 0, hidden).await;
+    net.commit_record(lead, round, hidden).await;
     assert!(waits(net.progress(&mut replica).await, hidden));
-    for voter in &net.validators[1..] {
-        net.vote_withheld(voter, 0, hidden).await;
+    for voter in [second, third] {
+        net.vote_withheld(voter, round, hidden).await;
     }
     assert!(matches!(net.progress(&mut replica).await, Progress::Closed(..)));
     net.record_honestly(&replica, &close, 1).await;
@@ -438,7 +359,7 @@ async fn bytes_that_differ_from_reader_to_reader_void_nothing() {
     let net = Net::new().await;
     let mut replica = net.genesis();
     let close = net.closed(&replica).await;
-    let lead = &net.validators[0];
+    let lead = net.ranked(&replica).await[0];
     net.record_honestly(&replica, &close, 0).await;
     let good = lead.bucket.get(&ObjectKey::Record(0), 1 << 20).await.unwrap().unwrap().to_vec();
     let mut unsigned = good.clone();
@@ -464,13 +385,13 @@ async fn who_copies_a_leads_list_does_not_void_it() {
     assert!(matches!(net.progress(&mut replica).await, Progress::Closed(..)));
     // the next rank commits the same digest in its own span, and has the bytes
     net.before(replica.anchor.record_block + 4 + 1 + 3).await;
-    net.close_with(&net.validators[1], 0, close.list.to_bytes()).await;
+    net.close_with(net.ranked(&replica).await[1], 0, close.list.to_bytes()).await;
     for replica in [&mut replica, &mut net.genesis()] {
         assert!(matches!(net.progress(replica).await, Progress::Closed(_, found) if found.block == close.block));
     }
     net.record_honestly(&replica, &close, 1).await;
     net.step(&mut replica).await;
-    assert_eq!(net_at(&net, 1).await.root, replica.root);
+    assert_eq!(net.replayed(1).await.root, replica.root);
 }
 
 #[tokio::test]
@@ -478,19 +399,20 @@ async fn of_two_records_by_one_lead_the_first_on_the_chain_stands() {
     let net = Net::new().await;
     let mut replica = net.genesis();
     let close = net.closed(&replica).await;
-    let first = publish(&net, &replica, &close, net.sheet(&replica, &close)).await;
-    let bytes = net.validators[0].bucket.get(&ObjectKey::Record(0), 1 << 20).await.unwrap().unwrap();
-    let sheet = net.validators[0].bucket.get(&ObjectKey::ScoreSheet(0), 4 << 20).await.unwrap().unwrap();
+    let first = net.publish_sheet(&replica, &close, net.sheet(&replica, &close)).await;
+    let lead = net.ranked(&replica).await[0];
+    let bytes = lead.bucket.get(&ObjectKey::Record(0), 1 << 20).await.unwrap().unwrap();
+    let sheet = lead.bucket.get(&ObjectKey::ScoreSheet(0), 4 << 20).await.unwrap().unwrap();
     // the second one leaves a miner out
     let mut other = net.sheet(&replica, &close);
     other.entries[0].outcome = Outcome::Refused(Refusal::NotRevealed);
-    let second = publish(&net, &replica, &close, net.scored(&replica, other)).await;
+    let second = net.publish_sheet(&replica, &close, net.scored(&replica, other)).await;
     assert_ne!(first.value.root, second.value.root);
     // whoever is shown only the second waits
     let mut shown_second = net.genesis();
     assert!(matches!(net.progress(&mut shown_second).await, Progress::Awaiting(_, c) if c.digest == first.digest()));
-    replace(&net.validators[0].bucket, &ObjectKey::Record(0), bytes.to_vec()).await;
-    replace(&net.validators[0].bucket, &ObjectKey::ScoreSheet(0), sheet.to_vec()).await;
+    replace(&lead.bucket, &ObjectKey::Record(0), bytes.to_vec()).await;
+    replace(&lead.bucket, &ObjectKey::ScoreSheet(0), sheet.to_vec()).await;
     for replica in [&mut replica, &mut shown_second] {
         net.step(replica).await;
         assert_eq!((replica.root, replica.anchor.record), (first.value.root, first.digest()));
@@ -502,20 +424,21 @@ async fn a_node_that_most_stake_contradicts_says_so_even_if_it_looked_first() {
     let net = Net::new().await;
     let mut replica = net.genesis();
     let close = net.closed(&replica).await;
+    let leads = net.ranked(&replica).await;
     let theirs = Digest::of(b"what the others computed");
     net.record_with(&replica, &close, 0, |_, record| record.root = theirs).await;
     assert_eq!(net.void(&mut replica).await, "wrong root");
-    let record = net.validators[0].bucket.get(&ObjectKey::Record(0), 1 << 20).await.unwrap().unwrap();
+    let record = leads[0].bucket.get(&ObjectKey::Record(0), 1 << 20).await.unwrap().unwrap();
     let record = Signed::<Record>::parse(&record).unwrap();
     let countersign = |round, record| Countersign { run: net.run.id, round, record, dissents: vec![] };
     // another record's countersignature and a stranger's do not count
-    let other = Signed::new(countersign(0, Digest::of(b"other")), &net.validators[1].keypair);
-    replace(&net.validators[1].bucket, &ObjectKey::Countersign(0), other.to_bytes()).await;
+    let other = Signed::new(countersign(0, Digest::of(b"other")), &leads[1].keypair);
+    replace(&leads[1].bucket, &ObjectKey::Countersign(0), other.to_bytes()).await;
     let strange = Signed::new(countersign(0, record.digest()), &Keypair::from_seed(&[77; 32]));
-    replace(&net.validators[2].bucket, &ObjectKey::Countersign(0), strange.to_bytes()).await;
+    replace(&leads[2].bucket, &ObjectKey::Countersign(0), strange.to_bytes()).await;
     assert!(matches!(net.progress(&mut replica).await, Progress::Closed(..)));
-    let agreed = Signed::new(countersign(0, record.digest()), &net.validators[1].keypair);
-    replace(&net.validators[1].bucket, &ObjectKey::Countersign(0), agreed.to_bytes()).await;
+    let agreed = Signed::new(countersign(0, record.digest()), &leads[1].keypair);
+    replace(&leads[1].bucket, &ObjectKey::Countersign(0), agreed.to_bytes()).await;
     for replica in [&mut replica, &mut net.genesis()] {
         let ours = replica.root;
         match replica.advance(net.head().await, &mut Stopwatch::default()).await {
@@ -539,7 +462,7 @@ async fn act(net: &Net, replica: &mut checkpoints::Replica, by: usize, what: u64
             net.close_with(peer, 0, close.list.to_bytes()).await
         }
         (Progress::Training(log), 5..) => {
-            let lead = &net.validators[log.plan.seal_rank(next).unwrap()];
+            let lead = net.ranked(replica).await[log.plan.seal_rank(next).unwrap()];
             let mut list = net.list(replica).await;
             list.entries.rotate_left(usize::from(what == 5));
             match fresh(lead, ObjectKey::SealList(0)).await {
@@ -548,7 +471,7 @@ async fn act(net: &Net, replica: &mut checkpoints::Replica, by: usize, what: u64
             }
         }
         (Progress::Closed(log, close), 5..) => {
-            let lead = &net.validators[log.plan.record_rank(close.block, next).unwrap()];
+            let lead = net.ranked(replica).await[log.plan.record_rank(close.block, next).unwrap()];
             let sheet = Signed::new(net.sheet(replica, &close), &lead.keypair);
             let mut record = net.record(replica, &close, &sheet).await;
             if what < 7 {

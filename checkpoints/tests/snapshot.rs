@@ -7,7 +7,7 @@ use checkpoints::{
     Anchor, CheckpointError, Expected, SnapshotManifest, Trust, copy_snapshot, list_snapshots, read_manifest, read_snapshot, write_snapshot,
 };
 use compression::{Layout, State, TensorSpec};
-use protocol::{Digest, Document, DocumentError, Hotkey, Keypair, ObjectKey, RunId, Signed};
+use protocol::{Digest, Document, DocumentError, Hotkey, Keypair, ObjectKey, RunId, Signed, score::Standing};
 use safetensors::{Dtype, tensor::TensorView};
 use storage::{Access, Bucket, StorageError};
 
@@ -40,7 +40,7 @@ fn anchor() -> Anchor {
         record_block: 99,
         record: Digest::of(b"record"),
         applied: vec![(3, Hotkey([3; 32]))],
-        scores: vec![],
+        standing: Standing::default(),
     }
 }
 

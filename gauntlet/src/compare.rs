@@ -89,7 +89,10 @@ pub(crate) struct Compared {
 
 /// The payloads of the rounds before.
 #[derive(Debug, Default)]
-pub(crate) struct History(VecDeque<(u64, Vec<(u16, Hotkey, Sketch)>)>);
+pub(crate) struct History(VecDeque<(u64, Originals)>);
+
+/// A round's payloads that were nobody else's, by uid and owner.
+type Originals = Vec<(u16, Hotkey, Sketch)>;
 
 impl History {
     /// Keeps a round's payloads, and as many rounds as the manifest says. Copies are not kept: their owners' originals, sent again after

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use checkpoints::{Close, RoundLog, Run, check_envelope};
 use futures::StreamExt;
-use protocol::{Digest, Document, Envelope, ObjectKey, Sealed, round::RoundPlan};
+use protocol::{Digest, Document, Envelope, Hotkey, ObjectKey, Sealed, round::RoundPlan};
 use storage::Limits;
 
 use crate::ValidatorError;
@@ -60,16 +60,25 @@ impl Envelopes {
 
     /// Sound envelopes that the seal list lacks although they were here a block before its lead can have looked last, each with the head
     /// at which it was seen. `root` is that of the round's base state.
-    pub fn left_off(&self, run: &Run, log: &RoundLog, close: &Close, root: Digest) -> Vec<(u16, u64)> {
+    pub fn left_off(&self, run: &Run, log: &RoundLog, close: &Close, root: Digest) -> Vec<LeftOff> {
         let list = &close.list.value;
         if self.round != list.round {
             return Vec::new();
         }
         let missing = self.found.iter().filter(|(uid, (_, seen))| seen + 1 < close.block && !list.entries.iter().any(|e| e.uid == **uid));
-        let sound = missing.filter(|(uid, (envelope, _))| {
-            let sealed = Sealed { uid: **uid, envelope: envelope.clone() };
-            log.hotkeys.get(uid).is_some_and(|owner| check_envelope(run, list.round, root, *owner, &sealed).is_ok())
+        let left_off = missing.filter_map(|(&uid, (envelope, seen))| {
+            let (hotkey, sealed) = (*log.hotkeys.get(&uid)?, Sealed { uid, envelope: envelope.clone() });
+            check_envelope(run, list.round, root, hotkey, &sealed).is_ok().then_some(LeftOff { uid, hotkey, seen: *seen })
         });
-        sound.map(|(uid, (_, seen))| (*uid, *seen)).collect()
+        left_off.collect()
     }
+}
+
+/// A miner that a seal list lacks although its envelope was there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LeftOff {
+    pub uid: u16,
+    pub hotkey: Hotkey,
+    /// The head at which the envelope was seen.
+    pub seen: u64,
 }

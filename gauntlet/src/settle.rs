@@ -9,7 +9,7 @@ use protocol::{
     score::{self, Entry, MinerScore, Outcome},
 };
 
-use crate::{Validator, ValidatorError, validator::BOOKS, verdict::contradiction};
+use crate::{Validator, ValidatorError, envelopes::LeftOff, validator::BOOKS, verdict::contradiction};
 
 /// Size of a snapshot's files.
 const SHARD_BYTES: usize = 1 << 30;
@@ -91,12 +91,10 @@ impl Validator {
 
     /// Who was left off the seal list although its envelope was there in time: a round that it did not miss.
     fn omissions(&self, list: Digest) -> (Vec<Entry>, Vec<Dissent>) {
-        let known = |uid: u16| self.books.standing.of(uid);
         let seen = self.left_off.iter().filter(|_| self.judgement.is_of(list));
-        let found = seen.filter_map(|&(uid, block)| {
-            let hotkey = known(uid)?.hotkey;
-            let reason = format!("its envelope was there at block {block} and was left off the seal list");
-            Some((Entry { uid, hotkey, payload: Digest::default(), outcome: Outcome::Unmeasured }, Dissent { uid, reason }))
+        let found = seen.map(|&LeftOff { uid, hotkey, seen }| {
+            let reason = format!("its envelope was there at block {seen} and was left off the seal list");
+            (Entry { uid, hotkey, payload: Digest::default(), outcome: Outcome::Unmeasured }, Dissent { uid, reason })
         });
         found.unzip()
     }

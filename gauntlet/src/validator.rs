@@ -17,7 +17,7 @@ use crate::{
     ValidatorError,
     books::Books,
     compare::{History, Sketcher},
-    envelopes::Envelopes,
+    envelopes::{Envelopes, LeftOff},
     judge::{Bench, Judgement, Seeds, fetch_all},
     pace::Pace,
     settle::Intent,
@@ -59,8 +59,8 @@ pub struct Validator {
     pub(crate) books: Books,
     pub(crate) envelopes: Envelopes,
     pub(crate) history: History,
-    /// Where each listed envelope of the current round was left off, by uid, with the head at which it was seen.
-    pub(crate) left_off: Vec<(u16, u64)>,
+    /// Who is missing on the current round's seal list.
+    pub(crate) left_off: Vec<LeftOff>,
     pub(crate) intent: Option<Intent>,
     pub(crate) distortion: Option<Distortion>,
     sketcher: Sketcher,

@@ -67,7 +67,7 @@ impl Default for Judge {
             trust: 0.5,
             probation: 4,
             outlier: 3.0,
-            overlap: 0.5,
+            overlap: 0.7,
             history: 3,
             top: 20,
             spot_checks: 2,

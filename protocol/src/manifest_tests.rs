@@ -9,7 +9,7 @@ use crate::test_data::{SMALL, launch, manifest};
 use crate::{Coding, Indices, Quantizer};
 
 /// The run id and the genesis root of [`SMALL`]: both must stay the same on every machine and in every version that reads manifest version 3.
-const RUN_ID: &str = "b14bc0fb671f64a49d5540fa611b2f83a8edb9e3c7ee70ad0b79747a5ae5d7a0";
+const RUN_ID: &str = "d025b4abf77cbdc0d9dbcb294c646ecc32bc552ac492b68d9facbdc600dce625";
 const GENESIS_ROOT: &str = "2a3f2dc5ac34f2f71ca9e598694ccab1adb9e53efd9608fedc0987abce601d6c";
 
 #[test]

@@ -86,9 +86,10 @@ impl RoundPlan {
         self.rank_in_span(self.anchor, self.close_due(), block)
     }
 
-    /// The rank whose record may be included in `block`, after a close in block `close`.
+    /// The rank whose record may be included in `block`, after a close in block `close`. None in the block after it: its hash chooses what
+    /// is measured, so that a record there was made without.
     pub fn record_rank(&self, close: u64, block: u64) -> Option<usize> {
-        self.rank_in_span(close, self.record_due(close), block)
+        self.rank_in_span(close + 1, self.record_due(close), block)
     }
 
     fn rank_in_span(&self, after: u64, due: u64, block: u64) -> Option<usize> {
@@ -262,8 +263,8 @@ mod tests {
             let (n, span) = (plan.ranks.len() as u64, plan.times.span);
             for close in plan.anchor + 1..plan.anchor + 4 {
                 let due = plan.record_due(close);
-                prop_assert!((plan.anchor..=close).all(|block| plan.record_rank(close, block).is_none()));
-                prop_assert!((close + 1..=due + span).all(|block| plan.record_rank(close, block) == Some(0)));
+                prop_assert!((plan.anchor..=close + 1).all(|block| plan.record_rank(close, block).is_none()));
+                prop_assert!((close + 2..=due + span).all(|block| plan.record_rank(close, block) == Some(0)));
                 for block in due + 1..due + 2 * n * span {
                     let rank = plan.record_rank(close, block).expect("somebody leads");
                     prop_assert_eq!(Some(rank), plan.record_rank(close, block + n * span));

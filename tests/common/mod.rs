@@ -1,6 +1,8 @@
 //! A whole network for tests: the real binary, a process per role, a ledger in lockstep and buckets in a temporary folder.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+pub mod lead;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -13,12 +15,14 @@ use std::{
 };
 
 use chain::{Blocks, Chain as _, Ledger, LedgerConfig, Phrase, RAO_PER_TAO, Wallet};
-use checkpoints::Event;
+use checkpoints::{Event, Progress, Replica, Run, Step, Stopwatch};
 use dataset::{PrepareOptions, Source, Tokenizer};
 use protocol::{Digest, Hotkey, Keypair};
+use storage::Access;
+use tokio::runtime::Runtime;
 
 /// Longer than anything here takes on a loaded machine; only a hang reaches it.
-const HANG: Duration = Duration::from_secs(240);
+pub const HANG: Duration = Duration::from_secs(240);
 
 pub const CONFIG: &str = r#"
 name = "test"
@@ -51,7 +55,8 @@ judge = 6
 span = 3
 early_close = true
 [judge]
-sequences = 16
+assigned = 16
+random = 16
 floor = 0.001
 probation = 1000
 [checkpoints]
@@ -106,6 +111,12 @@ fn text() -> Vec<String> {
 impl Net {
     /// `miners` honest ones, `cheats`, `validators` by descending stake, and an aggregator; nothing runs yet.
     pub fn new(config: &str, miners: usize, cheats: usize, validators: usize) -> Self {
+        let stakes: Vec<u64> = (1..=validators as u64).map(|i| 110 - 10 * i).collect();
+        Self::with_stakes(config, miners, cheats, &stakes)
+    }
+
+    /// A network with one validator for each of `stakes`, in TAO.
+    pub fn with_stakes(config: &str, miners: usize, cheats: usize, stakes: &[u64]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let options = PrepareOptions::new(Source::Paths(text()), "this repository", Tokenizer::Bytes);
@@ -134,8 +145,8 @@ impl Net {
         for i in 1..=cheats {
             add(format!("cheat-{i}"), &["mine", "--device", "cpu", "--strategy", "noise"], 0);
         }
-        for i in 1..=validators {
-            add(format!("validator-{i}"), &["validate", "--device", "cpu", "--held-out", "4"], 110 - 10 * i as u64);
+        for (i, stake) in (1..).zip(stakes) {
+            add(format!("validator-{i}"), &["validate", "--device", "cpu", "--held-out", "4"], *stake);
         }
         add("aggregator".into(), &["aggregate"], 0);
         block_on(ledger.next_block(0));
@@ -251,14 +262,37 @@ impl Net {
     pub fn wait(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
         let start = Instant::now();
         while !condition(self) {
-            for (name, running) in &mut self.running {
-                if let Some(status) = running.child.try_wait().unwrap() {
-                    panic!("{name} ended with {status} while waiting for {what}");
-                }
-            }
+            self.check_running(what);
             assert!(start.elapsed() < HANG, "waited in vain for {what}");
             thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Fails if a process has ended by itself.
+    pub fn check_running(&mut self, what: &str) {
+        for (name, running) in &mut self.running {
+            if let Some(status) = running.child.try_wait().unwrap() {
+                panic!("{name} ended with {status} while waiting for {what}");
+            }
+        }
+    }
+
+    /// A stranger's view of the ledger.
+    pub fn open_ledger(&self) -> Ledger {
+        Ledger::open(&self.path("store").join("ledger.sqlite")).unwrap()
+    }
+
+    /// Every round so far, as whoever replays the log finds it.
+    pub fn replay(&self) -> Vec<Step> {
+        runtime().block_on(async {
+            let run = Run::open(&self.run, Arc::new(self.open_ledger()), Access::Trusted).await.unwrap();
+            let head = run.chain.head().await.unwrap().number;
+            let (mut replica, mut steps) = (Replica::genesis(run).unwrap(), Vec::new());
+            while let Progress::Stepped(step) = replica.advance(head, &mut Stopwatch::default()).await.unwrap() {
+                steps.push(*step);
+            }
+            steps
+        })
     }
 
     /// Every role's roots agree wherever two of them know a round; returns the newest round that all of `names` know.
@@ -294,5 +328,14 @@ fn ended_cleanly(name: &str, mut running: Running) {
 }
 
 pub fn block_on<T>(future: impl Future<Output = Result<T, chain::ChainError>>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future).unwrap()
+    runtime().block_on(future).unwrap()
+}
+
+pub fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Who was first in rank in a round.
+pub fn first(step: &Step) -> Hotkey {
+    step.record.value.validators[0].hotkey
 }

@@ -12,7 +12,7 @@ use compression::{ErrorFeedback, Header};
 use protocol::{
     Announcement, Applied, ChainSection, DataSection, Digest, Document, Envelope, Keypair, Launch, Manifest, ObjectKey, Record, RunConfig,
     SealContext, SealList, Sealed, Signed,
-    score::{Entry, Outcome, ScoreSheet, Trial, advance},
+    score::{Entry, Outcome, ScoreSheet, Standing, Trial},
 };
 use storage::{Access, Bucket};
 use tempfile::TempDir;
@@ -66,7 +66,7 @@ pub struct Net {
     pub ledger: Arc<Ledger>,
     pub url: String,
     pub run: Arc<Run>,
-    /// By rank, with stakes of 3000, 2000 and 2000 TAO.
+    /// With stakes of 3000, 2000 and 2000 TAO; who leads a round is up to the lot.
     pub validators: Vec<Peer>,
     pub miners: Vec<Peer>,
     store: String,
@@ -132,8 +132,6 @@ impl Net {
         for (peer, tao) in peers.iter().zip([3000, 2000, 2000]) {
             ledger.add_stake(NETUID, peer.keypair.hotkey(), tao * chain::RAO_PER_TAO).unwrap();
         }
-        // equal stakes rank by hotkey
-        peers[1..].sort_by_key(|peer| peer.keypair.hotkey());
         ledger.advance(start).unwrap();
         let run = Run::open(&url, ledger.clone(), Access::Trusted).await.unwrap();
         Self { dir, ledger, url, run, validators: peers, miners, store }
@@ -141,6 +139,13 @@ impl Net {
 
     pub fn genesis(&self) -> Replica {
         Replica::genesis(self.run.clone()).unwrap()
+    }
+
+    /// The validators by rank in the replica's round.
+    pub async fn ranked(&self, replica: &Replica) -> Vec<&Peer> {
+        let (_, ranks) = self.run.ranks(replica.anchor.open_block).await.unwrap();
+        let peer = |hotkey| self.validators.iter().find(|peer| peer.keypair.hotkey() == hotkey).unwrap();
+        ranks.iter().map(|validator| peer(validator.hotkey)).collect()
     }
 
     pub async fn head(&self) -> u64 {
@@ -234,11 +239,14 @@ impl Net {
         SealList { run: self.run.id, round, entries }
     }
 
-    /// Publishes bytes as `lead`'s seal list of `round` and commits them; returns the block.
+    /// Publishes bytes as `lead`'s seal list of `round` and commits them; returns the block, after which there is one more.
     pub async fn close_with(&self, lead: &Peer, round: u64, bytes: &[u8]) -> u64 {
         replace(&lead.bucket, &ObjectKey::SealList(round), bytes).await;
         let digest = Signed::<SealList>::digest_of(bytes).unwrap();
-        self.commit(lead, &Announcement::SealList { run: self.run.id, round, digest }).await
+        let block = self.commit(lead, &Announcement::SealList { run: self.run.id, round, digest }).await;
+        // no record counts in the block whose hash chooses what is measured
+        self.ledger.advance(1).unwrap();
+        block
     }
 
     /// All miners seal, the first lead closes in time, all miners reveal.
@@ -254,8 +262,9 @@ impl Net {
         let (anchor, times) = (&replica.anchor, &self.run.manifest.round);
         let due = anchor.record_block + times.train;
         self.before(if rank == 0 { due } else { due + 1 + rank as u64 * times.span }).await;
-        let list = Signed::new(self.list(replica).await, &self.validators[rank].keypair);
-        let block = self.close_with(&self.validators[rank], anchor.round, list.to_bytes()).await;
+        let lead = self.ranked(replica).await[rank];
+        let list = Signed::new(self.list(replica).await, &lead.keypair);
+        let block = self.close_with(lead, anchor.round, list.to_bytes()).await;
         for miner in &self.miners {
             self.reveal(miner, anchor.round).await;
         }
@@ -268,25 +277,22 @@ impl Net {
         let entries = list.entries.iter().zip(1..).map(|(sealed, place)| {
             let envelope = sealed.open().unwrap();
             let trial = |gain: f64| Trial { before: 3.0, after: 3.0 - gain, std_error: 0.01, tokens: 128 };
-            let outcome = Outcome::Measured { assigned: trial(0.5), random: trial(0.1 * f64::from(place)) };
+            let outcome = Outcome::Measured { assigned: trial(0.5), random: trial(0.1 * f64::from(place)), norm: 1.0, overlap: 0.0 };
             Entry { uid: sealed.uid, hotkey: envelope.signer, payload: envelope.value.payload, outcome }
         });
-        self.scored(
-            replica,
-            ScoreSheet { run: self.run.id, round: list.round, seal_list: close.list.digest(), entries: entries.collect(), scores: vec![] },
-        )
+        let (entries, standing) = (entries.collect(), Standing::default());
+        self.scored(replica, ScoreSheet { run: self.run.id, round: list.round, seal_list: close.list.digest(), entries, standing })
     }
 
-    /// The sheet with the scores that follow from its entries.
+    /// The sheet with the standing that follows from its entries.
     pub fn scored(&self, replica: &Replica, sheet: ScoreSheet) -> ScoreSheet {
-        let manifest = &self.run.manifest;
-        let scores = advance(&replica.anchor.scores, &sheet.entries, &replica.terms.judge, &manifest.pay);
-        ScoreSheet { scores, ..sheet }
+        let standing = replica.anchor.standing.advance(&sheet.entries, &replica.terms.judge, &self.run.manifest.pay);
+        ScoreSheet { standing, ..sheet }
     }
 
     /// The record that follows from a sheet, with the root that the payloads of the miners give.
     pub async fn record(&self, replica: &Replica, close: &Close, sheet: &Signed<ScoreSheet>) -> Record {
-        let selected = sheet.value.select(&replica.terms.judge);
+        let selected = sheet.value.select(&replica.terms.judge, &self.run.manifest.pay);
         let applied: Vec<Applied> =
             selected.iter().map(|e| Applied { uid: e.uid, hotkey: e.hotkey, payload: e.payload, weight: 1.0 }).collect();
         let (round, list, known) = (replica.anchor.round, &close.list.value, replica.opened());
@@ -300,7 +306,7 @@ impl Net {
             previous: replica.anchor.record,
             seal_list: close.list.digest(),
             score_sheet: sheet.digest(),
-            validators: self.run.ranks(replica.anchor.open_block).await.unwrap(),
+            validators: self.run.ranks(replica.anchor.open_block).await.unwrap().1,
             open_block: replica.anchor.open_block,
             applied,
             base_root: replica.root,
@@ -327,7 +333,7 @@ impl Net {
         rank: usize,
         spoil: impl FnOnce(&mut ScoreSheet, &mut Record),
     ) -> u64 {
-        let (lead, times) = (&self.validators[rank], &self.run.manifest.round);
+        let (lead, times) = (self.ranked(replica).await[rank], &self.run.manifest.round);
         if rank > 0 {
             self.before(close.block + times.reveal + times.judge + 1 + rank as u64 * times.span).await;
         }
@@ -350,6 +356,24 @@ impl Net {
         let close = self.closed(replica).await;
         self.record_honestly(replica, &close, 0).await;
         self.step(replica).await
+    }
+
+    /// The round's first lead publishes this sheet and the record that follows from it.
+    pub async fn publish_sheet(&self, replica: &Replica, close: &Close, sheet: ScoreSheet) -> Signed<Record> {
+        let lead = self.ranked(replica).await[0];
+        let sheet = Signed::new(sheet, &lead.keypair);
+        let record = Signed::new(self.record(replica, close, &sheet).await, &lead.keypair);
+        self.publish(lead, replica.anchor.round, sheet.to_bytes(), record.to_bytes()).await;
+        record
+    }
+
+    /// A fresh replica that took `rounds` steps.
+    pub async fn replayed(&self, rounds: u64) -> Replica {
+        let mut replica = self.genesis();
+        for _ in 0..rounds {
+            self.step(&mut replica).await;
+        }
+        replica
     }
 
     pub async fn vote_withheld(&self, voter: &Peer, round: u64, digest: Digest) {
