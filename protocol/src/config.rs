@@ -217,13 +217,14 @@ pub struct Compression {
     pub vectors: Option<Coding>,
     /// Error-feedback decay β.
     pub beta: f32,
-    /// Whether a miner whose payload was not applied puts it back into its error feedback.
+    /// Whether a miner whose payload was not applied puts it back into its error feedback. Off by default: while leads apply nobody's, all
+    /// would gather the same step over and over and then take it many times at once.
     pub reabsorb: bool,
 }
 
 impl Default for Compression {
     fn default() -> Self {
-        Self { matrices: Coding::default(), embeddings: None, vectors: None, beta: 0.95, reabsorb: true }
+        Self { matrices: Coding::default(), embeddings: None, vectors: None, beta: 0.95, reabsorb: false }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::test_data::{SMALL, launch, manifest};
 use crate::{Coding, Indices, Quantizer};
 
 /// The run id and the genesis root of [`SMALL`]: both must stay the same on every machine and in every version that reads manifest version 3.
-const RUN_ID: &str = "d025b4abf77cbdc0d9dbcb294c646ecc32bc552ac492b68d9facbdc600dce625";
+const RUN_ID: &str = "6b3b84a770bd2595f0f8ef9947f9c1ebbe41b2512171147faa3659cdeda72349";
 const GENESIS_ROOT: &str = "2a3f2dc5ac34f2f71ca9e598694ccab1adb9e53efd9608fedc0987abce601d6c";
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::Digest;
+
 /// One object of a run. [`fmt::Display`] gives its path, relative to the bucket of whoever writes it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectKey {
@@ -25,6 +27,13 @@ pub enum ObjectKey {
     Countersign(u64),
     /// The aggregator's bundle of a record's payloads.
     Bundle(u64),
+    /// A committed document as its lead published it, in the bucket of whoever keeps a copy.
+    Copy {
+        /// Where its lead publishes it.
+        of: Box<Self>,
+        /// Its digest: a lead can show other bytes under its own key at another time.
+        digest: Digest,
+    },
     /// A file of the snapshot of the state at a round.
     Checkpoint {
         /// The state's round.
@@ -32,6 +41,14 @@ pub enum ObjectKey {
         /// File name inside the snapshot.
         file: String,
     },
+}
+
+impl ObjectKey {
+    /// Where copies of the document behind `digest` lie that its lead publishes here.
+    #[must_use]
+    pub fn copy(&self, digest: Digest) -> Self {
+        Self::Copy { of: Box::new(self.clone()), digest }
+    }
 }
 
 impl fmt::Display for ObjectKey {
@@ -47,6 +64,7 @@ impl fmt::Display for ObjectKey {
             Self::Record(round) => write!(f, "rounds/{round:08}/record"),
             Self::Countersign(round) => write!(f, "rounds/{round:08}/countersign"),
             Self::Bundle(round) => write!(f, "rounds/{round:08}/bundle"),
+            Self::Copy { of, digest } => write!(f, "{of}-{digest}"),
             Self::Checkpoint { round, file } => write!(f, "checkpoints/{round:08}/{file}"),
         }
     }
