@@ -285,3 +285,8 @@ fn random(bench: &Bench<'_>, seeds: &Seeds) -> Result<Vec<Vec<u32>>, ValidatorEr
     let windows = draws.indices(0, bench.batches.random as usize).into_iter();
     Ok(windows.map(|i| bench.dataset.window(Split::Train, i, length)).collect::<Result<_, _>>()?)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "judge_tests.rs"]
+mod tests;

@@ -265,7 +265,7 @@ impl Role for Validator {
 
     async fn tick(&mut self) -> Result<(), ValidatorError> {
         let mut stepped = false;
-        while let Some(progress) = self.node.advance().await? {
+        while let Some(progress) = self.node.advance_and_copy().await? {
             let head = self.node.head.unwrap_or_default();
             if let Progress::Stepped(step) = progress {
                 self.settle(&step).await?;
