@@ -6,7 +6,9 @@ use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{amend, chain_cmd, check, codec, context, data, demo, eval, export, launch, pull, role, status, verify, wallet};
+use crate::{
+    amend, arena, chain_cmd, check, codec, context, data, demo, eval, explain, export, launch, pull, role, scores, status, verify, wallet,
+};
 
 /// Train one language model with strangers: bit-exact, replayable, paid by measured loss.
 #[derive(Debug, Parser)]
@@ -32,6 +34,12 @@ enum Command {
     Amend(amend::AmendArgs),
     /// Show where a run stands: rounds, miners, scores, weights.
     Status(status::StatusArgs),
+    /// Show a round's public score sheet, checked; or recompute the scores from all sheets.
+    Scores(scores::ScoresArgs),
+    /// Say in plain words how a miner fares, why it is paid what it is, and what it can do.
+    Explain(explain::ExplainArgs),
+    /// Attack the scoring: populations of honest and adversarial miners against real validators.
+    Arena(arena::ArenaArgs),
     /// Replay a run's log from genesis and compare every root.
     Verify(verify::VerifyArgs),
     /// Download a run's newest snapshot, checked against its log.
@@ -68,6 +76,9 @@ impl Cli {
             Command::Launch(args) => context::block_on(launch::run(args)),
             Command::Amend(args) => context::block_on(amend::run(args)),
             Command::Status(args) => context::block_on(status::run(args)),
+            Command::Scores(args) => context::block_on(scores::run(args)),
+            Command::Explain(args) => context::block_on(explain::run(args)),
+            Command::Arena(args) => arena::run(args),
             Command::Verify(args) => context::block_on(verify::run(args)),
             Command::Pull(args) => context::block_on(pull::run(args)),
             Command::Export(args) => context::block_on(export::run(args)),

@@ -1,6 +1,7 @@
 //! `tributary`: parse, run, exit code.
 
 mod amend;
+mod arena;
 mod chain_cmd;
 mod check;
 mod cli;
@@ -9,11 +10,15 @@ mod context;
 mod data;
 mod demo;
 mod eval;
+mod explain;
 mod export;
+mod fate;
 mod launch;
 mod output;
 mod pull;
+mod records;
 mod role;
+mod scores;
 mod signals;
 mod snapshot;
 mod status;

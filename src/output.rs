@@ -43,6 +43,34 @@ pub fn duration(seconds: u64) -> String {
     }
 }
 
+/// A measured figure with its sign and `digits` decimals; very large ones, which anybody may publish, as powers of ten.
+pub fn figure(value: f64, digits: usize) -> String {
+    if value.abs() < 1e6 { format!("{value:+.digits$}") } else { format!("{value:+.1e}") }
+}
+
+/// Somebody else's words as one printable line of 300 characters at most.
+pub fn foreign(words: &str) -> String {
+    let printable = words.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let shown: String = printable.take(300).collect();
+    if shown.len() < words.len() { format!("{shown}…") } else { shown }
+}
+
+/// `text` in lines of at most 120 characters, the first after `first` spaces, the others after `rest`; a longer word has a line of its own.
+pub fn wrapped(text: &str, first: usize, rest: usize) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    // a figure keeps its percent sign
+    for word in text.replace(" %", "\u{a0}%").split_ascii_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= 120 => line.extend([" ", word]),
+            last => {
+                let indent = if last.is_some() { rest } else { first };
+                lines.push(format!("{:indent$}{word}", ""));
+            }
+        }
+    }
+    lines.join("\n").replace('\u{a0}', " ")
+}
+
 /// `units` ascend in steps of 1000; the last one is large enough for any u64.
 fn scaled(value: u64, units: &[&str]) -> String {
     let mut scaled = value as f64;
@@ -105,6 +133,24 @@ mod tests {
         assert_eq!([0, 999, 1000, 2_006_924_320, u64::MAX].map(bytes), ["0 B", "999 B", "1.00 kB", "2.01 GB", "18.4 EB"]);
         assert_eq!([999_499, 999_500, 9_995_000, 99_949_000].map(count), ["999 k", "1.00 M", "10.0 M", "99.9 M"]);
         assert_eq!([0, 119, 120, 7_199, 7_200, 172_800].map(duration), ["0 s", "119 s", "2.0 min", "120.0 min", "2.0 h", "2.0 days"]);
+    }
+
+    #[test]
+    fn foreign_words_and_figures_stay_short_and_printable() {
+        assert_eq!(foreign("a\u{1b}[2Jb\nc"), "a [2Jb c");
+        assert_eq!(foreign(&"é".repeat(400)).chars().count(), 301);
+        assert_eq!([-0.01234, 2e6, f64::MAX].map(|x| figure(x, 3)), ["-0.012", "+2.0e6", "+1.8e308"]);
+    }
+
+    #[test]
+    fn text_is_wrapped_at_words() {
+        let text = "word ".repeat(50);
+        let lines = wrapped(&text, 0, 4);
+        assert!(lines.lines().all(|line| line.chars().count() <= 120), "{lines}");
+        assert_eq!((lines.lines().count(), lines.split_whitespace().count()), (3, 50));
+        assert!(lines.lines().skip(1).all(|line| line.starts_with("    word")) && lines.starts_with("word"));
+        assert_eq!(wrapped(&format!("{}60.9 %.", "word ".repeat(23)), 0, 0).lines().last(), Some("60.9 %."));
+        assert_eq!(wrapped(&"x".repeat(200), 0, 2).len(), 200);
     }
 
     #[test]

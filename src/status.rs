@@ -4,16 +4,20 @@ use std::fmt;
 
 use anyhow::Result;
 use chain::{Neuron, RAO_PER_TAO};
-use checkpoints::{Anchor, RoundLog, Run, fetch_document};
+use checkpoints::{Anchor, RoundLog, Run};
 use clap::Args;
 use protocol::{
-    Announcement, Digest, Hotkey, ObjectKey, Record, RunId,
-    round::{Candidate, RoundPlan},
-    score::{MinerScore, ScoreSheet, Standing},
+    Digest, Hotkey, RunId,
+    round::RoundPlan,
+    score::{MinerScore, Standing},
 };
 use serde::Serialize;
 
-use crate::{cli::RunArgs, context, output};
+use crate::{
+    cli::RunArgs,
+    context, output,
+    records::{Recorded, Records},
+};
 
 /// Options of `tributary status`.
 #[derive(Debug, Args)]
@@ -96,9 +100,6 @@ struct Newest {
     digest: Digest,
     root: Digest,
     applied: Vec<u16>,
-    /// Block of its seal list, at which the next round opened.
-    #[serde(skip)]
-    close: u64,
     #[serde(skip)]
     standing: Standing,
 }
@@ -134,13 +135,17 @@ impl Status {
         let (chain, netuid) = (&run.chain, run.manifest.chain.netuid);
         let head = chain.head().await?.number;
         let started = run.manifest.chain.start_block <= head;
-        let record = if started { newest(run, head).await? } else { None };
-        let anchor = record.as_ref().map_or_else(|| Anchor::genesis(run.id, &run.manifest), Newest::anchor);
+        let newest = if started { Records::read(run, head).await?.newest().await? } else { None };
+        let anchor = newest.as_ref().map_or_else(|| Anchor::genesis(run.id, &run.manifest), Recorded::anchor);
         let (phase, phase_ends) = if started {
             let log = RoundLog::read(run, &anchor, head).await?;
             phase(&log.plan, log.seal_lists.first().map(|list| list.block), head)
         } else {
             (Phase::Waiting, Some(anchor.open_block))
+        };
+        let record = match &newest {
+            Some(recorded) => Some(Newest::of(run, recorded).await),
+            None => None,
         };
         let neurons = chain.neurons(netuid, head).await?;
         let mut rows: Vec<(u64, Vec<(u16, u16)>)> = Vec::new();
@@ -155,90 +160,18 @@ impl Status {
     }
 }
 
-/// The newest record that an entitled lead committed on top of another; looks back as far as it must. The run has started.
-async fn newest(run: &Run, head: u64) -> Result<Option<Newest>> {
-    let (start, times) = (run.manifest.chain.start_block, &run.manifest.round);
-    let mut blocks = 4 * (times.train + times.reveal + times.judge);
-    loop {
-        let from = head.saturating_sub(blocks).max(start);
-        let said = announcements(run, from, head).await?;
-        let mut records: Vec<(u64, Candidate)> = said.iter().filter_map(|(by, said)| record_of(run.id, by, said)).collect();
-        // stable: within a round, the first in the chain's order comes first
-        records.sort_by_key(|(round, _)| std::cmp::Reverse(*round));
-        for (round, candidate) in records {
-            if let Some(newest) = linked(run, round, &candidate, &said).await? {
-                return Ok(Some(newest));
-            }
-        }
-        if from <= start {
-            return Ok(None);
-        }
-        blocks = blocks.saturating_mul(4);
-    }
-}
-
-/// What was announced in blocks `from` to `to`, by whom and where; the candidates' digests are not set.
-async fn announcements(run: &Run, from: u64, to: u64) -> Result<Vec<(Candidate, Announcement)>> {
-    let commitments = run.chain.commitments(run.manifest.chain.netuid, from..=to).await?;
-    let said = commitments.iter().filter_map(|c| {
-        let by = Candidate { lead: c.hotkey, block: c.block, digest: Digest::default() };
-        Some((by, Announcement::decode(&c.data)?))
-    });
-    Ok(said.collect())
-}
-
-fn record_of(id: RunId, by: &Candidate, said: &Announcement) -> Option<(u64, Candidate)> {
-    match said {
-        Announcement::Record { run, round, digest } if *run == id => Some((*round, Candidate { digest: *digest, ..by.clone() })),
-        _ => None,
-    }
-}
-
-/// The record behind a candidate, if it follows an announced record and seal list and its lead's turn had come.
-async fn linked(run: &Run, round: u64, candidate: &Candidate, said: &[(Candidate, Announcement)]) -> Result<Option<Newest>> {
-    let Ok(signed) = fetch_document::<Record>(run, candidate, &ObjectKey::Record(round)).await else { return Ok(None) };
-    let record = &signed.value;
-    let announced = |wanted: Announcement| said.iter().find(|(_, said)| *said == wanted).map(|(by, _)| by);
-    let before = match round.checked_sub(1) {
-        Some(before) => announced(Announcement::Record { run: run.id, round: before, digest: record.previous }).map(|by| by.block),
-        None => (record.previous == run.id).then_some(run.manifest.chain.start_block),
-    };
-    let list = announced(Announcement::SealList { run: run.id, round, digest: record.seal_list });
-    let (Some(anchor), Some(list)) = (before, list) else { return Ok(None) };
-    if signed.signer != candidate.lead || (record.run, record.round) != (run.id, round) || record.open_block > candidate.block {
-        return Ok(None);
-    }
-    let plan = RoundPlan { times: run.manifest.round.clone(), anchor, ranks: run.ranks(record.open_block).await?.1 };
-    let in_turn = |hotkey, turn: Option<usize>| turn.is_some() && turn == plan.rank_of(hotkey);
-    let entitled = in_turn(&list.lead, plan.seal_rank(list.block))
-        && in_turn(&candidate.lead, plan.record_rank(list.block, candidate.block))
-        && record.validators == plan.ranks;
-    if !entitled {
-        return Ok(None);
-    }
-    let by_sheet = Candidate { digest: record.score_sheet, ..candidate.clone() };
-    let sheet = fetch_document::<ScoreSheet>(run, &by_sheet, &ObjectKey::ScoreSheet(round)).await;
-    Ok(Some(Newest {
-        round,
-        block: candidate.block,
-        lead: candidate.lead,
-        digest: candidate.digest,
-        root: record.root,
-        applied: record.applied.iter().map(|a| a.uid).collect(),
-        close: list.block,
-        standing: sheet.map(|sheet| sheet.value.standing).unwrap_or_default(),
-    }))
-}
-
 impl Newest {
-    fn anchor(&self) -> Anchor {
-        Anchor {
-            round: self.round + 1,
-            open_block: self.close,
-            record_block: self.block,
-            record: self.digest,
-            applied: Vec::new(),
-            standing: Standing::default(),
+    async fn of(run: &Run, recorded: &Recorded) -> Self {
+        let record = &recorded.record.value;
+        let sheet = recorded.sheet(run).await;
+        Self {
+            round: record.round,
+            block: recorded.block,
+            lead: recorded.record.signer,
+            digest: recorded.record.digest(),
+            root: record.root,
+            applied: record.applied.iter().map(|a| a.uid).collect(),
+            standing: sheet.map(|sheet| sheet.standing).unwrap_or_default(),
         }
     }
 }
@@ -281,7 +214,7 @@ impl Score {
 }
 
 /// The mean over validators, by stake, of the share that each one's row gives to `uid`.
-fn mean_weight(uid: u16, rows: &[(u64, Vec<(u16, u16)>)]) -> f64 {
+pub fn mean_weight(uid: u16, rows: &[(u64, Vec<(u16, u16)>)]) -> f64 {
     let share = |row: &[(u16, u16)]| {
         let total: f64 = row.iter().map(|(_, w)| f64::from(*w)).sum();
         row.iter().find(|(to, _)| *to == uid).map_or(0.0, |(_, w)| f64::from(*w) / total)

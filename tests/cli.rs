@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-const SUBCOMMANDS: [&str; 18] = [
+const SUBCOMMANDS: [&str; 19] = [
     "codec",
     "demo",
     "mine",
@@ -20,6 +20,7 @@ const SUBCOMMANDS: [&str; 18] = [
     "status",
     "scores",
     "explain",
+    "arena",
     "verify",
     "pull",
     "export",

@@ -10,6 +10,7 @@ use checkpoints::{Event, Progress, Step};
 use common::{
     CONFIG, Net, block_on,
     lead::{Lead, Turn, measured},
+    tributary,
 };
 use protocol::{Announcement, Countersign, Digest, Hotkey, ObjectKey, Record, Refusal, Signed, score::Outcome};
 
@@ -188,6 +189,42 @@ fn of_two_records_that_a_lead_signs_the_second_stands_if_the_first_is_void() {
 }
 
 #[test]
+fn a_lead_that_takes_back_what_it_committed_does_not_make_the_log_unreadable() {
+    let (mut net, mut lead) = with_stakes(&[4500, 5500]);
+    let mut voids = 0;
+    lead.play(&mut net, async |lead, turn| match turn {
+        Turn::Close(log) => lead.close_with(lead.list(&log).await).await,
+        Turn::Record(log, close) => {
+            let sheet = lead.sheet(&log, &close);
+            let signed = lead.sign(sheet.clone());
+            let wrong = lead.sign(Record { root: Digest::of(b"no state"), ..lead.record(&log, &close, &signed).await });
+            lead.put(ObjectKey::ScoreSheet(sheet.round), &signed).await;
+            lead.put(ObjectKey::Record(sheet.round), &wrong).await;
+            lead.announce_record(wrong.digest()).await;
+            lead.next_block().await;
+            lead.next_block().await;
+            // all have found it void; whoever comes later finds another one in its place
+            lead.record_with(&log, &close, sheet).await;
+            voids += 1;
+        }
+    });
+    assert!(voids > 0);
+    std::fs::remove_dir_all(net.bucket("validator-1").join("rounds")).unwrap();
+    conclude(&mut net, &lead);
+    let verify = || tributary().args(["verify", "--json", "--run", &net.run]).output().unwrap();
+    let (verified, (_, root)) = (verify(), net.roots("validator-2").pop_last().unwrap());
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+    assert!(String::from_utf8_lossy(&verified.stdout).contains(&root.to_string()));
+    // only the copies hold it together
+    let record = lead.led().into_iter().map(|step| &step.record).find(|record| record.signer == lead.hotkey()).expect("its second stood");
+    let copy = ObjectKey::Record(record.value.round).copy(record.digest()).to_string();
+    let removed = honest(&net).iter().filter(|name| std::fs::remove_file(net.bucket(name).join(&copy)).is_ok()).count();
+    assert_eq!(removed, 2, "one validator and the aggregator keep copies");
+    let complaint = String::from_utf8_lossy(&verify().stderr).into_owned();
+    assert!(complaint.contains(&format!("record {} of {} cannot be had", record.digest(), lead.hotkey())), "{complaint}");
+}
+
+#[test]
 fn when_a_lead_withholds_its_seal_list_the_others_vote_and_the_next_in_rank_goes_on() {
     let (mut net, mut lead) = network(2);
     lead.play(&mut net, async |lead, turn| {
@@ -263,7 +300,8 @@ fn a_sheet_that_lies_about_a_miner_stands_and_is_contradicted_and_the_miner_is_p
         Turn::Close(log) => lead.close_with(lead.list(&log).await).await,
         Turn::Record(log, close) => {
             let mut sheet = lead.sheet(&log, &close);
-            sheet.entries.iter_mut().find(|e| e.uid == victim).unwrap().outcome = measured(-0.5, -0.5);
+            let entry = sheet.entries.iter_mut().find(|e| e.uid == victim).unwrap();
+            entry.outcome = measured(-0.5, -0.5, entry.outcome.work().unwrap());
             lead.record_with(&log, &close, lead.scored(sheet)).await;
         }
     });

@@ -63,7 +63,6 @@ fn the_newest_sheets_are_shown(net: &Net, newest: u64) {
     let sheets = lines(net, &["scores", "--rounds", "3"]);
     let rounds: Vec<u64> = sheets.iter().map(|sheet| sheet["round"].as_u64().unwrap()).collect();
     assert_eq!(rounds, [newest - 2, newest - 1, newest]);
-    let cheat = net.roles["cheat-1"].uid;
     for (sheet, step) in sheets.iter().zip(&net.replay()[(newest - 2) as usize..]) {
         let record = &step.record.value;
         assert_eq!(
@@ -75,8 +74,8 @@ fn the_newest_sheets_are_shown(net: &Net, newest: u64) {
         for line in sheet["miners"].as_array().unwrap() {
             assert_eq!(line["verdict"] == "applied", applied.iter().any(|uid| line["uid"] == *uid), "{line}");
         }
-        assert_ne!(of_uid(sheet, cheat)["verdict"], "applied");
-        assert!(of_uid(sheet, cheat)["share"].as_f64().unwrap() < 0.01, "{sheet}");
+        let share = |name: &str| of_uid(sheet, net.roles[name].uid)["share"].as_f64().unwrap();
+        assert!(share("cheat-1") < share("miner-1").min(share("miner-2")) / 2.0, "{sheet}");
         let paid: f64 = sheet["miners"].as_array().unwrap().iter().map(|line| line["share"].as_f64().unwrap()).sum();
         assert!((paid - 1.0).abs() < 1e-9, "{paid}");
     }
@@ -120,12 +119,15 @@ fn everybody_is_explained(net: &Net, newest: u64) {
     }
     let cheat = json(net, &["explain", &uid("cheat-1")]);
     assert_eq!(cheat["rounds"][0]["round"], newest);
-    assert!(cheat["rounds"].as_array().unwrap().iter().take(3).all(|round| round["verdict"] == "useless" || round["verdict"] == "refused"));
-    assert!(cheat["advice"].is_string() && cheat["share"].as_f64().unwrap() < 0.01, "{cheat}");
-    assert_eq!(
-        cheat["standing"]["score"].as_f64(),
-        of_uid(&json(net, &["scores"]), net.roles["cheat-1"].uid)["standing"]["score"].as_f64()
-    );
+    let sheet = json(net, &["scores"]);
+    let line = of_uid(&sheet, net.roles["cheat-1"].uid);
+    let same = |explained: &Value, shown: &Value| assert_eq!(explained, shown, "{cheat}");
+    same(&cheat["rounds"][0]["verdict"], &line["verdict"]);
+    same(&cheat["standing"]["score"], &line["standing"]["score"]);
+    same(&cheat["share"], &line["share"]);
+    if line["verdict"] == "useless" {
+        assert!(cheat["advice"].as_str().unwrap().contains("do not lower the loss"), "{cheat}");
+    }
     let validator = succeed(net, &["explain", &uid("validator-1")]);
     assert!(validator.contains("it is a validator") && validator.ends_with("Advice: none; nothing is wrong.\n"), "{validator}");
     let silent = succeed(net, &["explain", &uid("aggregator")]);

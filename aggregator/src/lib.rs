@@ -56,7 +56,7 @@ impl Role for Aggregator {
     }
 
     async fn tick(&mut self) -> Result<(), RunError> {
-        while let Some(Progress::Stepped(step)) = self.node.advance().await? {
+        while let Some(Progress::Stepped(step)) = self.node.advance_and_copy().await? {
             self.publish(&step).await?;
         }
         Ok(())

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod copies;
 mod error;
 mod event;
 mod follower;
@@ -15,6 +16,7 @@ mod shutdown;
 mod snapshot;
 mod terms;
 
+pub use copies::Fetched;
 pub use error::CheckpointError;
 pub use event::{Event, Events, Phase, Split, Stopwatch};
 pub use follower::{Follower, Identity, Passing, Role, follow};

@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use protocol::{
     Announcement, Digest, Document, DocumentError, Hotkey, Manifest, ObjectKey, Record, RunId, SealList, Sealed, Signed,
     round::{Candidate, RoundPlan, in_force},
     score::{ScoreSheet, Standing},
 };
 use serde::{Deserialize, Serialize};
+use storage::Bucket;
 
-use crate::{Run, RunError, payloads::check_envelope};
+use crate::{Run, RunError, copies::find_copy, payloads::check_envelope};
 
 /// Where the log stands between two rounds: all that a node must remember besides the tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -130,20 +132,55 @@ pub enum Absent {
     Void,
 }
 
-/// The signed document behind a candidate, from its lead's bucket.
+/// The signed document behind a candidate, from its lead's bucket, where the lead publishes it as `key`, or from a copy in anybody's.
 ///
-/// A lead's bucket can give each reader other bytes. Only what follows from the committed digest makes a document void; all else, too many
+/// A bucket can give each reader other bytes. Only what follows from the committed digest makes a document void; all else, too many
 /// bytes and a wrong signature among it, is as good as nothing.
 ///
 /// # Errors
 /// [`Absent`].
-pub async fn fetch_document<T: Document>(run: &Run, candidate: &Candidate, key: &ObjectKey) -> Result<Signed<T>, Absent> {
-    let bucket = run.bucket_of(&candidate.lead).await.ok().flatten().ok_or(Absent::Missing)?;
-    let bytes = bucket.get(key, T::CAP).await.ok().flatten().ok_or(Absent::Missing)?;
-    if Signed::<T>::digest_of(&bytes) != Some(candidate.digest) {
-        return Err(Absent::Missing);
+pub async fn fetch_document<T>(run: &Run, candidate: &Candidate, key: &ObjectKey) -> Result<Signed<T>, Absent>
+where
+    T: Document + Send + 'static,
+{
+    fetch_committed(run, candidate, key).await.ok_or(Absent::Missing)?.document.ok_or(Absent::Void)
+}
+
+/// The bytes behind a committed digest, signed.
+#[derive(Debug)]
+pub(crate) struct Committed<T> {
+    /// Signature, signer and body.
+    pub bytes: Bytes,
+    /// What they say; `None` if they are no document of this kind, for everybody and for good.
+    pub document: Option<Signed<T>>,
+}
+
+impl<T: Document> Committed<T> {
+    /// `None` where `bucket` does not give the committed bytes, or with a signature that does not hold.
+    pub(crate) async fn read(bucket: &Bucket, key: &ObjectKey, digest: Digest) -> Option<Self> {
+        let bytes = bucket.get(key, T::CAP).await.ok().flatten()?;
+        if Signed::<T>::digest_of(&bytes) != Some(digest) {
+            return None;
+        }
+        match Signed::parse(&bytes) {
+            Ok(document) => Some(Self { bytes, document: Some(document) }),
+            Err(DocumentError::Body(_)) => Some(Self { bytes, document: None }),
+            Err(_) => None,
+        }
     }
-    Signed::parse(&bytes).map_err(|error| if matches!(error, DocumentError::Body(_)) { Absent::Void } else { Absent::Missing })
+}
+
+/// What [`fetch_document`] reads, with its bytes.
+pub(crate) async fn fetch_committed<T>(run: &Run, candidate: &Candidate, key: &ObjectKey) -> Option<Committed<T>>
+where
+    T: Document + Send + 'static,
+{
+    if let Ok(Some(bucket)) = run.bucket_of(&candidate.lead).await
+        && let Some(found) = Committed::read(&bucket, key, candidate.digest).await
+    {
+        return Some(found);
+    }
+    find_copy(run, candidate, key).await
 }
 
 /// Whether a seal list's facts hold: run, round, registered uids in order, and what an early close needs.

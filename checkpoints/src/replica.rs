@@ -4,15 +4,16 @@ use std::{collections::HashMap, mem::discriminant, sync::Arc};
 
 use compression::{Payload, State, TransitionError, Weighted, transition};
 use protocol::{
-    Applied, Countersign, Digest, ObjectKey, Record, Refusal, SealContext, SealList, Sealed, Signed,
+    Applied, Countersign, Digest, Document, ObjectKey, Record, Refusal, SealContext, SealList, Sealed, Signed,
     round::Candidate,
     score::{Entry, ScoreSheet},
 };
 
 use crate::{
     Anchor, Run, RunError, Terms,
+    copies::Fetched,
     event::{Event, Phase, Stopwatch},
-    log::{Absent, RoundLog, check_seal_list, fetch_document},
+    log::{Absent, RoundLog, check_seal_list, fetch_committed},
     payloads::{check_envelope, fetch_applied},
 };
 
@@ -80,6 +81,7 @@ pub struct Replica {
     void: Vec<(Candidate, &'static str)>,
     /// Records that are void only because their root is not the one computed here, with the latter.
     disputed: Vec<(Signed<Record>, Digest)>,
+    fetched: Vec<Fetched>,
 }
 
 impl Replica {
@@ -97,7 +99,18 @@ impl Replica {
     pub fn at(run: Arc<Run>, state: State, anchor: Anchor) -> Self {
         let root = Digest(state.root());
         let terms = Terms::of_manifest(&run.manifest, anchor.round);
-        Self { run, state, root, anchor, terms, close: None, opened: HashMap::new(), void: Vec::new(), disputed: Vec::new() }
+        Self {
+            run,
+            state,
+            root,
+            anchor,
+            terms,
+            close: None,
+            opened: HashMap::new(),
+            void: Vec::new(),
+            disputed: Vec::new(),
+            fetched: Vec::new(),
+        }
     }
 
     /// Gives the replica a payload that was fetched and checked already, so that it need not be fetched again.
@@ -115,11 +128,17 @@ impl Replica {
         &self.void
     }
 
+    /// The committed documents that the last call of [`Self::advance`] fetched, void ones too, whatever came of it.
+    pub fn fetched(&self) -> &[Fetched] {
+        &self.fetched
+    }
+
     /// Looks at the chain up to `head` and takes at most one step.
     ///
     /// # Errors
     /// [`RunError`]; nothing has changed then.
     pub async fn advance(&mut self, head: u64, watch: &mut Stopwatch) -> Result<Progress, RunError> {
+        self.fetched.clear();
         let log = RoundLog::read(&self.run, &self.anchor, head).await?;
         self.terms = self.run.terms(&self.anchor).await?;
         let close = match self.find_close(&log).await {
@@ -158,7 +177,7 @@ impl Replica {
             {
                 return Ok(Some(close.clone()));
             }
-            match fetch_document::<SealList>(&self.run, candidate, &ObjectKey::SealList(self.anchor.round)).await {
+            match self.fetch::<SealList>(candidate, ObjectKey::SealList(self.anchor.round)).await {
                 Ok(list) if check_seal_list(&self.run, (&self.anchor, self.root), log, candidate, &list) => {
                     let close = Close { block: candidate.block, list };
                     self.close = Some((candidate.clone(), close.clone()));
@@ -171,6 +190,13 @@ impl Replica {
         Ok(None)
     }
 
+    /// The document behind a candidate; its bytes are noted as fetched.
+    async fn fetch<T: Document + Send + 'static>(&mut self, candidate: &Candidate, key: ObjectKey) -> Result<Signed<T>, Absent> {
+        let found = fetch_committed::<T>(&self.run, candidate, &key).await.ok_or(Absent::Missing)?;
+        self.fetched.push(Fetched { lead: candidate.lead, key: key.copy(candidate.digest), bytes: found.bytes });
+        found.document.ok_or(Absent::Void)
+    }
+
     async fn check_record(
         &mut self,
         log: &RoundLog,
@@ -179,13 +205,13 @@ impl Replica {
         watch: &mut Stopwatch,
     ) -> Result<Checked, RunError> {
         let round = self.anchor.round;
-        let record = match fetch_document::<Record>(&self.run, candidate, &ObjectKey::Record(round)).await {
+        let record = match self.fetch::<Record>(candidate, ObjectKey::Record(round)).await {
             Ok(record) => record,
             Err(Absent::Missing) => return Ok(Checked::Missing),
             Err(Absent::Void) => return Ok(Checked::Void("not a record")),
         };
         let by_sheet = Candidate { digest: record.value.score_sheet, ..candidate.clone() };
-        let sheet = match fetch_document::<ScoreSheet>(&self.run, &by_sheet, &ObjectKey::ScoreSheet(round)).await {
+        let sheet = match self.fetch::<ScoreSheet>(&by_sheet, ObjectKey::ScoreSheet(round)).await {
             Ok(sheet) => sheet,
             Err(Absent::Missing) => return Ok(Checked::Missing),
             Err(Absent::Void) => return Ok(Checked::Void("not a score sheet")),
@@ -255,7 +281,12 @@ impl Replica {
             let found = check_envelope(&self.run, self.anchor.round, self.root, hotkey, sealed);
             let said = entry.outcome.refusal();
             let agrees = match found {
-                Ok(envelope) => entry.payload == envelope.value.payload && !said.is_some_and(Refusal::is_of_envelope),
+                Ok(envelope) => {
+                    let claimed = self.run.manifest.claimed_work(envelope.value.sequences);
+                    entry.payload == envelope.value.payload
+                        && entry.outcome.work().is_none_or(|work| work == claimed)
+                        && !said.is_some_and(Refusal::is_of_envelope)
+                }
                 // compared by kind: another version may word an error otherwise
                 Err(found) => said.is_some_and(|said| discriminant(said) == discriminant(&found)),
             };

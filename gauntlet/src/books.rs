@@ -58,7 +58,7 @@ mod tests {
 
     fn entry(uid: u16, gain: f64) -> Entry {
         let trial = |gain: f64| Trial { before: 2.0, after: 2.0 - gain, std_error: 0.01, tokens: 64 };
-        let outcome = Outcome::Measured { assigned: trial(gain * 2.0), random: trial(gain), norm: 1.0, overlap: 0.0 };
+        let outcome = Outcome::Measured { assigned: trial(gain * 2.0), random: trial(gain), work: 1.0, norm: 1.0, overlap: 0.0 };
         Entry { uid, hotkey: Hotkey([uid as u8; 32]), payload: Digest::default(), outcome }
     }
 

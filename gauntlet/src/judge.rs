@@ -236,7 +236,8 @@ impl Judgement {
         let finite = [&before, &after, &random.before, &random_after].iter().all(|losses| losses.iter().all(|x| x.is_finite()));
         let outcome = if finite {
             let (assigned, random) = (Trial::paired(&before, &after, length), Trial::paired(&random.before, &random_after, length));
-            Outcome::Measured { assigned, random, norm: compared.norm, overlap: compared.overlap }
+            let work = bench.run.manifest.claimed_work(envelope.value.sequences);
+            Outcome::Measured { assigned, random, work, norm: compared.norm, overlap: compared.overlap }
         } else {
             Outcome::Refused(Refusal::LossNotFinite)
         };
@@ -270,8 +271,7 @@ fn base_losses(bench: &mut Bench<'_>, replica: &Replica, windows: Vec<Vec<u32>>)
 fn assigned(bench: &Bench<'_>, envelope: &Signed<Envelope>, seeds: &Seeds) -> Result<Vec<Vec<u32>>, ValidatorError> {
     let manifest = &bench.run.manifest;
     let length = manifest.model.sequence_length;
-    let per_round = u64::from(manifest.inner.steps) * u64::from(manifest.inner.batch);
-    let trained = envelope.value.sequences.clamp(1, per_round);
+    let trained = envelope.value.sequences.clamp(1, manifest.full_work());
     let assignment = Assignment::miner(&bench.run.id, &seeds.open, &envelope.signer, bench.dataset.windows(Split::Train, length));
     let places = Assignment::miner(&bench.run.id, &seeds.closed, &envelope.signer, trained).distinct(bench.batches.assigned as usize);
     let windows = places.into_iter().map(|place| bench.dataset.window(Split::Train, assignment.indices(place, 1)[0], length));

@@ -76,7 +76,7 @@ mod tests {
     }
 
     fn measured(assigned: Trial, random: Trial) -> Entry {
-        entry(Outcome::Measured { assigned, random, norm: 1.0, overlap: 0.0 })
+        entry(Outcome::Measured { assigned, random, work: 1.0, norm: 1.0, overlap: 0.0 })
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl Default for Computation {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rating {
-    /// Its mean gain relative to the rounds' medians.
+    /// Its mean gain relative to the rounds' medians, times the share of a round's full work that it claims.
     #[default]
     Gain,
     /// The reference's LossRating: Plackett–Luce, μ − 3σ.

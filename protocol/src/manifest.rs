@@ -170,6 +170,16 @@ impl Manifest {
         Digest::of(&self.to_bytes())
     }
 
+    /// Sequences of a round's full work: steps times batch.
+    pub fn full_work(&self) -> u64 {
+        u64::from(self.inner.steps) * u64::from(self.inner.batch)
+    }
+
+    /// The share of it that an envelope claims, above 0 and at most 1: at least one sequence counts, and no more than all.
+    pub fn claimed_work(&self, sequences: u64) -> f64 {
+        sequences.clamp(1, self.full_work()) as f64 / self.full_work() as f64
+    }
+
     /// The model's tensors.
     pub fn layout(&self) -> Arc<Layout> {
         Arc::new(self.model.layout().expect("validated"))

@@ -16,6 +16,7 @@ use super::{
     setup::{Lab, Node, Role},
     story::Story,
 };
+use crate::signals;
 
 /// What the processes have to say.
 pub enum News {
@@ -106,17 +107,6 @@ impl Crew {
     }
 }
 
-/// The child gets SIGTERM when the thread that starts it ends, here the main one: a demo that is killed leaves nothing running.
-fn stop_with_this_thread(command: &mut Command) {
-    // SAFETY: between fork and exec the closure only makes this one system call, which is async-signal-safe and takes no pointers.
-    unsafe {
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        });
-    }
-}
-
 fn terminate(pid: i32) {
     // SAFETY: kill takes no pointers; the pid is that of a child which has not been waited for, so it cannot be another process.
     unsafe { libc::kill(pid, libc::SIGTERM) };
@@ -144,7 +134,8 @@ fn spawn(lab: &Lab, node: &Node) -> Result<Child> {
     }
     // one thread each: several processes share the cores, and spinning thread pools would fight over them
     command.env("OMP_NUM_THREADS", "1").env("RAYON_NUM_THREADS", "1");
-    stop_with_this_thread(&mut command);
+    // the main thread: a demo that is killed leaves nothing running
+    signals::end_with_this_thread(command.as_std_mut());
     Ok(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true).spawn()?)
 }
 

@@ -135,7 +135,8 @@ impl Lead {
         let entries = list.entries.iter().map(|sealed| {
             let hotkey = log.hotkeys[&sealed.uid];
             let envelope = check_envelope(&self.run, anchor.round, self.replica.root, hotkey, sealed).unwrap();
-            Entry { uid: sealed.uid, hotkey, payload: envelope.value.payload, outcome: measured(0.02, 0.01) }
+            let work = self.run.manifest.claimed_work(envelope.value.sequences);
+            Entry { uid: sealed.uid, hotkey, payload: envelope.value.payload, outcome: measured(0.02, 0.01, work) }
         });
         let (entries, seal_list) = (entries.collect(), close.list.digest());
         self.scored(ScoreSheet { run: self.run.id, round: anchor.round, seal_list, entries, standing: Standing::default() })
@@ -210,8 +211,8 @@ impl Lead {
     }
 }
 
-/// These gains, as if they had been measured.
-pub fn measured(assigned: f64, random: f64) -> Outcome {
+/// These gains, as if they had been measured, of a miner that claims this share of the full work.
+pub fn measured(assigned: f64, random: f64, work: f64) -> Outcome {
     let trial = |gain: f64| Trial { before: 5.0, after: 5.0 - gain, std_error: 0.001, tokens: 512 };
-    Outcome::Measured { assigned: trial(assigned), random: trial(random), norm: 1.0, overlap: 0.0 }
+    Outcome::Measured { assigned: trial(assigned), random: trial(random), work, norm: 1.0, overlap: 0.0 }
 }

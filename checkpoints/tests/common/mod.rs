@@ -277,7 +277,13 @@ impl Net {
         let entries = list.entries.iter().zip(1..).map(|(sealed, place)| {
             let envelope = sealed.open().unwrap();
             let trial = |gain: f64| Trial { before: 3.0, after: 3.0 - gain, std_error: 0.01, tokens: 128 };
-            let outcome = Outcome::Measured { assigned: trial(0.5), random: trial(0.1 * f64::from(place)), norm: 1.0, overlap: 0.0 };
+            let outcome = Outcome::Measured {
+                assigned: trial(0.5),
+                random: trial(0.1 * f64::from(place)),
+                work: self.run.manifest.claimed_work(envelope.value.sequences),
+                norm: 1.0,
+                overlap: 0.0,
+            };
             Entry { uid: sealed.uid, hotkey: envelope.signer, payload: envelope.value.payload, outcome }
         });
         let (entries, standing) = (entries.collect(), Standing::default());

@@ -19,6 +19,14 @@ const EFFECT_RATE: f64 = 0.2;
 const MOST_EFFECT: f64 = 2.0;
 /// What one measurement can add to the log odds at most, either way.
 const MOST_EVIDENCE: f64 = 3.0;
+/// Weight of a round in a miner's mean advantage, once it was measured often.
+const ADVANTAGE_RATE: f64 = 0.05;
+/// Measurements that a moving average of that weight is worth, (2 − rate) / rate.
+const ADVANTAGE_WINDOW: u32 = 39;
+/// An advantage counts within ± this.
+const MOST_ADVANTAGE: f64 = 10.0;
+/// Standard errors for which a miner has the benefit of the doubt.
+const DOUBT: f64 = 2.5;
 
 /// δ with a round's measurements, before which there were `tested` rounds. [`FIRST_EFFECT`] counts like one more.
 pub(super) fn next_effect(effect: f64, tested: u32, entries: &[Entry]) -> Option<f64> {
@@ -27,9 +35,21 @@ pub(super) fn next_effect(effect: f64, tested: u32, entries: &[Entry]) -> Option
     Some(effect + rate * (median.clamp(0.0, MOST_EFFECT) - effect))
 }
 
-/// Counts one measurement; `effect` is δ, this round included.
-pub(super) fn count(score: &mut MinerScore, outcome: &Outcome, effect: f64, rule: &Computation) {
+/// Tokens of the largest assigned batch of the round.
+pub(super) fn most_tokens(entries: &[Entry]) -> u64 {
+    let tokens = |e: &Entry| if let Outcome::Measured { assigned, .. } = &e.outcome { Some(assigned.tokens) } else { None };
+    entries.iter().filter_map(tokens).max().unwrap_or(0)
+}
+
+/// Counts one measurement; `effect` is δ, this round included. The mean advantage is as if `tokens` had been measured, so that who claims
+/// less, and is measured on less, is compared with the others all the same.
+pub(super) fn count(score: &mut MinerScore, outcome: &Outcome, effect: f64, tokens: u64, rule: &Computation) {
     let Outcome::Measured { assigned, random, .. } = outcome else { return };
+    if let Some(z) = outcome.advantage() {
+        let advantage = z * (tokens as f64 / assigned.tokens.max(1) as f64).sqrt();
+        let rate = ADVANTAGE_RATE.max(1.0 / f64::from(score.measured));
+        score.advantage += rate * (advantage.clamp(-MOST_ADVANTAGE, MOST_ADVANTAGE) - score.advantage);
+    }
     let (cap, rate) = match *rule {
         Computation::Sequential { cap } => (cap, 0.05),
         Computation::Average { rate, .. } => (7.0, rate),
@@ -40,10 +60,23 @@ pub(super) fn count(score: &mut MinerScore, outcome: &Outcome, effect: f64, rule
     score.signs += rate * (sign - score.signs);
 }
 
-/// The factor that pay is multiplied by, 0 to 1.
-pub(super) fn factor(score: &MinerScore, rule: &Computation) -> f64 {
+/// What part of its claim a miner has trained at most, given the typical miner's mean advantage: its own with [`DOUBT`] standard errors
+/// added, relative to that one. Sequences that were claimed and not trained show no advantage.
+fn verified(score: &MinerScore, typical: f64) -> f64 {
+    let measurements = f64::from(score.measured.min(ADVANTAGE_WINDOW).max(1));
+    if typical > 0.0 { ((score.advantage + DOUBT / measurements.sqrt()) / typical).clamp(0.0, 1.0) } else { 1.0 }
+}
+
+/// The typical miner's mean advantage.
+pub(super) fn typical_advantage(miners: &[MinerScore]) -> f64 {
+    lower_median(miners.iter().filter(|s| s.measured > 0).map(|s| s.advantage)).unwrap_or(0.0)
+}
+
+/// The factor that a score is multiplied by, 0 to 1. The verified part of a claim counts to the fourth power, since doubt is on the
+/// miner's side: who claims twice what it trained must not earn much more than by claiming what it trained.
+pub(super) fn factor(score: &MinerScore, typical: f64, rule: &Computation) -> f64 {
     match *rule {
-        Computation::Sequential { .. } => score.trains(),
+        Computation::Sequential { .. } => score.trains() * verified(score, typical).powi(4),
         Computation::Average { floor, rounds, .. } if score.measured > rounds && score.signs < floor => 0.0,
         Computation::Average { .. } => score.signs.max(0.0),
     }

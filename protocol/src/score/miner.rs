@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{Hotkey, Judge, Pay, Rating};
 
-/// Weight of the newest round in a miner's mean relative gain, once it was measured often.
+/// Weight of the newest round in a miner's mean relative gain and work, once it was measured often.
 const GAIN_RATE: f64 = 0.1;
 /// A relative gain counts within ± this: one lucky round is not worth a month.
 const MOST_GAIN: f64 = 2.0;
@@ -31,8 +31,12 @@ pub struct MinerScore {
     pub sigma: f64,
     /// Moving average of its gain on random data over the round's median gain; 1 is the typical miner.
     pub gain: f64,
+    /// Moving average of the share of a round's full work that it claims.
+    pub work: f64,
     /// Log odds that it trains on what it is assigned.
     pub evidence: f64,
+    /// Moving average of its advantage on assigned data, in standard errors.
+    pub advantage: f64,
     /// The reference's proof of computation μ: moving average of sign(gain on assigned − gain on random data).
     pub signs: f64,
     /// Rounds in which it was measured.
@@ -50,8 +54,9 @@ pub struct MinerScore {
 impl MinerScore {
     /// Nothing is known yet.
     pub fn new(uid: u16, hotkey: Hotkey) -> Self {
-        let (gain, evidence, signs, score) = (0.0, 0.0, 0.0, 0.0);
-        Self { uid, hotkey, mu: MU, sigma: SIGMA, gain, evidence, signs, measured: 0, missed: 0, since: 0, negative: 0, score }
+        let (gain, work, evidence, advantage, signs, score) = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0);
+        let (measured, missed, since, negative) = (0, 0, 0, 0);
+        Self { uid, hotkey, mu: MU, sigma: SIGMA, gain, work, evidence, advantage, signs, measured, missed, since, negative, score }
     }
 
     /// LossRating's lower bound, μ − 3σ.
@@ -69,10 +74,10 @@ impl MinerScore {
         self.measured >= judge.probation && self.gain >= judge.trust
     }
 
-    /// What its work is worth, before proof of computation and penalties.
+    /// What its work is worth, before proof of computation and penalties: gain times work, or the reference's rating.
     pub fn rating(&self, pay: &Pay) -> f64 {
         match pay.rating {
-            Rating::Gain => self.gain,
+            Rating::Gain => self.gain * self.work,
             Rating::LossRating => self.ordinal(),
         }
     }
@@ -91,7 +96,7 @@ impl MinerScore {
     fn agrees(&self, other: &Self) -> bool {
         let near = |a: f64, b: f64| (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()).max(1.0);
         let counts = |s: &Self| (s.uid, s.hotkey, s.measured, s.missed, s.since, s.negative);
-        let figures = |s: &Self| [s.mu, s.sigma, s.gain, s.evidence, s.signs, s.score];
+        let figures = |s: &Self| [s.mu, s.sigma, s.gain, s.work, s.evidence, s.advantage, s.signs, s.score];
         // nothing and next to nothing are near each other, yet are paid differently
         (self.score > 0.0) == (other.score > 0.0)
             && counts(self) == counts(other)
@@ -140,13 +145,17 @@ impl Standing {
             None => (self.effect, self.tested),
         };
         let median = median_gain(entries).unwrap_or(0.0);
+        let tokens = computation::most_tokens(entries);
         for score in &mut miners {
             let outcome = entries.iter().find(|e| e.hotkey == score.hotkey).map(|e| &e.outcome);
             count(score, outcome, median);
             if let Some(outcome) = outcome {
-                computation::count(score, outcome, effect, &judge.computation);
+                computation::count(score, outcome, effect, tokens, &judge.computation);
             }
-            score.score = score.rating(pay).max(0.0) * computation::factor(score, &judge.computation) * score.kept(pay);
+        }
+        let typical = computation::typical_advantage(&miners);
+        for score in &mut miners {
+            score.score = score.rating(pay).max(0.0) * computation::factor(score, typical, &judge.computation) * score.kept(pay);
         }
         Self { effect, tested, miners }
     }
@@ -174,11 +183,13 @@ fn count(score: &mut MinerScore, outcome: Option<&Outcome>, median: f64) {
         }
         Some(Outcome::Measured { .. }) => (score.missed, score.since) = (0, 0),
     }
-    let gain = outcome.and_then(Outcome::gain).unwrap_or(0.0);
+    let Some(Outcome::Measured { random, work, .. }) = outcome else { return };
+    let gain = random.gain();
     score.measured = score.measured.saturating_add(1);
     score.negative = score.negative << 1 | u8::from(gain <= 0.0);
+    let rate = GAIN_RATE.max(1.0 / f64::from(score.measured));
+    score.work += rate * (work - score.work);
     if median > 0.0 {
-        let rate = GAIN_RATE.max(1.0 / f64::from(score.measured));
         score.gain += rate * ((gain / median).clamp(-MOST_GAIN, MOST_GAIN) - score.gain);
     }
 }

@@ -32,8 +32,8 @@ pub enum Verdict<'a> {
 impl ScoreSheet {
     /// Every entry with what follows for it, in the sheet's order.
     ///
-    /// A measured payload is useful if it gains more than the floor, which is zero for miners with standing and [`useful_gain`] for others;
-    /// an unmeasured one if its owner has standing. Of these the `top` best by rating are applied (ties to the lower uid), unmeasured ones
+    /// A measured payload is useful if it gains more than the floor. That is [`useful_gain`], and for miners with standing one standard error
+    /// below zero: theirs is left out only if it harms beyond what chance may do. An unmeasured one is useful if its owner has standing. Of these the `top` best by rating are applied (ties to the lower uid), unmeasured ones
     /// only up to the manifest's share; the rest are reserves in order.
     pub fn verdicts(&self, judge: &Judge, pay: &Pay) -> Vec<(&Entry, Verdict<'_>)> {
         let floor = useful_gain(&self.entries, judge);
@@ -43,7 +43,10 @@ impl ScoreSheet {
             .iter()
             .map(|entry| {
                 let trusted = standing(entry.uid).is_some_and(|s| s.has_standing(judge));
-                let least = if trusted { 0.0 } else { floor };
+                let least = match &entry.outcome {
+                    Outcome::Measured { random, .. } if trusted => -random.std_error,
+                    _ => floor,
+                };
                 let verdict = match &entry.outcome {
                     Outcome::Refused(refusal) => Verdict::Refused(refusal),
                     Outcome::Unmeasured if !trusted => Verdict::Unmeasured,

@@ -18,7 +18,7 @@ fn trial(gain: f64) -> Trial {
 }
 
 fn measured(uid: u16, assigned: f64, random: f64) -> Entry {
-    let outcome = Outcome::Measured { assigned: trial(assigned), random: trial(random), norm: 1.0, overlap: 0.0 };
+    let outcome = Outcome::Measured { assigned: trial(assigned), random: trial(random), work: 1.0, norm: 1.0, overlap: 0.0 };
     Entry { uid, hotkey: key(uid), payload: Digest::of(&uid.to_le_bytes()), outcome }
 }
 
@@ -193,6 +193,28 @@ fn the_log_odds_of_training_grow_by_the_likelihood_ratio() {
 }
 
 #[test]
+fn what_is_claimed_and_not_trained_is_paid_less_than_what_is_trained_and_not_claimed() {
+    let judge = Judge::default();
+    let claim = |entry: Entry, share: f64| {
+        let Outcome::Measured { assigned, random, norm, overlap, .. } = entry.outcome else { panic!() };
+        Entry { outcome: Outcome::Measured { assigned, random, work: share, norm, overlap }, ..entry }
+    };
+    // uid 1 shows half the advantage and claims all; uid 2 shows all of it and claims half; the others do the full work
+    let mut round = tested(1.5, 3.0);
+    round.sort_by_key(|e| e.uid);
+    round[1] = claim(round[1].clone(), 0.5);
+    let standing = (0..30).fold(Standing::default(), |s, _| s.advance(&round, &judge, &Pay::default()));
+    let [over, half, full] = [1, 2, 3].map(|uid| standing.of(uid).unwrap());
+    assert!(over.trains() > 0.99 && half.trains() > 0.99, "both train");
+    assert!((half.score / full.score - 0.5).abs() < 1e-3, "{half:?}");
+    assert!(over.score < half.score, "{} {}", over.score, half.score);
+    assert!(over.score > 0.05 * full.score);
+    // one round is too short to tell
+    let first = Standing::default().advance(&round, &judge, &Pay::default());
+    assert!(first.of(1).unwrap().score > 0.5 * first.of(3).unwrap().score);
+}
+
+#[test]
 fn the_references_test_is_a_moving_average_of_signs() {
     let judge = Judge { computation: Computation::Average { rate: 0.5, floor: 0.5, rounds: 2 }, ..Judge::default() };
     let (own, tie, random) = ([measured(1, 0.2, 0.1)], [measured(1, 0.1, 0.1)], [measured(1, 0.1, 0.2)]);
@@ -264,7 +286,8 @@ fn who_has_standing_need_not_beat_the_floor_but_must_not_harm() {
         }
     };
     assert!(verdict(0.4, 5, 0.1), "below the floor of 0.2, but known for better");
-    assert!(!verdict(0.4, 5, -0.01), "harmful, whatever the past");
+    assert!(verdict(0.4, 5, -0.009), "within one standard error of nothing");
+    assert!(!verdict(0.4, 5, -0.011), "harmful, whatever the past");
     assert!(!verdict(0.4, 1, 0.1), "known for too short");
     assert!(!verdict(0.1, 5, 0.1), "never known for better");
     assert!(verdict(0.1, 5, 0.3));
@@ -388,7 +411,7 @@ fn the_burnt_share_goes_to_the_owner() {
 fn a_sheet_whose_figures_were_touched_does_not_follow() {
     let good = sheet(vec![measured(1, 0.2, 0.1), measured(2, 0.2, 0.3), refused(3, Refusal::Missing)], &[]);
     assert!(follows(&good));
-    let touch: [fn(&mut ScoreSheet); 17] = [
+    let touch: [fn(&mut ScoreSheet); 19] = [
         |s| s.standing.miners[0].mu *= 1.001,
         |s| s.standing.miners[0].sigma += 0.01,
         |s| s.standing.miners[0].signs = 1.0,
@@ -397,6 +420,8 @@ fn a_sheet_whose_figures_were_touched_does_not_follow() {
         |s| s.standing.effect += 1e-3,
         |s| s.standing.tested += 1,
         |s| s.standing.miners[0].gain += 1e-3,
+        |s| s.standing.miners[0].work -= 1e-3,
+        |s| s.standing.miners[0].advantage += 1e-3,
         |s| s.standing.miners[0].evidence -= 1e-3,
         |s| s.standing.miners[0].negative = 1,
         |s| s.standing.miners[1].measured += 1,
@@ -433,7 +458,7 @@ fn impossible_figures_and_unprintable_words_are_refused() {
         matches!(ScoreSheet::decode(&bytes), Err(DocumentError::Body(_)))
     };
     let with = |random: Trial| Entry {
-        outcome: Outcome::Measured { assigned: trial(0.1), random, norm: 1.0, overlap: 0.0 },
+        outcome: Outcome::Measured { assigned: trial(0.1), random, work: 1.0, norm: 1.0, overlap: 0.0 },
         ..measured(1, 0.0, 0.0)
     };
     assert!(!refuses(with(trial(0.1))));
@@ -452,7 +477,7 @@ fn impossible_figures_and_unprintable_words_are_refused() {
 #[test]
 fn huge_figures_neither_panic_nor_reach_the_scores() {
     let huge = |uid, before| Entry {
-        outcome: Outcome::Measured { assigned: trial(0.1), random: Trial { before, ..trial(0.0) }, norm: 1.0, overlap: 0.0 },
+        outcome: Outcome::Measured { assigned: trial(0.1), random: Trial { before, ..trial(0.0) }, work: 1.0, norm: 1.0, overlap: 0.0 },
         ..measured(uid, 0.0, 0.0)
     };
     for figure in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX, -f64::MAX] {
@@ -469,7 +494,7 @@ fn huge_figures_neither_panic_nor_reach_the_scores() {
 fn the_largest_sheet_fits_its_cap() {
     let long = |x: f64| -x * 1.234_567_890_123_456_7e-300;
     let figures = Trial { before: long(1.0), after: long(2.0), std_error: -long(3.0), tokens: u64::MAX };
-    let outcome = Outcome::Measured { assigned: figures, random: figures, norm: long(5.0), overlap: long(6.0) };
+    let outcome = Outcome::Measured { assigned: figures, random: figures, work: -long(4.0), norm: long(5.0), overlap: long(6.0) };
     let entry = |uid| Entry { outcome: outcome.clone(), ..measured(60_000 + uid, 0.0, 0.0) };
     let score = |uid| MinerScore {
         uid: 60_000 + uid,
@@ -477,7 +502,9 @@ fn the_largest_sheet_fits_its_cap() {
         mu: long(1.0),
         sigma: long(2.0),
         gain: long(3.0),
+        work: long(8.0),
         evidence: long(5.0),
+        advantage: long(9.0),
         signs: long(6.0),
         measured: u32::MAX,
         missed: u32::MAX,

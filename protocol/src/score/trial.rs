@@ -56,6 +56,8 @@ pub enum Outcome {
         assigned: Trial,
         /// On the round's random batch.
         random: Trial,
+        /// Share of a round's full work that the envelope says was trained, above 0 and at most 1.
+        work: f64,
         /// The payload's norm, relative to the round's median.
         norm: f64,
         /// The largest share of its positions that it has in common with another payload of this round or the rounds before.
@@ -68,6 +70,14 @@ impl Outcome {
     pub fn gain(&self) -> Option<f64> {
         match self {
             Self::Measured { random, .. } => Some(random.gain()),
+            Self::Refused(_) | Self::Unmeasured => None,
+        }
+    }
+
+    /// The share of a round's full work that is claimed, if measured.
+    pub fn work(&self) -> Option<f64> {
+        match self {
+            Self::Measured { work, .. } => Some(*work),
             Self::Refused(_) | Self::Unmeasured => None,
         }
     }
@@ -91,8 +101,8 @@ impl Outcome {
     /// Whether its figures are finite and its words few and printable.
     pub(super) fn is_sound(&self) -> bool {
         match self {
-            Self::Measured { assigned, random, norm, overlap } => {
-                assigned.is_sound() && random.is_sound() && norm.is_finite() && overlap.is_finite()
+            Self::Measured { assigned, random, work, norm, overlap } => {
+                assigned.is_sound() && random.is_sound() && (0.0..=1.0).contains(work) && norm.is_finite() && overlap.is_finite()
             }
             Self::Unmeasured => true,
             Self::Refused(refusal) => refusal.words().is_none_or(|w| w.len() <= MAX_REASON && !w.contains(char::is_control)),
