@@ -21,7 +21,7 @@ pub const BASELINE: &str = "honest";
 const MARKER: &str = "suite.json";
 
 /// Bouts of 40 honest miners and 10 of one kind, and the most that the 10 may be paid at the end, relative to what they are paid where
-/// all are honest. What overclaims does half the work; ten identities of one miner may earn what one does.
+/// all are honest. What overclaims does half the work, what misses rounds a third; ten identities of one miner may earn what one does.
 const SINGLE: [(&str, f64); 21] = [
     ("overclaim", 0.5),
     ("zeros", 0.03),
@@ -36,7 +36,7 @@ const SINGLE: [(&str, f64); 21] = [
     ("other-data", 0.03),
     ("test-data", 0.03),
     ("late", 0.03),
-    ("missing", 0.03),
+    ("missing", 1.0 / 3.0),
     ("withheld", 0.03),
     ("wrong-root", 0.03),
     ("malformed", 0.03),

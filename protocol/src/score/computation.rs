@@ -35,20 +35,12 @@ pub(super) fn next_effect(effect: f64, tested: u32, entries: &[Entry]) -> Option
     Some(effect + rate * (median.clamp(0.0, MOST_EFFECT) - effect))
 }
 
-/// Tokens of the largest assigned batch of the round.
-pub(super) fn most_tokens(entries: &[Entry]) -> u64 {
-    let tokens = |e: &Entry| if let Outcome::Measured { assigned, .. } = &e.outcome { Some(assigned.tokens) } else { None };
-    entries.iter().filter_map(tokens).max().unwrap_or(0)
-}
-
-/// Counts one measurement; `effect` is δ, this round included. The mean advantage is as if `tokens` had been measured, so that who claims
-/// less, and is measured on less, is compared with the others all the same.
-pub(super) fn count(score: &mut MinerScore, outcome: &Outcome, effect: f64, tokens: u64, rule: &Computation) {
+/// Counts one measurement; `effect` is δ, this round included.
+pub(super) fn count(score: &mut MinerScore, outcome: &Outcome, effect: f64, rule: &Computation) {
     let Outcome::Measured { assigned, random, .. } = outcome else { return };
     if let Some(z) = outcome.advantage() {
-        let advantage = z * (tokens as f64 / assigned.tokens.max(1) as f64).sqrt();
         let rate = ADVANTAGE_RATE.max(1.0 / f64::from(score.measured));
-        score.advantage += rate * (advantage.clamp(-MOST_ADVANTAGE, MOST_ADVANTAGE) - score.advantage);
+        score.advantage += rate * (z.clamp(-MOST_ADVANTAGE, MOST_ADVANTAGE) - score.advantage);
     }
     let (cap, rate) = match *rule {
         Computation::Sequential { cap } => (cap, 0.05),
@@ -63,8 +55,9 @@ pub(super) fn count(score: &mut MinerScore, outcome: &Outcome, effect: f64, toke
 /// What part of its claim a miner has trained at most, given the typical miner's mean advantage: its own with [`DOUBT`] standard errors
 /// added, relative to that one. Sequences that were claimed and not trained show no advantage.
 fn verified(score: &MinerScore, typical: f64) -> f64 {
-    let measurements = f64::from(score.measured.min(ADVANTAGE_WINDOW).max(1));
-    if typical > 0.0 { ((score.advantage + DOUBT / measurements.sqrt()) / typical).clamp(0.0, 1.0) } else { 1.0 }
+    let measurements = f64::from(score.measured.clamp(1, ADVANTAGE_WINDOW));
+    let most = score.advantage + DOUBT / measurements.sqrt();
+    if typical > 0.0 { (most / typical).clamp(0.0, 1.0) } else { 1.0 }
 }
 
 /// The typical miner's mean advantage.

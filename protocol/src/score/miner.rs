@@ -31,7 +31,7 @@ pub struct MinerScore {
     pub sigma: f64,
     /// Moving average of its gain on random data over the round's median gain; 1 is the typical miner.
     pub gain: f64,
-    /// Moving average of the share of a round's full work that it claims.
+    /// Moving average of the share of a round's full work that it claims; nothing in rounds without a valid payload.
     pub work: f64,
     /// Log odds that it trains on what it is assigned.
     pub evidence: f64,
@@ -74,10 +74,16 @@ impl MinerScore {
         self.measured >= judge.probation && self.gain >= judge.trust
     }
 
-    /// What its work is worth, before proof of computation and penalties: gain times work, or the reference's rating.
+    /// Whether it was measured as often and has not.
+    pub fn has_none(&self, judge: &Judge) -> bool {
+        self.measured > judge.probation && self.gain < judge.trust
+    }
+
+    /// What its work is worth, before proof of computation and penalties: work times gain, of which what exceeds the typical miner's counts
+    /// less, since half of that is luck; or the reference's rating.
     pub fn rating(&self, pay: &Pay) -> f64 {
         match pay.rating {
-            Rating::Gain => self.gain * self.work,
+            Rating::Gain => self.work * if self.gain > 1.0 { self.gain.sqrt() } else { self.gain },
             Rating::LossRating => self.ordinal(),
         }
     }
@@ -145,12 +151,11 @@ impl Standing {
             None => (self.effect, self.tested),
         };
         let median = median_gain(entries).unwrap_or(0.0);
-        let tokens = computation::most_tokens(entries);
         for score in &mut miners {
             let outcome = entries.iter().find(|e| e.hotkey == score.hotkey).map(|e| &e.outcome);
             count(score, outcome, median);
             if let Some(outcome) = outcome {
-                computation::count(score, outcome, effect, tokens, &judge.computation);
+                computation::count(score, outcome, effect, &judge.computation);
             }
         }
         let typical = computation::typical_advantage(&miners);
@@ -175,6 +180,7 @@ fn count(score: &mut MinerScore, outcome: Option<&Outcome>, median: f64) {
     match outcome {
         None | Some(Outcome::Refused(_)) => {
             score.missed = score.missed.saturating_add(1);
+            score.work -= GAIN_RATE * score.work;
             return;
         }
         Some(Outcome::Unmeasured) => {

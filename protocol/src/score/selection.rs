@@ -32,8 +32,9 @@ pub enum Verdict<'a> {
 impl ScoreSheet {
     /// Every entry with what follows for it, in the sheet's order.
     ///
-    /// A measured payload is useful if it gains more than the floor. That is [`useful_gain`], and for miners with standing one standard error
-    /// below zero: theirs is left out only if it harms beyond what chance may do. An unmeasured one is useful if its owner has standing. Of these the `top` best by rating are applied (ties to the lower uid), unmeasured ones
+    /// A measured payload is useful if it gains more than the floor. That is [`useful_gain`]; for miners with standing one standard error
+    /// below zero, so that theirs is left out only if it harms beyond what chance may do; and two standard errors more for miners that were
+    /// measured often and have none. An unmeasured one is useful if its owner has standing. Of these the `top` best by rating are applied (ties to the lower uid), unmeasured ones
     /// only up to the manifest's share; the rest are reserves in order.
     pub fn verdicts(&self, judge: &Judge, pay: &Pay) -> Vec<(&Entry, Verdict<'_>)> {
         let floor = useful_gain(&self.entries, judge);
@@ -42,9 +43,12 @@ impl ScoreSheet {
             .entries
             .iter()
             .map(|entry| {
-                let trusted = standing(entry.uid).is_some_and(|s| s.has_standing(judge));
-                let least = match &entry.outcome {
-                    Outcome::Measured { random, .. } if trusted => -random.std_error,
+                let known = standing(entry.uid);
+                let trusted = known.is_some_and(|s| s.has_standing(judge));
+                let error = if let Outcome::Measured { random, .. } = &entry.outcome { random.std_error } else { 0.0 };
+                let least = match known {
+                    Some(score) if score.has_standing(judge) => -error,
+                    Some(score) if score.has_none(judge) => floor + 2.0 * error,
                     _ => floor,
                 };
                 let verdict = match &entry.outcome {

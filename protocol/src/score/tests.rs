@@ -124,10 +124,17 @@ fn missing_rounds_cost_more_and_more_and_work_makes_up_for_them() {
         let entries = if missed % 2 == 0 { vec![] } else { vec![refused(1, Refusal::WrongRoot)] };
         scores = advance(&scores, &entries, &judge, &pay);
         assert_eq!(scores[0].missed, missed);
+        // what was not done is not worked either
+        let left = left * 0.9f64.powi(missed as i32);
         assert!((scores[0].score - left * full).abs() < 1e-12, "{missed}: {}", scores[0].score);
     }
-    scores = advance(&scores, &[measured(1, 0.2, 0.1)], &judge, &pay);
-    assert!(scores[0].missed == 0 && scores[0].score >= full);
+    let mut kept = Vec::new();
+    for _ in 0..30 {
+        scores = advance(&scores, &[measured(1, 0.2, 0.1), measured(2, 0.2, 0.1)], &judge, &pay);
+        kept.push(scores[0].score);
+    }
+    assert_eq!(scores[0].missed, 0);
+    assert!(kept[0] < 0.75 * full && kept.is_sorted() && kept[29] > 0.98 * full, "{kept:?}");
 }
 
 #[test]
@@ -290,7 +297,8 @@ fn who_has_standing_need_not_beat_the_floor_but_must_not_harm() {
     assert!(!verdict(0.4, 5, -0.011), "harmful, whatever the past");
     assert!(!verdict(0.4, 1, 0.1), "known for too short");
     assert!(!verdict(0.1, 5, 0.1), "never known for better");
-    assert!(verdict(0.1, 5, 0.3));
+    assert!(verdict(0.1, 1, 0.21) && !verdict(0.1, 5, 0.21), "by chance, once it was measured often");
+    assert!(verdict(0.1, 5, 0.23));
 }
 
 #[test]
