@@ -160,7 +160,7 @@ async fn larger_values_gain_nothing() {
     let layout = court.net.run.layout().clone();
     let opened = Payload::parse(&court.net.payload(miner, &replica), &court.net.run.format).unwrap();
     let larger: Vec<Vec<f32>> = opened.to_dense().iter().map(|tensor| tensor.iter().map(|x| x * 2.0).collect()).collect();
-    let header = opened.header().clone();
+    let header = *opened.header();
     let mut feedback = compression::ErrorFeedback::zeros(&layout);
     let bytes = compression::encode(&court.net.run.format, &header, &mut feedback, &larger, 0.95).unwrap();
     court.send(&bytes, |_| {}).await;
