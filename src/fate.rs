@@ -90,7 +90,7 @@ impl Fate {
         match self {
             Self::Applied | Self::Unmeasured => None,
             Self::Reserve { .. } => {
-                Some("its updates are good and others' are better: more steps or tokens per round would raise its rating")
+                Some("its updates are good and others' are better: do all of the round's inner steps on its own assignment")
             }
             Self::Useless { .. } => {
                 Some("its updates do not lower the loss: check that it trains on the run's data, and its inner learning rate")

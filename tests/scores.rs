@@ -161,14 +161,30 @@ fn contradictions_are_told(net: &Net) {
     assert!(succeed(net, &settled).contains("no other validator countersigned"));
 }
 
+/// Removes every copy of a round's score sheet.
+fn remove_copies(net: &Net, round: u64) {
+    let sheet = ObjectKey::ScoreSheet(round).to_string();
+    for role in net.roles.keys() {
+        let path = net.bucket(role).join(&sheet);
+        let Ok(folder) = fs::read_dir(path.parent().unwrap()) else { continue };
+        let copies = folder.map(|file| file.unwrap().path()).filter(|file| file.to_str().unwrap().contains("/scores-"));
+        copies.for_each(|copy| fs::remove_file(copy).unwrap());
+    }
+}
+
 /// Sheets that are gone or are not the record's.
 fn what_is_gone_is_said(net: &Net, newest: u64) {
     let path = |round: u64| {
         let sheet = json(net, &["scores", "--round", &round.to_string()]);
         net.bucket(name(net, &sheet["lead"])).join(ObjectKey::ScoreSheet(round).to_string())
     };
+    // while others hold copies, nothing is missing
     let (first, last) = (path(1), path(newest));
     fs::remove_file(&first).unwrap();
+    succeed(net, &["scores", "--round", "1"]);
+    for round in [1, newest] {
+        remove_copies(net, round);
+    }
     assert!(succeed(net, &["scores", "--round", "2"]).contains("scores follow from round 1's sheet: that sheet cannot be had"));
     assert!(fail(net, &["scores", "--round", "1"]).contains("round 1: score sheet"));
     assert_eq!(json(net, &["scores", "--replay"])["first"], 2, "the sheet of round 0 is of no use without that of round 1");

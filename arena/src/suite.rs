@@ -145,7 +145,7 @@ pub struct Bout {
     pub stakes: Vec<u64>,
     /// The class that the first validator favours, if it lies.
     pub favourites: Option<String>,
-    /// Whether miners are judged and paid by the deployed reference's rules.
+    /// Whether the deployed reference's test of computation and rating hold.
     pub reference: bool,
     /// The bout that pay is held against.
     pub baseline: &'static str,
@@ -187,7 +187,7 @@ impl Bout {
         Self { stakes: STAKES_WITH_LIAR.to_vec(), favourites: favourites.map(Into::into), ..self }
     }
 
-    /// The same by the deployed reference's rules; no bar is set for them.
+    /// The same with the deployed reference's test of computation and rating; no bar is set for them.
     fn by_reference(self) -> Self {
         Self { name: reference_of(&self.name), reference: true, baseline: "reference-honest", bars: Vec::new(), ..self }
     }

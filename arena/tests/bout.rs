@@ -74,7 +74,8 @@ fn a_liar_is_contradicted() {
     let outcome = bout_before(validators, &[("honest", 5), ("zeros", 1)]).unwrap();
     let [liar, others @ ..] = &outcome.validators[..] else { panic!("three validators") };
     assert!(liar.lies && others.iter().all(|v| !v.lies));
-    assert!(liar.led == 0 || others.iter().any(|v| v.dissents > 0), "{:?}", outcome.validators);
+    // of the last round nobody may have had time to speak
+    assert!(liar.led < 2 || others.iter().any(|v| v.dissents > 0), "{:?}", outcome.validators);
     let miner = outcome.of_class("zeros").next().unwrap();
     assert_eq!(miner.uid, 9);
     assert!(outcome.payment("zeros").total < 0.1, "{:?}", outcome.payment("zeros"));

@@ -31,7 +31,7 @@ pub struct BoutArgs {
     /// Let the first of four validators, which has two fifths of the stake, favour this class.
     #[arg(long, value_name = "CLASS")]
     liar: Option<String>,
-    /// Judge and pay by the deployed reference's rules.
+    /// Use the deployed reference's test of computation (an average of signs) and rating (LossRating).
     #[arg(long)]
     reference: bool,
     /// Also write the outcome to this file, as JSON.

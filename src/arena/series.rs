@@ -40,7 +40,7 @@ pub fn hold(series: &Series, bouts: Vec<Bout>, jobs: usize) -> Result<()> {
             }
         }
     };
-    thread::scope(|scope| (0..jobs).for_each(|_| drop(scope.spawn(work))));
+    thread::scope(|scope| (0..jobs.min(total)).for_each(|_| drop(scope.spawn(work))));
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !failed.is_empty() {
         bail!("{} of {total} bouts failed ({}); the same command holds them again", failed.len(), failed.join(", "));

@@ -103,6 +103,8 @@ struct Merits {
     /// What its work is worth, before proof of computation and penalties.
     rating: f64,
     trains: f64,
+    /// What part of its claims it has trained at most.
+    verified: f64,
     /// What is left after the penalty for missing rounds.
     kept_missing: f64,
     /// What is left after the penalty for payloads without a gain.
@@ -168,7 +170,7 @@ impl Explanation {
             hotkey: neuron.hotkey,
             validates: neuron.permit && neuron.stake > 0,
             owner: run.chain.subnet(run.manifest.chain.netuid).await?.owner == neuron.hotkey,
-            standing: standing.miners.iter().find(|s| s.hotkey == neuron.hotkey).map(|s| Merits::of(s, &rules)),
+            standing: standing.miners.iter().find(|s| s.hotkey == neuron.hotkey).map(|s| Merits::of(s, &standing, &rules)),
             effect: standing.effect,
             place: place(&standing, neuron.hotkey),
             share: shares.of_uid(uid),
@@ -235,11 +237,12 @@ impl Round {
 }
 
 impl Merits {
-    fn of(score: &MinerScore, rules: &Rules) -> Self {
+    fn of(score: &MinerScore, standing: &Standing, rules: &Rules) -> Self {
         let pay = &rules.pay;
         Self {
             rating: score.rating(pay),
             trains: score.trains(),
+            verified: standing.verified(score),
             kept_missing: MinerScore { negative: 0, ..score.clone() }.kept(pay),
             kept_negative: MinerScore { missed: 0, ..score.clone() }.kept(pay),
             score: score.clone(),
@@ -254,7 +257,7 @@ impl Merits {
     /// Whether it looks as if it trained on its assignment.
     fn believed(&self, judge: &Judge) -> bool {
         match judge.computation {
-            Computation::Sequential { .. } => self.trains >= 0.5,
+            Computation::Sequential { .. } => self.trains >= 0.5 && self.verified >= 0.8,
             Computation::Average { floor, .. } => self.score.signs >= floor,
         }
     }

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use protocol::{Computation, Rating};
+use protocol::{
+    Computation, Rating,
+    score::{MinerScore, VERIFIED_POWER},
+};
 
 use super::{Explanation, Merits, Round};
 use crate::{
@@ -141,20 +144,32 @@ impl Explanation {
     }
 
     fn score(&self, merits: &Merits) -> String {
+        let MinerScore { score, work, gain, signs, .. } = &merits.score;
         let what = match self.rules.pay.rating {
-            Rating::Gain => "its mean gain in units of the rounds' medians, 1 for the typical miner",
-            Rating::LossRating => "its rank among the others over all rounds, as LossRating's mean less three times its uncertainty",
+            Rating::Gain => {
+                let (work, gain) = (percent(*work), figure(*gain, 2));
+                format!(
+                    "the share of a round's full work that it claims, {work} in the mean, times its mean gain in units of the rounds' medians, {gain}, of which what exceeds 1 counts by its root"
+                )
+            }
+            Rating::LossRating => {
+                "its rank among the others over all rounds, as LossRating's mean less three times its uncertainty".to_owned()
+            }
         };
         let computation = match self.rules.judge.computation {
-            Computation::Sequential { .. } => merits.trains,
-            Computation::Average { .. } => merits.score.signs.max(0.0),
+            Computation::Sequential { .. } => format!(
+                "{:.3} (the chance that it trains on its assigned data) × {:.3} (the part of its claims that shows in its gains, {} at most, to the power of {VERIFIED_POWER})",
+                merits.trains,
+                merits.verified.powi(VERIFIED_POWER),
+                percent(merits.verified)
+            ),
+            Computation::Average { .. } => format!("{:.3} (training on its assigned data)", signs.max(0.0)),
         };
-        let negative = if merits.rating < 0.0 { ", which counts as 0" } else { "" };
+        let negative = if merits.rating < 0.0 { "; below 0 counts as 0" } else { "" };
+        let kept = merits.kept_missing * merits.kept_negative;
         format!(
-            "{:.3}: {} ({what}{negative}) × {computation:.3} (training on its assigned data) × {:.2} (penalties).",
-            merits.score.score,
-            figure(merits.rating, 3).trim_start_matches('+'),
-            merits.kept_missing * merits.kept_negative
+            "{score:.3}: {} ({what}{negative}) × {computation} × {kept:.2} (penalties).",
+            figure(merits.rating, 3).trim_start_matches('+')
         )
     }
 
@@ -252,7 +267,10 @@ fn percent(share: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use protocol::{Digest, Hotkey, Refusal, score::MinerScore};
+    use protocol::{
+        Digest, Hotkey, Refusal,
+        score::{MinerScore, Standing},
+    };
 
     use super::*;
     use crate::{
@@ -274,7 +292,7 @@ mod tests {
             validates: false,
             owner: false,
             rounds,
-            standing: score.map(|score| Merits::of(&score, &rules)),
+            standing: score.map(|score| Merits::of(&score, &Standing::default(), &rules)),
             effect: 1.0,
             place: (1, 4),
             share: 0.25,
@@ -288,7 +306,7 @@ mod tests {
     }
 
     fn honest() -> MinerScore {
-        MinerScore { gain: 1.1, evidence: 5.0, measured: 12, score: 1.09, ..MinerScore::new(3, Hotkey([3; 32])) }
+        MinerScore { gain: 1.1, work: 1.0, evidence: 5.0, measured: 12, score: 1.09, ..MinerScore::new(3, Hotkey([3; 32])) }
     }
 
     /// The text on one line, since it is wrapped anywhere.
@@ -305,6 +323,8 @@ mod tests {
             "round 6: applied without being measured",
             "it does train on its assigned data: the probability that it does is 99.3 %.",
             "None holds.",
+            "Score 1.090: 1.049 (",
+            "× 0.993 (the chance that it trains on its assigned data) × 1.000 (the part of its claims that shows in its gains, 100.0 % at most",
             "its score is number 2 of 4",
             "it has 25.0 % (mean by stake; validator 5 20.0 %, validator 6 30.0 %).",
             "So far it earned 1.500 TAO.",

@@ -62,9 +62,9 @@ impl Replay {
 }
 
 fn largest_difference(a: &Standing, b: &Standing) -> f64 {
-    let figures = |s: &MinerScore| [s.mu, s.sigma, s.gain, s.evidence, s.signs, s.score];
+    let figures = |s: &MinerScore| [s.mu, s.sigma, s.gain, s.work, s.evidence, s.advantage, s.signs, s.score];
     let pairs = a.miners.iter().zip(&b.miners).flat_map(|(a, b)| figures(a).into_iter().zip(figures(b)));
-    pairs.map(|(a, b)| (a - b).abs() / a.abs().max(1.0)).fold(0.0, f64::max)
+    pairs.chain([(a.effect, b.effect)]).map(|(a, b)| (a - b).abs() / a.abs().max(1.0)).fold(0.0, f64::max)
 }
 
 impl fmt::Display for Replay {

@@ -80,8 +80,11 @@ pub fn ratio(part: f64, whole: f64) -> Option<f64> {
     (whole > 0.0).then(|| part / whole)
 }
 
-/// After how many rounds pay stayed below [`UNPAID`] to the end: 0 if it always was; none if it is not.
+/// After how many rounds pay stayed below [`UNPAID`] to the end: 0 if it always was; none if it is not, or if nothing is known.
 pub fn unpaid_after(relative: &[(u64, f64)]) -> Option<u64> {
+    if relative.is_empty() {
+        return None;
+    }
     let paid = relative.iter().rposition(|(_, share)| *share >= UNPAID);
     match paid {
         None => Some(0),

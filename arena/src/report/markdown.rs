@@ -143,7 +143,7 @@ fn wronged(wronged: &Wronged) -> String {
 
 fn reference(report: &Report) -> String {
     let mut text = String::from(
-        "The same bouts by the deployed reference's rules (an average of signs, LossRating), ours / theirs:\n\n\
+        "The same bouts with the deployed reference's test of computation (an average of signs) and rating (LossRating), all else equal, ours / theirs:\n\n\
          | bout | measure | at the end | in all | held-out loss |\n|---|---|--:|--:|--:|\n",
     );
     for row in &report.reference {
@@ -167,7 +167,7 @@ fn reference(report: &Report) -> String {
 pub fn computation_table(rows: &[ComputationRow]) -> String {
     let columns = ROUNDS.map(|rounds| format!(" after {rounds} |")).concat();
     let mut text = format!(
-        "How often the test of computation errs, by simulation: miners that do not train and are paid all the same / miners that train and are not / pay of \
+        "How often the test of computation errs, by simulation: miners that do not train and are paid at least a tenth of the typical honest pay / miners that train and are paid less than half of it / pay of \
          the former relative to the latter, in per cent, by the effect of training in standard errors.\n\n\
          | effect | test |{columns}\n|--:|---|{}\n",
         "--:|".repeat(ROUNDS.len())

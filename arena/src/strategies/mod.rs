@@ -75,8 +75,12 @@ fn single(name: &str, count: usize) -> Result<Box<dyn Strategy>, ArenaError> {
     let (kind, number) = name.split_once(':').map_or((name, None), |(kind, number)| (kind, Some(number)));
     let number: Option<f64> = number.map(|n| n.parse().map_err(|_| unknown())).transpose()?;
     Ok(match (kind, number) {
-        ("work", share) => boxed(Work { share: share.unwrap_or(0.5), claims_all: false }),
-        ("sleeper", rounds) => boxed(Sleeper { honest: rounds.unwrap_or(10.0) as u64 }),
+        ("work", share) if share.is_none_or(|share| share > 0.0 && share <= 1.0) => {
+            boxed(Work { share: share.unwrap_or(0.5), claims_all: false })
+        }
+        ("sleeper", rounds) if rounds.is_none_or(|rounds| (0.0..1e9).contains(&rounds)) => {
+            boxed(Sleeper { honest: rounds.unwrap_or(10.0) as u64 })
+        }
         ("honest", None) => boxed(Honest),
         ("overclaim", None) => boxed(Work { share: 0.5, claims_all: true }),
         ("zeros", None) => boxed(Zeros),
@@ -119,7 +123,7 @@ mod tests {
         }
         assert!(contenders("work:0.25", 1).unwrap()[0].strategy.name().contains("0.25"));
         assert!(contenders("sleeper:7", 1).unwrap()[0].strategy.name().contains('7'));
-        for wrong in ["lazy", "work:half", "honest:2", ""] {
+        for wrong in ["lazy", "work:half", "work:5", "work:nan", "sleeper:-1", "honest:2", ""] {
             assert!(matches!(contenders(wrong, 1), Err(ArenaError::UnknownStrategy(_))), "{wrong}");
         }
     }

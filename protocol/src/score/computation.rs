@@ -27,6 +27,8 @@ const ADVANTAGE_WINDOW: u32 = 39;
 const MOST_ADVANTAGE: f64 = 10.0;
 /// Standard errors for which a miner has the benefit of the doubt.
 const DOUBT: f64 = 2.5;
+/// The power to which the verified part of a claim counts.
+pub const VERIFIED_POWER: i32 = 4;
 
 /// δ with a round's measurements, before which there were `tested` rounds. [`FIRST_EFFECT`] counts like one more.
 pub(super) fn next_effect(effect: f64, tested: u32, entries: &[Entry]) -> Option<f64> {
@@ -54,7 +56,7 @@ pub(super) fn count(score: &mut MinerScore, outcome: &Outcome, effect: f64, rule
 
 /// What part of its claim a miner has trained at most, given the typical miner's mean advantage: its own with [`DOUBT`] standard errors
 /// added, relative to that one. Sequences that were claimed and not trained show no advantage.
-fn verified(score: &MinerScore, typical: f64) -> f64 {
+pub(super) fn verified(score: &MinerScore, typical: f64) -> f64 {
     let measurements = f64::from(score.measured.clamp(1, ADVANTAGE_WINDOW));
     let most = score.advantage + DOUBT / measurements.sqrt();
     if typical > 0.0 { (most / typical).clamp(0.0, 1.0) } else { 1.0 }
@@ -69,7 +71,7 @@ pub(super) fn typical_advantage(miners: &[MinerScore]) -> f64 {
 /// miner's side: who claims twice what it trained must not earn much more than by claiming what it trained.
 pub(super) fn factor(score: &MinerScore, typical: f64, rule: &Computation) -> f64 {
     match *rule {
-        Computation::Sequential { .. } => score.trains() * verified(score, typical).powi(4),
+        Computation::Sequential { .. } => score.trains() * verified(score, typical).powi(VERIFIED_POWER),
         Computation::Average { floor, rounds, .. } if score.measured > rounds && score.signs < floor => 0.0,
         Computation::Average { .. } => score.signs.max(0.0),
     }

@@ -134,6 +134,11 @@ impl Standing {
         self.miners.iter().find(|s| s.uid == uid)
     }
 
+    /// What part of its claims a miner has trained at most, by its advantage beside the typical miner's.
+    pub fn verified(&self, score: &MinerScore) -> f64 {
+        computation::verified(score, computation::typical_advantage(&self.miners))
+    }
+
     /// The standing after a round's entries. A uid that changed hands starts anew.
     pub fn advance(&self, entries: &[Entry], judge: &Judge, pay: &Pay) -> Self {
         let taken_over = |s: &&MinerScore| !entries.iter().any(|e| e.uid == s.uid && e.hotkey != s.hotkey);

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Digest, Document, DocumentError, Domain, Judge, Pay, RunId};
 
+pub use computation::VERIFIED_POWER;
 pub use miner::{MinerScore, Standing};
 pub use selection::{Verdict, sample, useful_gain};
 pub use trial::{Entry, Outcome, Trial};
