@@ -49,11 +49,12 @@ fn per_head(outcome: &Outcome, class: &str) -> f64 {
     outcome.payment(class).total / outcome.of_class(class).count() as f64
 }
 
-/// Rounds are whole, each leads to a state of its own, and the model learns.
+/// Rounds are whole, each leads to a state of its own unless a liar led it, and the model learns.
 fn assert_sound(outcome: &Outcome) {
     let roots: BTreeSet<String> = outcome.rounds.iter().map(|round| round.root.to_string()).collect();
-    assert_eq!((outcome.rounds.len(), roots.len()), (8, 8));
-    assert!(outcome.final_loss().unwrap() < outcome.held_out[0].1 - 1.0, "{:?}", outcome.held_out);
+    let lies: u64 = outcome.validators.iter().filter(|v| v.lies).map(|v| v.led).sum();
+    assert!(outcome.rounds.len() == 8 && roots.len() as u64 + lies >= 8, "{:?}", outcome.rounds);
+    assert!(outcome.final_loss().unwrap() < outcome.held_out[0].1 - if lies == 0 { 1.0 } else { 0.0 }, "{:?}", outcome.held_out);
     for miner in outcome.of_class("honest") {
         assert!(miner.refusals.is_empty() && miner.emission > 0, "{miner:?}");
     }

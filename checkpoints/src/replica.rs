@@ -253,6 +253,13 @@ impl Replica {
         sheet: &Signed<ScoreSheet>,
     ) -> Option<&'static str> {
         let (r, s, manifest) = (&record.value, &sheet.value, &self.run.manifest);
+        if s.entries.len() != close.list.value.entries.len() {
+            return Some("its score sheet does not match the seal list");
+        }
+        let late = |e: &Entry| matches!(e.outcome.refusal(), Some(Refusal::Missing | Refusal::NotRevealed));
+        if candidate.block <= log.plan.reveal_due(close.block) && s.entries.iter().any(late) {
+            return Some("refuses a miner as late before its time is over");
+        }
         let selected: Vec<Applied> = s
             .select(&self.terms.judge, &manifest.pay)
             .into_iter()

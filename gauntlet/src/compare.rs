@@ -98,7 +98,7 @@ impl History {
     /// Keeps a round's payloads, and as many rounds as the manifest says. Copies are not kept: their owners' originals, sent again after
     /// they were not applied, would look like copies of them.
     pub fn keep(&mut self, round: u64, candidates: &[Candidate], compared: &[Compared], judge: &Judge) {
-        self.0.retain(|(known, _)| *known < round);
+        self.0.retain(|(known, _)| *known < round && known + u64::from(judge.history) >= round);
         let copied = |c: &&Candidate| compared.iter().any(|o| o.uid == c.uid && matches!(o.refusal, Some(Refusal::Copy { .. })));
         let originals = candidates.iter().filter(|c| !copied(c));
         self.0.push_back((round, originals.map(|c| (c.uid, c.hotkey, c.sketch.clone())).collect()));

@@ -1,6 +1,9 @@
 //! The envelopes that a validator finds in the miners' buckets before a round's close.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use checkpoints::{Close, RoundLog, Run, check_envelope};
 use futures::StreamExt;
@@ -65,7 +68,13 @@ impl Envelopes {
         if self.round != list.round {
             return Vec::new();
         }
-        let missing = self.found.iter().filter(|(uid, (_, seen))| seen + 1 < close.block && !list.entries.iter().any(|e| e.uid == **uid));
+        // an envelope that is none stands for nobody
+        let sound = |sealed: &Sealed| {
+            let owner = log.hotkeys.get(&sealed.uid);
+            owner.is_some_and(|owner| check_envelope(run, list.round, root, *owner, sealed).is_ok())
+        };
+        let listed: BTreeSet<u16> = list.entries.iter().filter(|e| sound(e)).map(|e| e.uid).collect();
+        let missing = self.found.iter().filter(|(uid, (_, seen))| seen + 1 < close.block && !listed.contains(uid));
         let left_off = missing.filter_map(|(&uid, (envelope, seen))| {
             let (hotkey, sealed) = (*log.hotkeys.get(&uid)?, Sealed { uid, envelope: envelope.clone() });
             check_envelope(run, list.round, root, hotkey, &sealed).is_ok().then_some(LeftOff { uid, hotkey, seen: *seen })

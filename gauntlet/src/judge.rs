@@ -19,6 +19,7 @@ use protocol::{
 use crate::{
     ValidatorError,
     compare::{Candidate, Compared, History, Sketcher, compare},
+    envelopes::LeftOff,
     pace::{Batches, Pace},
 };
 
@@ -32,6 +33,8 @@ pub(crate) struct Judgement {
     gathered: BTreeMap<u16, Gathered>,
     compared: Option<BTreeMap<u16, Compared>>,
     entries: BTreeMap<u16, Entry>,
+    /// Who is missing on the list.
+    pub left_off: Vec<LeftOff>,
     random: Option<Batch>,
 }
 
@@ -84,7 +87,7 @@ fn may_improve(refusal: &Refusal) -> bool {
     matches!(refusal, Refusal::Missing | Refusal::NotRevealed)
 }
 
-/// Checks envelopes and fetches their payloads, in order, a few at a time. `round` and `root` are those of the base state.
+/// Checks envelopes and fetches their payloads, a few at a time, in the order in which they come. `round` and `root` are those of the base state.
 pub(crate) fn fetch_all(
     run: Arc<Run>,
     round: u64,
@@ -95,7 +98,7 @@ pub(crate) fn fetch_all(
         let run = run.clone();
         async move { fetch(&run, round, root, &sealed, owner).await }
     });
-    futures::stream::iter(fetches).buffered(FETCHES)
+    futures::stream::iter(fetches).buffer_unordered(FETCHES)
 }
 
 async fn fetch(run: &Run, round: u64, root: Digest, sealed: &Sealed, hotkey: Hotkey) -> Result<Fetched, RunError> {
@@ -151,8 +154,9 @@ impl Judgement {
     }
 
     /// Compares the sound payloads with each other and with those before; after that every line has an entry, measured or not.
-    pub fn compare(&mut self, replica: &Replica, standing: &Standing, sketcher: &Sketcher, history: &mut History) {
+    pub fn compare(&mut self, replica: &Replica, left_off: Vec<LeftOff>, standing: &Standing, sketcher: &Sketcher, history: &mut History) {
         let (round, judge) = (replica.anchor.round, &replica.terms.judge);
+        self.left_off = left_off;
         let score = |hotkey: &Hotkey| standing.miners.iter().find(|s| s.hotkey == *hotkey).map_or(0.0, |s| s.score);
         let sound = self.gathered.iter().filter(|(_, gathered)| gathered.found.is_ok());
         let candidates: Vec<Candidate> = sound

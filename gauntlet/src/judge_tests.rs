@@ -56,7 +56,7 @@ impl Court {
             judgement.gather(&mut replica, fetched.unwrap());
         }
         let sketcher = Sketcher::new(&net.run.format, &[3; 32]);
-        judgement.compare(&replica, &Standing::default(), &sketcher, &mut History::default());
+        judgement.compare(&replica, Vec::new(), &Standing::default(), &sketcher, &mut History::default());
         let (mut watch, mut pace) = (Stopwatch::default(), Pace::default());
         for uid in judgement.unmeasured(&uids) {
             let (model, batches) = (&mut self.model, Batches { assigned: 4, random: 8 });

@@ -54,6 +54,13 @@ impl Validator {
             return Ok(None);
         };
         let (_, root) = replica.next_state(&applied, &payloads, &mut self.node.watch)?;
+        // a miner may show its payload to this validator only; a record that applies nothing has no bundle
+        if let Ok(bundle) = compression::encode_bundle(&payloads.iter().collect::<Vec<_>>()) {
+            let round = replica.anchor.round;
+            if let Err(error) = self.node.bucket.put(&ObjectKey::Bundle(round), bundle.into()).await {
+                self.node.warn(format!("bundle of round {round}: {error}; whoever cannot get a payload will wait")).await;
+            }
+        }
         Ok(Some(Record {
             run: run.id,
             round: replica.anchor.round,

@@ -65,7 +65,7 @@ impl Validator {
         for dissent in &dissents {
             self.node.events.tell(Event::Dissent { round, uid: dissent.uid, reason: dissent.reason.clone() }).await;
         }
-        if !dissents.is_empty() {
+        if self.is_a_lie(step, &own) {
             self.books.distrust(record.signer, round, &self.node.replica.terms.judge);
         }
         let digest = record.digest();
@@ -76,11 +76,20 @@ impl Validator {
         own
     }
 
+    /// Whether figures or facts are contradicted. What somebody's bucket gave to one reader and not to another is nobody's lie.
+    fn is_a_lie(&self, step: &Step, own: &[Entry]) -> bool {
+        let z = self.node.replica.terms.judge.z;
+        let depends = |e: &Entry| matches!(e.outcome.refusal(), Some(Refusal::Missing | Refusal::NotRevealed));
+        let theirs = step.sheet.value.entries.iter().filter(|e| !depends(e));
+        theirs.into_iter().any(|theirs| own.iter().any(|own| own.uid == theirs.uid && contradiction(theirs, own, z).is_some()))
+    }
+
     /// Own entries that contradict the sheet's.
     fn contradictions(&self, step: &Step) -> (Vec<Entry>, Vec<Dissent>) {
         let z = self.node.replica.terms.judge.z;
         // whoever started since has not seen what an earlier round's payloads were
-        let unseen = |e: &Entry| matches!(e.outcome.refusal(), Some(Refusal::Copy { round, .. }) if !self.history.knows(*round));
+        let (now, back) = (step.record.value.round, u64::from(self.node.replica.terms.judge.history));
+        let unseen = |e: &Entry| matches!(e.outcome.refusal(), Some(Refusal::Copy { round, .. }) if *round < now && *round + back >= now && !self.history.knows(*round));
         let theirs = step.sheet.value.entries.iter().filter(|e| !unseen(e));
         let found = theirs.filter_map(|theirs| {
             let own = self.judgement.of(step.record.value.seal_list, theirs.uid)?;
@@ -91,7 +100,7 @@ impl Validator {
 
     /// Who was left off the seal list although its envelope was there in time: a round that it did not miss.
     fn omissions(&self, list: Digest) -> (Vec<Entry>, Vec<Dissent>) {
-        let seen = self.left_off.iter().filter(|_| self.judgement.is_of(list));
+        let seen = self.judgement.left_off.iter().filter(|_| self.judgement.is_of(list));
         let found = seen.map(|&LeftOff { uid, hotkey, seen }| {
             let reason = format!("its envelope was there at block {seen} and was left off the seal list");
             (Entry { uid, hotkey, payload: Digest::default(), outcome: Outcome::Unmeasured }, Dissent { uid, reason })

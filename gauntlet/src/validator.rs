@@ -17,7 +17,7 @@ use crate::{
     ValidatorError,
     books::Books,
     compare::{History, Sketcher},
-    envelopes::{Envelopes, LeftOff},
+    envelopes::Envelopes,
     judge::{Bench, Judgement, Seeds, fetch_all},
     pace::Pace,
     settle::Intent,
@@ -59,10 +59,10 @@ pub struct Validator {
     pub(crate) books: Books,
     pub(crate) envelopes: Envelopes,
     pub(crate) history: History,
-    /// Who is missing on the current round's seal list.
-    pub(crate) left_off: Vec<LeftOff>,
     pub(crate) intent: Option<Intent>,
     pub(crate) distortion: Option<Distortion>,
+    /// What others must not foresee follows from this.
+    secret: [u8; 32],
     sketcher: Sketcher,
     pace: Pace,
     missing_since: Option<(Digest, u64)>,
@@ -81,9 +81,9 @@ impl Validator {
         let books = node.home.load::<Books>(BOOKS)?.map(|saved| saved.meta).unwrap_or_default();
         let model = Llama::new(&node.run.manifest.model, options.device)?;
         let held_out = held_out(&options.dataset, node.run.manifest.model.sequence_length, options.held_out)?;
-        let mut salt = [0; 32];
-        getrandom::fill(&mut salt)?;
-        let sketcher = Sketcher::new(&node.run.format, &salt);
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret)?;
+        let sketcher = Sketcher::new(&node.run.format, &secret);
         node.ready(Some(node.uid)).await;
         Ok(Self {
             node,
@@ -94,9 +94,9 @@ impl Validator {
             books,
             envelopes: Envelopes::default(),
             history: History::default(),
-            left_off: Vec::new(),
             intent: None,
             distortion: options.distortion,
+            secret,
             sketcher,
             pace: Pace::default(),
             missing_since: None,
@@ -149,7 +149,7 @@ impl Validator {
         let checks = rank > 0 && head < log.plan.record_due(close.block) && believed && self.distortion.is_none();
         let wanted = if checks {
             let uids: Vec<u16> = listed.iter().map(|(uid, _)| *uid).collect();
-            spot_checks(&uids, &seeds.closed, &me, replica.terms.judge.spot_checks as usize)
+            spot_checks(&uids, &seeds.closed, &self.secret, replica.terms.judge.spot_checks as usize)
         } else {
             sample.clone()
         };
@@ -195,8 +195,8 @@ impl Validator {
         if open && head < log.plan.reveal_due(close.block) {
             return false;
         }
-        self.left_off = self.envelopes.left_off(&self.node.run, log, close, replica.root);
-        self.judgement.compare(replica, &replica.anchor.standing, &self.sketcher, &mut self.history);
+        let left_off = self.envelopes.left_off(&self.node.run, log, close, replica.root);
+        self.judgement.compare(replica, left_off, &replica.anchor.standing, &self.sketcher, &mut self.history);
         true
     }
 
@@ -269,6 +269,7 @@ impl Role for Validator {
             let head = self.node.head.unwrap_or_default();
             if let Progress::Stepped(step) = progress {
                 self.settle(&step).await?;
+                self.judgement = Judgement::default();
                 stepped = true;
                 continue;
             }

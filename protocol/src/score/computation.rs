@@ -6,7 +6,7 @@
 //! δ depends on model, batch and rate, so it is estimated from the miners themselves: the moving average of the rounds' lower median z.
 
 use super::{
-    miner::MinerScore,
+    miner::{IN_A_ROW, MinerScore},
     trial::{Entry, Outcome, lower_median},
 };
 use crate::Computation;
@@ -64,7 +64,7 @@ pub(super) fn verified(score: &MinerScore, typical: f64) -> f64 {
 
 /// The typical miner's mean advantage.
 pub(super) fn typical_advantage(miners: &[MinerScore]) -> f64 {
-    lower_median(miners.iter().filter(|s| s.measured > 0).map(|s| s.advantage)).unwrap_or(0.0)
+    lower_median(miners.iter().filter(|s| s.measured > 0 && s.missed < IN_A_ROW).map(|s| s.advantage)).unwrap_or(0.0)
 }
 
 /// The factor that a score is multiplied by, 0 to 1. The verified part of a claim counts to the fourth power, since doubt is on the

@@ -14,7 +14,7 @@ const GAIN_RATE: f64 = 0.1;
 /// A relative gain counts within ± this: one lucky round is not worth a month.
 const MOST_GAIN: f64 = 2.0;
 /// Rounds in a row, without a valid payload or without a gain, after which nothing is paid.
-const IN_A_ROW: u32 = 3;
+pub(super) const IN_A_ROW: u32 = 3;
 /// Two nodes' recomputed figures agree within this relative difference; `exp` differs in the last bits between machines.
 const TOLERANCE: f64 = 1e-6;
 
