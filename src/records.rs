@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use checkpoints::{Absent, Anchor, Run, Terms, fetch_document};
+use checkpoints::{Absent, Anchor, Run, Terms, fate, fetch_document};
 use protocol::{
     Announcement, Countersign, Digest, Document, Hotkey, ObjectKey, Record, RunId, Signed,
-    round::{Candidate, RoundPlan},
+    round::{Candidate, Fate, RoundPlan},
     score::{ScoreSheet, Standing},
 };
 use tokio::task::JoinSet;
@@ -28,12 +28,13 @@ impl Recorded {
         self.record.value.round
     }
 
-    /// Place in the log after it, without standing and payloads.
-    pub fn anchor(&self) -> Anchor {
+    /// Place in the log after it, without standing and payloads; `since`: the block from which it counts.
+    pub fn anchor(&self, since: u64) -> Anchor {
         Anchor {
             round: self.round() + 1,
             open_block: self.close,
             record_block: self.block,
+            since,
             record: self.record.digest(),
             applied: Vec::new(),
             standing: Standing::default(),
@@ -80,7 +81,7 @@ impl Recorded {
         for (rank, hotkey) in others.into_iter().enumerate() {
             let Some(bucket) = buckets.get(&hotkey).cloned() else { continue };
             fetches.spawn(async move {
-                let bytes = bucket.get(&ObjectKey::Countersign(round), Countersign::CAP).await.ok()??;
+                let bytes = bucket.get(&ObjectKey::Countersign(round, digest), Countersign::CAP).await.ok()??;
                 let signed = Signed::<Countersign>::parse(&bytes).ok()?;
                 let fits = signed.signer == hotkey && signed.value.record == digest;
                 fits.then_some((rank, hotkey, signed.value))
@@ -136,11 +137,11 @@ impl<'a> Records<'a> {
         self.read_back(blocks.saturating_mul(4)).await
     }
 
-    /// The newest record that an entitled lead committed on top of another.
+    /// The newest record that an entitled lead committed on top of another and that its validators' votes let stand, and since when.
     ///
     /// # Errors
     /// Only the chain's own.
-    pub async fn newest(&mut self) -> Result<Option<Recorded>> {
+    pub async fn newest(&mut self) -> Result<Option<(Recorded, u64)>> {
         loop {
             let mut records: Vec<(u64, Candidate)> = self.said.iter().filter_map(|(by, said)| record_of(self.run.id, by, said)).collect();
             // stable: within a round, the first in the chain's order comes first
@@ -161,7 +162,8 @@ impl<'a> Records<'a> {
     /// # Errors
     /// If nothing is recorded yet, `upto` is not, or its record cannot be had.
     pub async fn last(&mut self, upto: Option<u64>, count: usize) -> Result<Vec<Recorded>> {
-        let newest = self.newest().await?.context("no round of this run is recorded yet; `tributary status` says what it waits for")?;
+        let (newest, _) =
+            self.newest().await?.context("no round of this run is recorded yet; `tributary status` says what it waits for")?;
         let (newest_round, upto) = (newest.round(), upto.unwrap_or(newest.round()));
         if upto > newest_round {
             bail!("round {upto} is not recorded yet; the newest record is of round {newest_round}");
@@ -203,14 +205,28 @@ impl<'a> Records<'a> {
         }
     }
 
-    /// The record behind a candidate, if it follows an announced record and seal list and its lead's turn had come.
-    async fn linked(&self, round: u64, candidate: &Candidate) -> Result<Option<Recorded>> {
+    /// Since when the announced record of this digest counts, whose round was closed in block `close`; `None` if it does not.
+    async fn since(&self, round: u64, digest: Digest, close: u64) -> Result<Option<u64>> {
+        let wanted = Announcement::Record { run: self.run.id, round, digest };
+        for by in self.said.iter().filter(|(_, said)| *said == wanted).map(|(by, _)| by) {
+            let candidate = Candidate { digest, ..by.clone() };
+            let Ok(record) = fetch_document::<Record>(self.run, &candidate, &ObjectKey::Record(round)).await else { continue };
+            if let Fate::Stands(since) = fate(self.run, &record.value, &candidate, close, self.head).await? {
+                return Ok(Some(since));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The record behind a candidate, if it follows an announced record and seal list, its lead's turn had come, and it was not voted down;
+    /// and since when it counts.
+    async fn linked(&self, round: u64, candidate: &Candidate) -> Result<Option<(Recorded, u64)>> {
         let run = self.run;
         let Ok(record) = fetch_document::<Record>(run, candidate, &ObjectKey::Record(round)).await else { return Ok(None) };
         let value = &record.value;
         let announced = |wanted: Announcement| self.said.iter().find(|(_, said)| *said == wanted).map(|(by, _)| by);
         let before = match round.checked_sub(1) {
-            Some(before) => announced(Announcement::Record { run: run.id, round: before, digest: value.previous }).map(|by| by.block),
+            Some(before) => self.since(before, value.previous, value.open_block).await?,
             None => (value.previous == run.id).then_some(run.manifest.chain.start_block),
         };
         let list = announced(Announcement::SealList { run: run.id, round, digest: value.seal_list });
@@ -224,7 +240,10 @@ impl<'a> Records<'a> {
             && in_turn(&candidate.lead, plan.record_rank(list.block, candidate.block))
             && value.validators == plan.ranks;
         let (block, close) = (candidate.block, list.block);
-        Ok(entitled.then_some(Recorded { record, block, close }))
+        match fate(run, value, candidate, close, self.head).await? {
+            Fate::Stands(since) if entitled => Ok(Some((Recorded { record, block, close }, since))),
+            _ => Ok(None),
+        }
     }
 }
 

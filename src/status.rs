@@ -136,7 +136,7 @@ impl Status {
         let head = chain.head().await?.number;
         let started = run.manifest.chain.start_block <= head;
         let newest = if started { Records::read(run, head).await?.newest().await? } else { None };
-        let anchor = newest.as_ref().map_or_else(|| Anchor::genesis(run.id, &run.manifest), Recorded::anchor);
+        let anchor = newest.as_ref().map_or_else(|| Anchor::genesis(run.id, &run.manifest), |(recorded, since)| recorded.anchor(*since));
         let (phase, phase_ends) = if started {
             let log = RoundLog::read(run, &anchor, head).await?;
             phase(&log.plan, log.seal_lists.first().map(|list| list.block), head)
@@ -144,7 +144,7 @@ impl Status {
             (Phase::Waiting, Some(anchor.open_block))
         };
         let record = match &newest {
-            Some(recorded) => Some(Newest::of(run, recorded).await),
+            Some((recorded, _)) => Some(Newest::of(run, recorded).await),
             None => None,
         };
         let neurons = chain.neurons(netuid, head).await?;

@@ -80,7 +80,7 @@ pub async fn replay(run: Arc<Run>, upto: Option<u64>, mut report: impl FnMut(&St
     while upto.is_none_or(|rounds| replica.anchor.round < rounds) {
         match replica.advance(head, &mut watch).await? {
             Progress::Stepped(step) => report(&step),
-            Progress::Training(_) => break,
+            Progress::Training(_) | Progress::Pending(..) => break,
             Progress::Closed(..) => match replica.void().first() {
                 Some((void, why)) => bail!("round {}: record {} is void: {why}", replica.anchor.round, void.digest),
                 None => break,

@@ -12,7 +12,7 @@ use common::{
     lead::{Lead, Turn, measured},
     tributary,
 };
-use protocol::{Announcement, Countersign, Digest, Hotkey, ObjectKey, Record, Refusal, Signed, score::Outcome};
+use protocol::{Announcement, Countersign, Digest, Hotkey, ObjectKey, Record, Refusal, Signed, Vote, score::Outcome};
 
 /// Two miners, the lead that the test plays, with 60 % of the stake, and `others` honest validators that share the rest.
 fn network(others: usize) -> (Net, Lead) {
@@ -68,7 +68,7 @@ fn record(said: &Announcement) -> Option<u64> {
 }
 
 fn withheld(said: &Announcement) -> Option<u64> {
-    if let Announcement::Withheld { round, .. } = said { Some(*round) } else { None }
+    if let Announcement::Vote { round, vote: Vote::Withheld, .. } = said { Some(*round) } else { None }
 }
 
 #[test]
@@ -157,8 +157,7 @@ fn of_two_records_that_a_lead_signs_the_first_committed_stands_for_everybody() {
 
 #[test]
 fn of_two_records_that_a_lead_signs_the_second_stands_if_the_first_is_void() {
-    // a root that most of the stake signed would tell every other node that it is the one that computes wrongly
-    let (mut net, mut lead) = with_stakes(&[4500, 5500]);
+    let (mut net, mut lead) = with_stakes(&[5000, 5000]);
     let mut seconds = Vec::new();
     lead.play(&mut net, async |lead, turn| match turn {
         Turn::Close(log) => lead.close_with(lead.list(&log).await).await,
@@ -190,7 +189,7 @@ fn of_two_records_that_a_lead_signs_the_second_stands_if_the_first_is_void() {
 
 #[test]
 fn a_lead_that_takes_back_what_it_committed_does_not_make_the_log_unreadable() {
-    let (mut net, mut lead) = with_stakes(&[4500, 5500]);
+    let (mut net, mut lead) = with_stakes(&[5000, 5000]);
     let mut voids = 0;
     lead.play(&mut net, async |lead, turn| match turn {
         Turn::Close(log) => lead.close_with(lead.list(&log).await).await,
@@ -250,7 +249,7 @@ fn dissents(net: &Net, step: &Step) -> Vec<(u16, String)> {
     let of_round =
         |event| if let Event::Dissent { round, uid, reason } = event { (round == number).then_some((uid, reason)) } else { None };
     let told: Vec<_> = net.events("validator-2").into_iter().filter_map(of_round).collect();
-    let bytes = std::fs::read(net.bucket("validator-2").join(ObjectKey::Countersign(number).to_string())).unwrap();
+    let bytes = std::fs::read(net.bucket("validator-2").join(ObjectKey::Countersign(number, step.record.digest()).to_string())).unwrap();
     let published = Signed::<Countersign>::parse(&bytes).unwrap();
     assert_eq!((published.signer, published.value.record), (net.hotkey("validator-2"), step.record.digest()));
     assert_eq!(published.value.dissents.into_iter().map(|d| (d.uid, d.reason)).collect::<Vec<_>>(), told);
@@ -299,10 +298,7 @@ fn a_sheet_that_lies_about_a_miner_stands_and_is_contradicted_and_the_miner_is_p
     lead.play(&mut net, async |lead, turn| match turn {
         Turn::Close(log) => lead.close_with(lead.list(&log).await).await,
         Turn::Record(log, close) => {
-            let mut sheet = lead.sheet(&log, &close);
-            let entry = sheet.entries.iter_mut().find(|e| e.uid == victim).unwrap();
-            entry.outcome = measured(-0.5, -0.5, entry.outcome.work().unwrap());
-            lead.record_with(&log, &close, lead.scored(sheet)).await;
+            lead.record_with(&log, &close, slander(lead, &log, &close, victim)).await;
         }
     });
     conclude(&mut net, &lead);
@@ -315,4 +311,55 @@ fn a_sheet_that_lies_about_a_miner_stands_and_is_contradicted_and_the_miner_is_p
     }
     let weights = block_on(net.ledger.weights(1, net.roles["validator-2"].uid));
     assert!(weights.iter().any(|(uid, weight)| *uid == victim && *weight > 0), "{weights:?}");
+}
+
+/// The sheet by which nothing of `victim` is any good.
+fn slander(lead: &Lead, log: &checkpoints::RoundLog, close: &checkpoints::Close, victim: u16) -> protocol::score::ScoreSheet {
+    let mut sheet = lead.sheet(log, close);
+    let entry = sheet.entries.iter_mut().find(|e| e.uid == victim).unwrap();
+    entry.outcome = measured(-0.5, -0.5, entry.outcome.work().unwrap());
+    lead.scored(sheet)
+}
+
+#[test]
+fn a_lie_that_most_stake_contradicts_changes_nothing_and_the_next_in_rank_records() {
+    let (mut net, mut lead) = with_stakes(&[4000, 3000, 3000]);
+    let victim = net.roles["miner-1"].uid;
+    lead.play(&mut net, async |lead, turn| match turn {
+        Turn::Close(log) => lead.close_with(lead.list(&log).await).await,
+        Turn::Record(log, close) => lead.record_with(&log, &close, slander(lead, &log, &close, victim)).await,
+    });
+    let others = BTreeSet::from(["validator-2", "validator-3"].map(|name| net.hotkey(name)));
+    for step in lead.led() {
+        assert!(step.close.list.signer == lead.hotkey() && others.contains(&step.record.signer));
+        let contradicts = |said: &Announcement| {
+            if let Announcement::Vote { round, vote: Vote::Contradicts, .. } = said { Some(*round) } else { None }
+        };
+        assert_eq!(sayers(&lead, step, contradicts), others);
+        let gain = step.sheet.value.entries.iter().find(|e| e.uid == victim).unwrap().outcome.gain();
+        assert!(gain.is_some_and(|gain| gain > -0.5), "{gain:?} was measured, not made up");
+    }
+    conclude(&mut net, &lead);
+}
+
+#[test]
+fn a_validator_that_contradicts_every_record_holds_up_nobody() {
+    let (mut net, mut lead) = with_stakes(&[4000, 3000, 3000]);
+    lead.opinion = Vote::Contradicts;
+    // it leads silently, and slanders others' records
+    lead.play(&mut net, async |_, _| ());
+    let me = lead.hotkey();
+    let honest: Vec<&Step> = lead.steps.iter().map(std::convert::AsRef::as_ref).filter(|step| common::first(step) != me).collect();
+    assert!(!honest.is_empty());
+    for step in honest {
+        assert_eq!(step.record.signer, common::first(step), "the first in rank was not passed over");
+        let votes: Vec<(Hotkey, Vote)> = (lead.said().into_iter())
+            .filter_map(|(by, said)| match said {
+                Announcement::Vote { digest, vote, .. } if digest == step.record.digest() => Some((by, vote)),
+                _ => None,
+            })
+            .collect();
+        assert!(votes.iter().any(|(by, vote)| *by != me && *vote == Vote::Agrees), "{votes:?}");
+    }
+    conclude(&mut net, &lead);
 }

@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use chain::Chain as _;
 use checkpoints::{Event, Step};
 use common::{CONFIG, Net, block_on, complaint, first, tributary};
@@ -122,7 +124,7 @@ fn a_dead_lead_is_replaced_in_the_next_span() {
     let (dead, other) = (net.hotkey("validator-1"), net.hotkey("validator-2"));
     // it may have closed the round that it died in
     let next = *net.roots("validator-2").keys().next_back().unwrap() + 2;
-    let orphaned = |steps: &[Step]| steps.iter().filter(|s| s.record.value.round >= next && first(s) == dead).count();
+    let orphaned = |steps: &[Arc<Step>]| steps.iter().filter(|s| s.record.value.round >= next && first(s) == dead).count();
     while orphaned(&net.replay()) < 2 {
         let newest = *net.roots("validator-2").keys().next_back().unwrap();
         net.wait_round("validator-2", newest + 1);

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use chain::Chain as _;
 
 pub use error::ArenaError;
-pub use outcome::{MinerOutcome, Outcome, Payment, RoundOutcome, ValidatorOutcome};
+pub use outcome::{MinerOutcome, Outcome, Payment, RoundOutcome, ValidatorOutcome, WeightRow};
 pub use random::Random;
 pub use setup::{Contender, Examiner, Setup, tiny};
 pub use strategies::contenders;

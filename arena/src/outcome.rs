@@ -86,8 +86,10 @@ pub struct ValidatorOutcome {
     pub dividends: u16,
     /// What the ledger paid it in total, in rao.
     pub emission: u64,
-    /// Rounds that it led.
+    /// Rounds whose record is its own.
     pub led: u64,
+    /// Rounds in which its turn was first.
+    pub first: u64,
     /// How often it contradicted another lead.
     pub dissents: u32,
     /// What went wrong and was survived.
@@ -105,6 +107,8 @@ pub struct RoundOutcome {
     pub root: Digest,
     /// The record's lead.
     pub lead: String,
+    /// Whose turn it was first.
+    pub first: String,
     /// Envelopes on the seal list.
     pub listed: usize,
     /// Uids applied.
@@ -115,6 +119,19 @@ pub struct RoundOutcome {
     pub advantages: Vec<(u16, f64)>,
     /// Score of each miner after the round.
     pub scores: Vec<(u16, f64)>,
+    /// What each validator with a permit has set on the ledger.
+    pub weights: Vec<WeightRow>,
+}
+
+/// A validator's row of weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WeightRow {
+    /// The validator.
+    pub uid: u16,
+    /// Its stake, in rao.
+    pub stake: u64,
+    /// (uid, weight), the largest 65,535.
+    pub weights: Vec<(u16, u16)>,
 }
 
 /// Shares of what the ledger paid to all miners.
@@ -189,8 +206,8 @@ impl Chronicle {
         self.held_out.is_empty()
     }
 
-    /// A round's record, and the ledger's neurons at block `head`.
-    pub fn round(&mut self, step: &Step, (judge, pay): (&Judge, &Pay), head: u64, neurons: &[Neuron]) {
+    /// A round's record, and the ledger's neurons and weights at block `head`.
+    pub fn round(&mut self, step: &Step, (judge, pay): (&Judge, &Pay), head: u64, (neurons, weights): (&[Neuron], Vec<WeightRow>)) {
         let (record, sheet) = (&step.record.value, &step.sheet.value);
         let verdicts = sheet.verdicts(judge, pay);
         for miner in &mut self.miners {
@@ -210,11 +227,13 @@ impl Chronicle {
             block: head,
             root: record.root,
             lead: step.record.signer.ss58(),
+            first: record.validators.first().map(|v| v.hotkey.ss58()).unwrap_or_default(),
             listed: sheet.entries.len(),
             applied: record.applied.iter().map(|a| a.uid).collect(),
             gains: sheet.entries.iter().filter_map(|e| Some((e.uid, e.outcome.gain()?))).collect(),
             advantages: sheet.entries.iter().filter_map(|e| Some((e.uid, e.outcome.advantage()?))).collect(),
             scores: sheet.standing.miners.iter().map(|s| (s.uid, s.score)).collect(),
+            weights,
         });
         self.neurons = neurons.to_vec();
     }
@@ -237,6 +256,7 @@ impl Chronicle {
                 dividends: neuron.map_or(0, |n| n.dividends),
                 emission: neuron.map_or(0, |n| n.emission),
                 led: rounds.iter().filter(|r| r.lead == name).count() as u64,
+                first: rounds.iter().filter(|r| r.first == name).count() as u64,
                 dissents: notes.dissents,
                 warnings: notes.warnings,
             }

@@ -11,7 +11,7 @@ use storage::Bucket;
 
 use crate::{
     ArenaError, Contender, Key, Setup, Strategy, Submission,
-    outcome::Chronicle,
+    outcome::{Chronicle, WeightRow},
     random::Random,
     strategy::{Bench, Kit, Opened, Seconds, Sighting, Turn, View},
     world::World,
@@ -96,9 +96,9 @@ impl Population {
         self.replica.anchor.round >= self.rounds
     }
 
-    /// The round to come, and the block of the record before it.
+    /// The round to come, and the block from which the record before it counts.
     pub fn place(&self) -> (u64, u64) {
-        (self.replica.anchor.round, self.replica.anchor.record_block)
+        (self.replica.anchor.round, self.replica.anchor.since)
     }
 
     /// Where the time goes.
@@ -124,7 +124,7 @@ impl Population {
                 Progress::Stepped(step) => self.settle(&step, head).await?,
                 Progress::Training(_) => return self.act().await,
                 Progress::Closed(_, close) => return self.reveal(&close, head).await,
-                Progress::Awaiting(..) => return Ok(()),
+                Progress::Pending(..) | Progress::Awaiting(..) => return Ok(()),
             }
         }
         Ok(())
@@ -200,7 +200,12 @@ impl Population {
         self.history.push(opened);
         let netuid = self.run.manifest.chain.netuid;
         let neurons = self.run.chain.neurons(netuid, head).await?;
-        self.chronicle.round(step, (&self.replica.terms.judge, &self.run.manifest.pay), head, &neurons);
+        let mut weights = Vec::new();
+        for validator in neurons.iter().filter(|n| n.permit) {
+            let row = self.run.chain.weights(netuid, validator.uid).await?;
+            weights.push(WeightRow { uid: validator.uid, stake: validator.stake, weights: row });
+        }
+        self.chronicle.round(step, (&self.replica.terms.judge, &self.run.manifest.pay), head, (&neurons, weights));
         let done = round + 1;
         if done.is_multiple_of(self.measure_every) || done == self.rounds {
             self.measure()?;

@@ -6,7 +6,7 @@ mod markdown;
 use protocol::Computation;
 use serde::{Deserialize, Serialize};
 
-pub use figures::{END, LONG_END, Pay, UNPAID, rank_correlation, ratio, unpaid_after};
+pub use figures::{END, LONG_END, Pay, UNPAID, rank_correlation, ratio, swayed, unpaid_after};
 pub use markdown::{computation_table, markdown};
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 };
 use figures::quantile;
 
-/// The most of the honest miners' rounds that may be left out.
+/// The most of the honest miners that may be left out of a round.
 const MOST_WRONGED: f64 = 0.01;
 /// Effects, in standard errors, for which the tests of computation are compared, and after how many rounds.
 pub const EFFECTS: [f64; 6] = [0.25, 0.5, 1.0, 1.5, 2.0, 4.0];
@@ -112,6 +112,8 @@ pub struct Spread {
 /// What a lying validator changed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Liar {
+    /// Rounds in which it was the first to record, and those whose record is its own.
+    pub rounds: (u64, u64),
     /// Against the same population before honest validators.
     pub moved: Option<Spread>,
     /// Between two bouts before honest validators: what chance does.
@@ -272,6 +274,7 @@ impl Case<'_> {
     fn liar(&self) -> Liar {
         let honest = self.results.outcome("liar-honest");
         Liar {
+            rounds: self.outcome.validators.first().map_or((0, 0), |liar| (liar.first, liar.led)),
             moved: honest.and_then(|honest| spread(self.outcome, honest)),
             by_chance: honest.zip(self.results.outcome("liar-honest-2")).and_then(|(a, b)| spread(b, a)),
             dividends: dividends(self.outcome),
@@ -296,9 +299,14 @@ impl Case<'_> {
                 at_most(format!("≤ {} % of all pay at the end", percent(most)), Some(share), most)
             }
             Bar::Loss { most, than } => at_most(format!("loss ≤ {} % above `{than}`", percent(most)), self.excess(than), most),
-            Bar::Moved { most, than } => {
-                let value = self.results.outcome(than).and_then(|other| spread(self.outcome, other)).map(|spread| spread.most);
-                at_most(format!("no honest miner's pay moved by > {} %", percent(most)), value, most)
+            Bar::OneIdentity => {
+                let (pay, honest) = (Pay::of(self.outcome), Pay::of(self.outcome).honest());
+                let one = pay.mean(&honest, pay.last(END)) / honest.len().max(1) as f64;
+                at_most("together ≤ one honest miner's pay at the end".into(), ratio(pay.mean(&pay.adversaries(), pay.last(END)), one), 1.0)
+            }
+            Bar::Swayed(most) => {
+                let bar = format!("the liar's weights move no honest miner's incentive by > {} %", percent(most));
+                at_most(bar, swayed(self.outcome), most)
             }
             Bar::Dividends { than } => {
                 let (value, other) = (dividends(self.outcome), self.results.outcome(than).and_then(dividends));
@@ -371,8 +379,8 @@ fn wronged(cases: &[Case<'_>]) -> Wronged {
         }
         (all, out) = (all + pairs, out + of_bout);
     }
-    let value = worst_bout.as_ref().map(|(_, share)| *share);
-    let bar = format!("honest miners left out in ≤ {} % of their rounds, in the worst bout", 100.0 * MOST_WRONGED);
+    let value = worst_round.as_ref().map(|(.., share)| *share);
+    let bar = format!("honest miners left out in ≤ {} % of any round", 100.0 * MOST_WRONGED);
     let check = Check { bar, value, passed: value.map(|value| value <= MOST_WRONGED) };
     Wronged { share: ratio(out as f64, all as f64).unwrap_or(0.0), worst_bout, worst_round, check }
 }

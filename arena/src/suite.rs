@@ -21,8 +21,8 @@ pub const BASELINE: &str = "honest";
 const MARKER: &str = "suite.json";
 
 /// Bouts of 40 honest miners and 10 of one kind, and the most that the 10 may be paid at the end, relative to what they are paid where
-/// all are honest. What overclaims does half the work, what misses rounds a third; ten identities of one miner may earn what one does.
-const SINGLE: [(&str, f64); 21] = [
+/// all are honest. What overclaims does half the work, what misses rounds a third.
+const SINGLE: [(&str, f64); 19] = [
     ("overclaim", 0.5),
     ("zeros", 0.03),
     ("stale", 0.03),
@@ -42,13 +42,10 @@ const SINGLE: [(&str, f64); 21] = [
     ("malformed", 0.03),
     ("poisoner", 0.03),
     (SLEEPER, 0.03),
-    (SYBILS, ONE_IDENTITY),
-    ("sybil-copies", ONE_IDENTITY),
 ];
 const SLEEPER: &str = "sleeper";
-const SYBILS: &str = "sybils";
-/// Stands for the share of one identity in its class.
-const ONE_IDENTITY: f64 = 0.0;
+/// One miner's work under ten names: split, or ten times the same.
+const SYBILS: [&str; 2] = ["sybils", "sybil-copies"];
 
 /// One miner of each in `mixed`.
 const MIXED: [&str; 15] = [
@@ -114,13 +111,10 @@ pub enum Bar {
         /// The other bout.
         than: &'static str,
     },
-    /// No honest miner's pay at the end differs by more than this share from what it is in another bout.
-    Moved {
-        /// The share.
-        most: f64,
-        /// The other bout.
-        than: &'static str,
-    },
+    /// At the end the adversaries together are paid at most what the mean honest miner of the same bout is paid.
+    OneIdentity,
+    /// The liar's weights move no honest miner's incentive at the end by more than this share of what it is without them.
+    Swayed(f64),
     /// The liar's dividends per stake, relative to the other validators', are below those of the same validator in another bout.
     Dividends {
         /// The other bout.
@@ -240,7 +234,8 @@ pub fn suite(scale: &Scale) -> Vec<Bout> {
         return short(scale);
     }
     let mut bouts = vec![Bout::new(BASELINE, scale, vec![(BASELINE.into(), scale.miners)])];
-    bouts.extend(SINGLE.map(|(kind, most)| single(scale, kind, most)));
+    bouts.extend(SINGLE.map(|(kind, most)| single(scale, kind, Bar::Paid(most))));
+    bouts.extend(SYBILS.map(|kind| single(scale, kind, Bar::OneIdentity)));
     bouts.extend(teams(scale));
     bouts.extend(lies(scale));
     bouts.extend([1, 2, 3].map(|number| work(scale, number)));
@@ -251,10 +246,8 @@ pub fn suite(scale: &Scale) -> Vec<Bout> {
 }
 
 /// A fifth of the miners follows one strategy.
-fn single(scale: &Scale, kind: &str, most: f64) -> Bout {
-    let split = scale.split(2);
-    let most = if most == ONE_IDENTITY { 1.0 / split.1.max(1) as f64 } else { most };
-    let bout = Bout::against(kind, scale, split, &strategy(scale, kind)).bars(&[Bar::Paid(most)]);
+fn single(scale: &Scale, kind: &str, bar: Bar) -> Bout {
+    let bout = Bout::against(kind, scale, scale.split(2), &strategy(scale, kind)).bars(&[bar]);
     Bout { hostile_from: if kind == SLEEPER { awake(scale) } else { 0 }, ..bout }
 }
 
@@ -290,7 +283,7 @@ fn lies(scale: &Scale) -> [Bout; 3] {
     [
         bout(than, None),
         Bout { seed: again.seed + 1, ..again },
-        bout("liar", Some("zeros")).bars(&[Bar::Moved { most: 0.05, than }, Bar::Dividends { than }]),
+        bout("liar", Some("zeros")).bars(&[Bar::Swayed(0.05), Bar::Dividends { than }]),
     ]
 }
 
@@ -434,7 +427,7 @@ mod tests {
             for bout in &bouts {
                 assert!(is_held(bout.baseline), "{}", bout.name);
                 for bar in &bout.bars {
-                    if let Bar::Loss { than, .. } | Bar::Moved { than, .. } | Bar::Dividends { than } = bar {
+                    if let Bar::Loss { than, .. } | Bar::Dividends { than } = bar {
                         assert!(is_held(than), "{}", bout.name);
                     }
                 }
@@ -446,7 +439,7 @@ mod tests {
     fn sybils_may_earn_what_one_does_and_sleepers_turn_in_time() {
         let bouts = suite(&FULL);
         let bout = |name: &str| bouts.iter().find(|b| b.name == name).unwrap();
-        assert_eq!(bout("sybils").bars, [Bar::Paid(0.1)]);
+        assert_eq!(bout("sybils").bars, [Bar::OneIdentity]);
         assert_eq!(bout("sleeper").population, [("honest".into(), 40), ("sleeper:10".into(), 10)]);
         assert_eq!((bout("sleeper").hostile_from, bout("absent-15").population.len()), (10, 1));
         assert_eq!(bout("mixed").population(), "35 honest, 15 of as many kinds");

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use chain::Commitment;
-use protocol::{Announcement, Hotkey, ObjectKey, Record, Validator, round::Candidate, score::ScoreSheet};
+use protocol::{
+    Announcement, Hotkey, ObjectKey, Record, Validator,
+    round::{Ballot, Candidate, Fate, RoundPlan},
+    score::ScoreSheet,
+};
 use storage::Bucket;
 
 use crate::{
@@ -97,25 +101,45 @@ pub async fn newest_snapshot(run: &Arc<Run>, round: Option<u64>) -> Result<Optio
     Ok(None)
 }
 
-/// Whether a snapshot's root and place in the log are those after a record that its lead committed in the block it says. Whether that
-/// record stood, only a replay can tell.
+/// Whether a snapshot's root and place in the log are those after a record that its lead committed in the block it says, and for which the
+/// votes were cast by the block it says. Whether that record was the first of its round, only a replay can tell.
 async fn on_log(run: &Run, snapshot: &SnapshotManifest) -> Result<bool, RunError> {
-    let Anchor { round, open_block, record_block, record: digest, .. } = snapshot.anchor;
+    let Anchor { round, open_block, record_block, since, record: digest, .. } = snapshot.anchor;
     let Some(round) = round.checked_sub(1) else { return Ok(false) };
+    if open_block > record_block || since > run.chain.head().await?.number {
+        return Ok(false);
+    }
     let netuid = run.manifest.chain.netuid;
     let said = Announcement::Record { run: run.id, round, digest };
     let says = |c: &Commitment, wanted: &Announcement| Announcement::decode(&c.data).as_ref() == Some(wanted);
     for by in run.chain.commitments(netuid, record_block..=record_block).await?.into_iter().filter(|c| says(c, &said)) {
         let candidate = Candidate { lead: by.hotkey, block: by.block, digest };
         let Ok(record) = fetch_document::<Record>(run, &candidate, &ObjectKey::Record(round)).await else { continue };
+        if fate(run, &record.value, &candidate, open_block, since).await? != Fate::Stands(since) {
+            continue;
+        }
         let by_sheet = Candidate { digest: record.value.score_sheet, ..candidate };
         let Ok(sheet) = fetch_document::<ScoreSheet>(run, &by_sheet, &ObjectKey::ScoreSheet(round)).await else { continue };
         let close = Announcement::SealList { run: run.id, round, digest: record.value.seal_list };
         let closed = run.chain.commitments(netuid, open_block..=open_block).await?.iter().any(|c| says(c, &close));
-        let anchor = (record.value.round == round).then(|| Anchor::after(&record, &sheet.value, open_block, record_block));
+        let anchor = (record.value.round == round).then(|| Anchor::after(&record, &sheet.value, open_block, (record_block, since)));
         if closed && record.value.root == snapshot.root && anchor.as_ref() == Some(&snapshot.anchor) {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// What the votes up to block `head` make of a record, after a close in block `close`.
+///
+/// # Errors
+/// Only the chain's own.
+pub async fn fate(run: &Run, record: &Record, candidate: &Candidate, close: u64, head: u64) -> Result<Fate, RunError> {
+    let (_, ranks) = run.ranks(record.open_block).await?;
+    // where the round began does not bear on votes
+    let plan = RoundPlan { times: run.manifest.round.clone(), anchor: record.open_block, ranks };
+    let commitments = run.chain.commitments(run.manifest.chain.netuid, candidate.block..=head).await?;
+    let ballot = |c: &Commitment| Ballot::of(&Announcement::decode(&c.data)?, (run.id, record.round), c.hotkey, c.block);
+    let ballots: Vec<Ballot> = commitments.iter().filter_map(ballot).collect();
+    Ok(plan.fate(candidate, close, &ballots, head))
 }

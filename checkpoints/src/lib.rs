@@ -22,7 +22,7 @@ pub use event::{Event, Events, Phase, Split, Stopwatch};
 pub use follower::{Follower, Identity, Passing, Role, follow};
 pub use home::{Home, HomeError, Saved, in_layout_order, write_durably};
 pub use huggingface::{TokenizerSource, export};
-pub use join::{Offer, join, newest_snapshot, offers};
+pub use join::{Offer, fate, join, newest_snapshot, offers};
 pub use log::{Absent, Anchor, RoundLog, fetch_document};
 pub use payloads::{check_envelope, fetch_applied, fetch_payload};
 pub use replica::{Close, Progress, Replica, Step};

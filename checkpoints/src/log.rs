@@ -5,13 +5,16 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use protocol::{
     Announcement, Digest, Document, DocumentError, Hotkey, Manifest, ObjectKey, Record, RunId, SealList, Sealed, Signed,
-    round::{Candidate, RoundPlan, in_force},
+    round::{Ballot, Candidate, RoundPlan},
     score::{ScoreSheet, Standing},
 };
 use serde::{Deserialize, Serialize};
 use storage::Bucket;
 
 use crate::{Run, RunError, copies::find_copy, payloads::check_envelope};
+
+/// Seal lists, and records, of one lead in a round that are looked at: each that has no bytes holds everybody up for a span.
+const MOST_BY_ONE: usize = 3;
 
 /// Where the log stands between two rounds: all that a node must remember besides the tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,6 +25,8 @@ pub struct Anchor {
     pub open_block: u64,
     /// Block that committed the record before, or the start block.
     pub record_block: u64,
+    /// Block from which that record counts, by its validators' votes, or the start block.
+    pub since: u64,
     /// Digest of that record, or the run id.
     pub record: Digest,
     /// Whose payloads it applied.
@@ -34,15 +39,17 @@ impl Anchor {
     /// Before round 0.
     pub fn genesis(run: RunId, manifest: &Manifest) -> Self {
         let start = manifest.chain.start_block;
-        Self { round: 0, open_block: start, record_block: start, record: run, applied: Vec::new(), standing: Standing::default() }
+        let (applied, standing) = (Vec::new(), Standing::default());
+        Self { round: 0, open_block: start, record_block: start, since: start, record: run, applied, standing }
     }
 
-    /// After a record that was committed in block `record_block`, under a seal list committed in block `close`.
-    pub fn after(record: &Signed<Record>, sheet: &ScoreSheet, close: u64, record_block: u64) -> Self {
+    /// After a record that was committed in block `record_block` and counts from `since` on, under a seal list committed in block `close`.
+    pub fn after(record: &Signed<Record>, sheet: &ScoreSheet, close: u64, (record_block, since): (u64, u64)) -> Self {
         Self {
             round: record.value.round + 1,
             open_block: close,
             record_block,
+            since,
             record: record.digest(),
             applied: record.value.applied.iter().map(|a| (a.uid, a.hotkey)).collect(),
             standing: sheet.standing.clone(),
@@ -61,8 +68,8 @@ pub struct RoundLog {
     pub seal_lists: Vec<Candidate>,
     /// Committed records of any validator, in order; entitlement depends on the close.
     records: Vec<Candidate>,
-    /// Who says which bytes are withheld.
-    pub withheld: Vec<(Hotkey, Digest)>,
+    /// What validators said of others' seal lists and records, in order.
+    pub ballots: Vec<Ballot>,
 }
 
 impl RoundLog {
@@ -73,10 +80,10 @@ impl RoundLog {
     pub async fn read(run: &Run, anchor: &Anchor, head: u64) -> Result<Self, RunError> {
         let netuid = run.manifest.chain.netuid;
         let (neurons, ranks) = run.ranks(anchor.open_block).await?;
-        let plan = RoundPlan { times: run.manifest.round.clone(), anchor: anchor.record_block, ranks };
+        let plan = RoundPlan { times: run.manifest.round.clone(), anchor: anchor.since, ranks };
         let hotkeys = neurons.iter().map(|n| (n.uid, n.hotkey)).collect();
-        let mut log = Self { plan, hotkeys, seal_lists: Vec::new(), records: Vec::new(), withheld: Vec::new() };
-        for commitment in run.chain.commitments(netuid, anchor.record_block..=head).await? {
+        let mut log = Self { plan, hotkeys, seal_lists: Vec::new(), records: Vec::new(), ballots: Vec::new() };
+        for commitment in run.chain.commitments(netuid, anchor.since..=head).await? {
             let Some(said) = Announcement::decode(&commitment.data) else { continue };
             log.note(run.id, anchor.round, Candidate { lead: commitment.hotkey, block: commitment.block, digest: Digest::default() }, said);
         }
@@ -84,26 +91,29 @@ impl RoundLog {
     }
 
     fn note(&mut self, id: RunId, current: u64, by: Candidate, said: Announcement) {
+        self.ballots.extend(Ballot::of(&said, (id, current), by.lead, by.block));
         match said {
             Announcement::SealList { run, round, digest } if (run, round) == (id, current) => {
                 let rank = self.plan.rank_of(&by.lead);
                 if rank.is_some() && rank == self.plan.seal_rank(by.block) {
-                    self.seal_lists.push(Candidate { digest, ..by });
+                    add(&mut self.seal_lists, Candidate { digest, ..by });
                 }
             }
             Announcement::Record { run, round, digest } if (run, round) == (id, current) => self.records.push(Candidate { digest, ..by }),
-            Announcement::Withheld { run, round, digest } if (run, round) == (id, current) => self.withheld.push((by.lead, digest)),
             _ => {}
         }
     }
 
     /// Records committed by entitled leads after a close in block `close`, in order.
     pub fn records(&self, close: u64) -> Vec<Candidate> {
-        let entitled = |c: &&Candidate| {
-            let rank = self.plan.rank_of(&c.lead);
-            rank.is_some() && rank == self.plan.record_rank(close, c.block)
-        };
-        self.records.iter().filter(entitled).cloned().collect()
+        let mut entitled: Vec<Candidate> = Vec::new();
+        for candidate in &self.records {
+            let rank = self.plan.rank_of(&candidate.lead);
+            if rank.is_some() && rank == self.plan.record_rank(close, candidate.block) {
+                add(&mut entitled, candidate.clone());
+            }
+        }
+        entitled
     }
 
     /// Whether each uid that the previous record applied has a sound envelope among `entries`: what an early close needs. `root` is that
@@ -117,9 +127,17 @@ impl RoundLog {
         !anchor.applied.is_empty() && anchor.applied.iter().all(|(uid, _)| has_sealed(*uid))
     }
 
-    /// Those of `candidates` whose bytes are not voted withheld, in order.
-    pub fn in_force(&self, candidates: &[Candidate]) -> Vec<Candidate> {
-        in_force(candidates, &self.plan.ranks, &self.withheld).cloned().collect()
+    /// The seal lists whose bytes are not voted withheld, in order.
+    pub fn lists_in_force(&self) -> Vec<Candidate> {
+        self.seal_lists.iter().filter(|list| !self.plan.is_withheld(list, &self.ballots)).cloned().collect()
+    }
+}
+
+/// Adds what an entitled lead committed, unless it did before, or as often as is looked at.
+fn add(candidates: &mut Vec<Candidate>, new: Candidate) {
+    let mut own = candidates.iter().filter(|c| c.lead == new.lead);
+    if own.clone().count() < MOST_BY_ONE && own.all(|c| c.digest != new.digest) {
+        candidates.push(new);
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, mem::discriminant, sync::Arc};
 use compression::{Payload, State, TransitionError, Weighted, transition};
 use protocol::{
     Applied, Countersign, Digest, Document, ObjectKey, Record, Refusal, SealContext, SealList, Sealed, Signed,
-    round::Candidate,
+    round::{Candidate, Fate},
     score::{Entry, ScoreSheet},
 };
 
@@ -54,10 +54,12 @@ impl Step {
 #[derive(Debug)]
 pub enum Progress {
     /// The round's record was applied; the replica stands at the next round.
-    Stepped(Box<Step>),
+    Stepped(Arc<Step>),
+    /// A record whose facts hold waits for the validators' votes.
+    Pending(RoundLog, Arc<Step>),
     /// No seal list stands yet.
     Training(RoundLog),
-    /// The round is closed, no record stands yet.
+    /// The round is closed, and there is no record that could stand.
     Closed(RoundLog, Box<Close>),
     /// The bytes behind this digest are missing.
     Awaiting(RoundLog, Candidate),
@@ -79,6 +81,8 @@ pub struct Replica {
     close: Option<(Candidate, Close)>,
     opened: HashMap<Digest, Payload>,
     void: Vec<(Candidate, &'static str)>,
+    /// The record whose facts hold, what it leads to, and the state after it.
+    pending: Option<(Candidate, Arc<Step>, Box<State>)>,
     /// Records that are void only because their root is not the one computed here, with the latter.
     disputed: Vec<(Signed<Record>, Digest)>,
     fetched: Vec<Fetched>,
@@ -108,6 +112,7 @@ impl Replica {
             close: None,
             opened: HashMap::new(),
             void: Vec::new(),
+            pending: None,
             disputed: Vec::new(),
             fetched: Vec::new(),
         }
@@ -150,17 +155,27 @@ impl Replica {
         for (record, ours) in &self.disputed {
             self.check_divergence(&log, record, *ours).await?;
         }
-        for candidate in &log.in_force(&log.records(close.block)) {
-            if self.void.iter().any(|(void, _)| void == candidate) {
+        for candidate in &log.records(close.block) {
+            let fate = log.plan.fate(candidate, close.block, &log.ballots, head);
+            let known = self.pending.take_if(|(known, ..)| known == candidate);
+            if fate == Fate::PassedOver || self.void.iter().any(|(void, _)| void == candidate) {
                 continue;
             }
-            match self.check_record(&log, &close, candidate, watch).await? {
-                Checked::Holds(step, next) => {
-                    self.take(&step, *next, candidate.block);
+            let checked = match known {
+                Some((_, step, next)) => Checked::Holds(step, next),
+                None => self.check_record(&log, &close, candidate, watch).await?,
+            };
+            match (checked, fate) {
+                (Checked::Holds(step, next), Fate::Stands(since)) => {
+                    self.take(&step, *next, (candidate.block, since));
                     return Ok(Progress::Stepped(step));
                 }
-                Checked::Missing => return Ok(Progress::Awaiting(log, candidate.clone())),
-                Checked::Void(why) => {
+                (Checked::Holds(step, next), _) => {
+                    self.pending = Some((candidate.clone(), step.clone(), next));
+                    return Ok(Progress::Pending(log, step));
+                }
+                (Checked::Missing, _) => return Ok(Progress::Awaiting(log, candidate.clone())),
+                (Checked::Void(why), _) => {
                     tracing::warn!(round = self.anchor.round, lead = %candidate.lead, record = %candidate.digest, why, "void record");
                     self.void.push((candidate.clone(), why));
                 }
@@ -171,7 +186,7 @@ impl Replica {
 
     /// The seal list that stands, if any; `Err` names the first whose bytes are missing.
     async fn find_close(&mut self, log: &RoundLog) -> Result<Option<Close>, Candidate> {
-        for candidate in &log.in_force(&log.seal_lists) {
+        for candidate in &log.lists_in_force() {
             if let Some((known, close)) = &self.close
                 && known == candidate
             {
@@ -240,7 +255,7 @@ impl Replica {
             return Ok(Checked::Void("wrong root"));
         }
         let step = Step { record, sheet, close: close.clone(), payloads };
-        Ok(Checked::Holds(Box::new(step), Box::new(next)))
+        Ok(Checked::Holds(Arc::new(step), Box::new(next)))
     }
 
     /// The first wrong fact that needs no payload.
@@ -341,24 +356,26 @@ impl Replica {
 
     async fn countersigned(&self, validator: &protocol::Hotkey, record: &Signed<Record>) -> bool {
         let Ok(Some(bucket)) = self.run.bucket_of(validator).await else { return false };
-        let key = ObjectKey::Countersign(record.value.round);
+        let key = ObjectKey::Countersign(record.value.round, record.digest());
         let Ok(Some(bytes)) = bucket.get(&key, <Countersign as protocol::Document>::CAP).await else { return false };
         Signed::<Countersign>::parse(&bytes).is_ok_and(|c| c.signer == *validator && c.value.record == record.digest())
     }
 
-    fn take(&mut self, step: &Step, next: State, record_block: u64) {
+    /// `blocks`: those in which the record was committed and from which on it counts.
+    fn take(&mut self, step: &Step, next: State, blocks: (u64, u64)) {
         self.state = next;
         self.root = step.record.value.root;
-        self.anchor = Anchor::after(&step.record, &step.sheet.value, step.close.block, record_block);
+        self.anchor = Anchor::after(&step.record, &step.sheet.value, step.close.block, blocks);
         self.close = None;
         self.opened.clear();
         self.void.clear();
         self.disputed.clear();
+        self.pending = None;
     }
 }
 
 enum Checked {
-    Holds(Box<Step>, Box<State>),
+    Holds(Arc<Step>, Box<State>),
     Missing,
     Void(&'static str),
 }

@@ -146,11 +146,13 @@ async fn snapshots_that_do_not_stand_on_the_log_are_passed_over() {
     poisoned.state.tensors_mut()[0][0] += 1.0;
     snapshot(liar, &net, &poisoned, &replica.anchor).await;
     assert!(newest(&net).await.is_none());
-    let spoils: [fn(&mut Anchor); 6] = [
+    let spoils: [fn(&mut Anchor); 8] = [
         |a| a.record = Digest::of(b"other"),
         |a| a.record_block += 1,
         |a| a.open_block = a.record_block,
         |a| a.open_block = u64::MAX,
+        |a| a.since -= 1,
+        |a| a.since = u64::MAX,
         |a| a.standing.miners[0].score = 1e9,
         |a| a.applied.truncate(1),
     ];

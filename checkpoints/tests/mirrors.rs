@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use checkpoints::{Event, Events, Follower, Identity, Progress, Replica, Shutdown, Step};
 use common::{Net, Peer, garbage, replace};
 use protocol::{Digest, ObjectKey, Record, SealList, Signed, score::ScoreSheet};
@@ -28,13 +30,13 @@ impl Keeper {
         self.node.advance_and_copy().await.unwrap().unwrap()
     }
 
-    async fn step(&mut self) -> Box<Step> {
+    async fn step(&mut self) -> Arc<Step> {
         if let Progress::Stepped(step) = self.look().await { step } else { panic!("{:?}", self.node.replica.void()) }
     }
 }
 
 /// A network whose first round is honest and recorded, a node that kept copies of it, and the round's step.
-async fn recorded() -> (Net, Keeper, Box<Step>) {
+async fn recorded() -> (Net, Keeper, Arc<Step>) {
     let net = Net::new().await;
     let mut replica = net.genesis();
     let mut keeper = Keeper::new(&net, net.ranked(&replica).await[2], Access::Own).await;
@@ -129,8 +131,8 @@ async fn void_first(why: &str, spoil: Spoil) {
     assert!(matches!(keeper.look().await, Progress::Closed(..)), "{why}");
     assert_eq!(keeper.node.replica.void()[0].1, why);
     net.record_honestly(&replica, &close, 0).await;
-    keeper.step().await;
     net.step(&mut replica).await;
+    keeper.step().await;
     forget(&net).await;
     replays(&net, &keeper.node.replica).await;
 }
@@ -160,7 +162,7 @@ async fn one_digest_committed_as_two_kinds_of_document_has_a_copy_of_each() {
     for miner in &net.miners {
         net.seal(miner, &replica).await;
     }
-    net.before(replica.anchor.record_block + 4).await;
+    net.before(replica.anchor.since + 4).await;
     let (list, record) = (garbage::<SealList>(leads[0]), garbage::<Record>(leads[0]));
     assert_eq!(list[64..], record[64..], "the digest is over signer and body");
     net.close_with(leads[0], 0, &list).await;
@@ -169,8 +171,8 @@ async fn one_digest_committed_as_two_kinds_of_document_has_a_copy_of_each() {
     net.publish(leads[0], 0, &[], &record).await;
     assert!(matches!(keeper.look().await, Progress::Closed(..)));
     net.record_honestly(&replica, &close, 0).await;
-    keeper.step().await;
     net.step(&mut replica).await;
+    keeper.step().await;
     forget(&net).await;
     replays(&net, &keeper.node.replica).await;
 }

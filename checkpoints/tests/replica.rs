@@ -3,11 +3,12 @@
 
 mod common;
 
+use chain::Chain as _;
 use checkpoints::{Close, Progress, RunError, Stopwatch};
 use common::{KEY, Net, Peer, garbage, replace};
 use compression::Payload;
 use protocol::{
-    Announcement, Assignment, Countersign, Digest, Keypair, ObjectKey, Record, Refusal, Schedule, SealList, Sealed, Signed,
+    Announcement, Assignment, Countersign, Digest, Keypair, ObjectKey, Record, Refusal, Schedule, SealList, Sealed, Signed, Vote,
     score::{Outcome, ScoreSheet},
 };
 
@@ -86,7 +87,7 @@ async fn void_list(what: &str, spoil: Spoil<SealList>) {
     for miner in &net.miners {
         net.seal(miner, &replica).await;
     }
-    net.before(replica.anchor.record_block + 4).await;
+    net.before(replica.anchor.since + 4).await;
     let (lead, mut list) = (net.ranked(&replica).await[0], net.list(&replica).await);
     spoil(&net, &mut list);
     net.close_with(lead, 0, Signed::new(list, &lead.keypair).to_bytes()).await;
@@ -117,7 +118,7 @@ async fn a_seal_list_of_another_signer_or_of_nothing_is_void() {
     for foreign in [true, false] {
         let net = Net::new().await;
         let mut replica = net.genesis();
-        net.before(replica.anchor.record_block + 4).await;
+        net.before(replica.anchor.since + 4).await;
         let leads = net.ranked(&replica).await;
         let list = Signed::new(net.list(&replica).await, &leads[1].keypair).to_bytes().to_vec();
         let bytes = if foreign { list } else { garbage::<SealList>(leads[0]) };
@@ -131,7 +132,7 @@ async fn a_seal_list_of_another_signer_or_of_nothing_is_void() {
 async fn a_lead_out_of_turn_and_a_stranger_are_not_heard() {
     let net = Net::new().await;
     let mut replica = net.genesis();
-    net.before(replica.anchor.record_block + 4).await;
+    net.before(replica.anchor.since + 4).await;
     for peer in [net.ranked(&replica).await[2], &net.miners[0]] {
         let list = Signed::new(net.list(&replica).await, &peer.keypair);
         net.close_with(peer, 0, list.to_bytes()).await;
@@ -152,17 +153,16 @@ async fn an_early_close_needs_everybody_of_the_record_before() {
     let leads = net.ranked(&replica).await;
     let list = Signed::new(net.list(&replica).await, &leads[0].keypair);
     let block = net.close_with(leads[0], 1, list.to_bytes()).await;
-    assert!(block < replica.anchor.record_block + 4);
+    assert!(block < replica.anchor.since + 4);
     assert!(matches!(net.progress(&mut replica).await, Progress::Training(_)));
     net.seal(&net.miners[0], &replica).await;
     let list = Signed::new(net.list(&replica).await, &leads[0].keypair);
     let block = net.close_with(leads[0], 1, list.to_bytes()).await;
-    assert!(block < replica.anchor.record_block + 4, "still early");
+    assert!(block < replica.anchor.since + 4, "still early");
     // the first list's bytes are overwritten, so all wait until it is voted withheld
     let Progress::Awaiting(_, missing) = net.progress(&mut net.replayed(1).await).await else { panic!("the first list is gone") };
-    for voter in &leads[1..] {
-        net.vote_withheld(voter, 1, missing.digest).await;
-    }
+    net.before(missing.block + 3).await;
+    net.vote(&leads[1..], 1, missing.digest, Vote::Withheld).await;
     assert!(matches!(net.progress(&mut replica).await, Progress::Closed(_, close) if close.block == block));
 }
 
@@ -178,7 +178,7 @@ async fn an_unsound_envelope_does_not_count_for_an_early_close() {
     list.entries[0].envelope[0] ^= 1;
     let lead = net.ranked(&replica).await[0];
     let block = net.close_with(lead, 1, Signed::new(list, &lead.keypair).to_bytes()).await;
-    assert!(block < replica.anchor.record_block + 4, "early");
+    assert!(block < replica.anchor.since + 4, "early");
     assert!(matches!(net.progress(&mut replica).await, Progress::Training(_)));
 }
 
@@ -245,6 +245,12 @@ async fn a_stolen_payload_names_its_owner() {
 
 #[tokio::test]
 async fn documents_that_another_signed_or_that_are_none_void_the_record() {
+    // as many as are looked at of one lead
+    void_documents(0..3).await;
+    void_documents(3..4).await;
+}
+
+async fn void_documents(which: std::ops::Range<usize>) {
     let net = Net::new().await;
     let mut replica = net.genesis();
     let close = net.closed(&replica).await;
@@ -262,9 +268,9 @@ async fn documents_that_another_signed_or_that_are_none_void_the_record() {
         (sign(lead).to_bytes().to_vec(), garbage::<Record>(lead), "not a record"),
         (no_sheet.clone(), of_no_sheet.to_bytes().to_vec(), "not a score sheet"),
     ];
-    for (sheet, record, why) in cases {
-        net.publish(lead, 0, &sheet, &record).await;
-        assert_eq!(net.void(&mut replica).await, why);
+    for (sheet, record, why) in cases[which].iter() {
+        net.publish(lead, 0, sheet, record).await;
+        assert_eq!(net.void(&mut replica).await, *why);
     }
     net.record_honestly(&replica, &close, 1).await;
     assert_eq!(net.step(&mut replica).await.record.signer, other.keypair.hotkey());
@@ -323,20 +329,19 @@ async fn withheld_bytes_hold_all_up_until_most_other_stake_says_so() {
     for miner in &net.miners {
         net.seal(miner, &replica).await;
     }
-    net.before(replica.anchor.record_block + 4).await;
+    net.before(replica.anchor.since + 4).await;
     let hidden = Digest::of(b"nobody ever sees this");
-    net.commit(lead, &Announcement::SealList { run: net.run.id, round, digest: hidden }).await;
+    let block = net.commit(lead, &Announcement::SealList { run: net.run.id, round, digest: hidden }).await;
     let waits = |progress, hidden| matches!(progress, Progress::Awaiting(_, c) if c.digest == hidden);
     assert!(waits(net.progress(&mut replica).await, hidden));
-    net.vote_withheld(second, round, hidden).await;
-    net.vote_withheld(lead, round, hidden).await;
-    net.vote_withheld(&net.miners[0], round, hidden).await;
+    net.before(block + 3).await;
+    net.vote(&[second, lead, &net.miners[0]], round, hidden, Vote::Withheld).await;
     assert!(waits(net.progress(&mut replica).await, hidden), "half of the other stake is not most of it");
-    net.vote_withheld(third, round, hidden).await;
+    net.vote(&[third], round, hidden, Vote::Withheld).await;
     assert!(matches!(net.progress(&mut replica).await, Progress::Training(_)));
     // the round goes on with the next rank, whose record is withheld in turn
     let span = 3 * net.validators.len() as u64;
-    net.before(replica.anchor.record_block + 5 + 3 + span).await;
+    net.before(replica.anchor.since + 5 + 3 + span).await;
     let list = Signed::new(net.list(&replica).await, &second.keypair);
     let block = net.close_with(second, round, list.to_bytes()).await;
     for miner in &net.miners {
@@ -344,14 +349,87 @@ async fn withheld_bytes_hold_all_up_until_most_other_stake_says_so() {
     }
     let close = Close { block, list };
     let hidden = Digest::of(b"nor this");
-    net.commit_record(lead, round, hidden).await;
+    let block = net.commit_record(lead, round, hidden).await;
     assert!(waits(net.progress(&mut replica).await, hidden));
-    for voter in [second, third] {
-        net.vote_withheld(voter, round, hidden).await;
-    }
+    net.before(block + 3).await;
+    net.vote(&[second, third], round, hidden, Vote::Withheld).await;
     assert!(matches!(net.progress(&mut replica).await, Progress::Closed(..)));
     net.record_honestly(&replica, &close, 1).await;
     net.step(&mut replica).await;
+}
+
+#[tokio::test]
+async fn a_record_counts_once_most_stake_is_behind_it_or_when_the_votes_are_due() {
+    let net = Net::new().await;
+    let (mut agreed, mut waited) = (net.genesis(), net.genesis());
+    let close = net.closed(&agreed).await;
+    let [_, second, third] = net.ranked(&agreed).await[..] else { panic!() };
+    let block = net.record_honestly(&agreed, &close, 0).await;
+    let Progress::Pending(_, step) = net.progress(&mut agreed).await else { panic!() };
+    assert_eq!(agreed.root, step.record.value.base_root, "nothing was taken yet");
+    let (round, digest) = (0, step.record.digest());
+    // a stranger's word and an early complaint about bytes count for nothing
+    net.vote(&[&net.miners[0]], round, digest, Vote::Contradicts).await;
+    net.vote(&[second, third], round, digest, Vote::Withheld).await;
+    assert!(matches!(net.progress(&mut agreed).await, Progress::Pending(..)));
+    let mut early = net.replayed(0).await;
+    assert!(matches!(net.progress(&mut early).await, Progress::Pending(..)));
+    let since = net.vote(&[second], round, digest, Vote::Agrees).await;
+    net.step(&mut agreed).await;
+    assert_eq!((agreed.anchor.record_block, agreed.anchor.since), (block, since));
+    // in the next round nobody votes
+    let close = net.closed(&agreed).await;
+    let block = net.record_honestly(&agreed, &close, 0).await;
+    let Progress::Pending(log, _) = net.progress(&mut agreed).await else { panic!() };
+    let due = log.plan.votes_due(close.block, block);
+    net.before(due).await;
+    assert!(matches!(net.progress(&mut agreed).await, Progress::Pending(..)));
+    net.before(due + 1).await;
+    for replica in [&mut agreed, &mut waited, &mut early] {
+        while replica.anchor.round < 2 {
+            net.step(replica).await;
+        }
+        assert_eq!((replica.anchor.record_block, replica.anchor.since), (block, due));
+    }
+    assert!(agreed.root == waited.root && agreed.anchor == waited.anchor);
+}
+
+#[tokio::test]
+async fn a_record_that_most_stake_contradicts_is_passed_over_for_everybody() {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    let close = net.closed(&replica).await;
+    let [first, second, third] = net.ranked(&replica).await[..] else { panic!() };
+    net.record_honestly(&replica, &close, 0).await;
+    let Progress::Pending(_, step) = net.progress(&mut replica).await else { panic!() };
+    net.vote(&[second, third], 0, step.record.digest(), Vote::Contradicts).await;
+    assert!(matches!(net.progress(&mut replica).await, Progress::Closed(..)));
+    assert!(replica.void().is_empty(), "its facts hold");
+    // the same record in other bytes is the same record
+    let said = Announcement::Record { run: net.run.id, round: 0, digest: step.record.digest() };
+    net.ledger.commit(&first.keypair, common::NETUID, &said.encode_again(1)).await.unwrap();
+    net.ledger.advance(1).unwrap();
+    assert!(matches!(net.progress(&mut replica).await, Progress::Closed(..)));
+    net.record_honestly(&replica, &close, 1).await;
+    let next = net.step(&mut replica).await;
+    assert_eq!((next.record.signer, next.record.value.root), (second.keypair.hotkey(), step.record.value.root));
+    assert_eq!(net.replayed(1).await.anchor, replica.anchor);
+}
+
+#[tokio::test]
+async fn of_one_leads_records_only_a_few_are_looked_at() {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    let close = net.closed(&replica).await;
+    let lead = net.ranked(&replica).await[0];
+    for hidden in 0..3u8 {
+        let said = Announcement::Record { run: net.run.id, round: 0, digest: Digest::of(&[hidden]) };
+        net.ledger.commit(&lead.keypair, common::NETUID, &said.encode()).await.unwrap();
+    }
+    net.ledger.advance(1).unwrap();
+    net.record_honestly(&replica, &close, 0).await;
+    let Progress::Awaiting(log, _) = net.progress(&mut replica).await else { panic!() };
+    assert_eq!(log.records(close.block).len(), 3, "the fourth is one too many, whatever it is");
 }
 
 #[tokio::test]
@@ -384,7 +462,7 @@ async fn who_copies_a_leads_list_does_not_void_it() {
     let close = net.closed(&replica).await;
     assert!(matches!(net.progress(&mut replica).await, Progress::Closed(..)));
     // the next rank commits the same digest in its own span, and has the bytes
-    net.before(replica.anchor.record_block + 4 + 1 + 3).await;
+    net.before(replica.anchor.since + 4 + 1 + 3).await;
     net.close_with(net.ranked(&replica).await[1], 0, close.list.to_bytes()).await;
     for replica in [&mut replica, &mut net.genesis()] {
         assert!(matches!(net.progress(replica).await, Progress::Closed(_, found) if found.block == close.block));
@@ -433,14 +511,14 @@ async fn a_node_that_most_stake_contradicts_says_so_even_if_it_looked_first() {
     let countersign = |round, record| Countersign { run: net.run.id, round, record, dissents: vec![] };
     // another record's countersignature and a stranger's do not count
     let other = Signed::new(countersign(0, Digest::of(b"other")), &leads[1].keypair);
-    replace(&leads[1].bucket, &ObjectKey::Countersign(0), other.to_bytes()).await;
+    replace(&leads[1].bucket, &ObjectKey::Countersign(0, record.digest()), other.to_bytes()).await;
     let strange = Signed::new(countersign(0, record.digest()), &Keypair::from_seed(&[77; 32]));
-    replace(&leads[2].bucket, &ObjectKey::Countersign(0), strange.to_bytes()).await;
+    replace(&leads[2].bucket, &ObjectKey::Countersign(0, record.digest()), strange.to_bytes()).await;
     assert!(matches!(net.progress(&mut replica).await, Progress::Closed(..)));
     // the lead's own stake does not count, so most of the others' is needed
     for validator in &leads[1..] {
         let agreed = Signed::new(countersign(0, record.digest()), &validator.keypair);
-        replace(&validator.bucket, &ObjectKey::Countersign(0), agreed.to_bytes()).await;
+        replace(&validator.bucket, &ObjectKey::Countersign(0, record.digest()), agreed.to_bytes()).await;
     }
     for replica in [&mut replica, &mut net.genesis()] {
         let ours = replica.root;
@@ -460,7 +538,12 @@ async fn act(net: &Net, replica: &mut checkpoints::Replica, by: usize, what: u64
     match (net.progress(replica).await, what) {
         (_, 0) => net.commit(peer, &Announcement::SealList { run: net.run.id, round: 0, digest: hidden }).await,
         (_, 1) => net.commit_record(peer, 0, hidden).await,
-        (_, 2 | 3) => net.commit(peer, &Announcement::Withheld { run: net.run.id, round: 0, digest: hidden }).await,
+        (_, 2) => net.vote(&[peer], 0, hidden, Vote::Withheld).await,
+        (Progress::Pending(_, step), _) => {
+            let vote = if what < 6 { Vote::Contradicts } else { Vote::Agrees };
+            net.vote(&[peer], 0, step.record.digest(), vote).await
+        }
+        (_, 3) => net.vote(&[peer], 0, hidden, Vote::Withheld).await,
         (Progress::Closed(_, close), 4) if fresh(peer, ObjectKey::SealList(0)).await => {
             net.close_with(peer, 0, close.list.to_bytes()).await
         }

@@ -38,6 +38,7 @@ fn anchor() -> Anchor {
         round: ROUND,
         open_block: 90,
         record_block: 99,
+        since: 101,
         record: Digest::of(b"record"),
         applied: vec![(3, Hotkey([3; 32]))],
         standing: Standing::default(),

@@ -12,6 +12,8 @@ use storage::Limits;
 
 use crate::ValidatorError;
 
+/// Time for one look into all buckets.
+const LOOK: Duration = Duration::from_secs(8);
 /// Envelopes that are fetched at a time.
 const FETCHES: usize = 32;
 /// An envelope is small and is asked for again at the next block: a bucket that does not answer must not hold up the close.
@@ -50,9 +52,13 @@ impl Envelopes {
             Some((uid, bucket.get(&ObjectKey::Envelope(round), Envelope::CAP).await.ok()??.to_vec()))
         });
         let mut fetched = futures::stream::iter(fetches).buffer_unordered(FETCHES);
-        while let Some(envelope) = fetched.next().await {
-            self.found.extend(envelope.map(|(uid, bytes)| (uid, (bytes, head))));
-        }
+        let look = async {
+            while let Some(envelope) = fetched.next().await {
+                self.found.extend(envelope.map(|(uid, bytes)| (uid, (bytes, head))));
+            }
+        };
+        // who is slow is asked again at the next block
+        let _ = tokio::time::timeout(LOOK, look).await;
         Ok(())
     }
 

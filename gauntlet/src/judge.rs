@@ -133,6 +133,12 @@ impl Judgement {
         self.entries.get(&uid).filter(|_| self.is_of(list))
     }
 
+    /// What was found of everybody on the list.
+    pub fn all(&self, list: Digest) -> &BTreeMap<u16, Entry> {
+        static NONE: BTreeMap<u16, Entry> = BTreeMap::new();
+        if self.is_of(list) { &self.entries } else { &NONE }
+    }
+
     /// Whether what was gathered has been compared: from then on nothing more comes in.
     pub fn is_compared(&self) -> bool {
         self.compared.is_some()

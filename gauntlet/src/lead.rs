@@ -1,9 +1,9 @@
 //! A lead's two acts in a round: the seal list and the record. Each goes to the own bucket first and to the chain after, and is
 //! made once: a lead that restarts finds what it had published and commits the same again.
 
-use checkpoints::{Close, Event};
+use checkpoints::{Close, Event, RoundLog};
 use protocol::{
-    Announcement, Applied, Digest, Document, ObjectKey, Record, SealList, Sealed, Signed, Validator as Ranked,
+    Announcement, Applied, Digest, Document, ObjectKey, Record, SealList, Sealed, Signed, Validator as Ranked, Vote,
     score::{Entry, ScoreSheet},
 };
 
@@ -25,7 +25,7 @@ impl Validator {
     }
 
     /// Publishes and commits score sheet and record of the current round.
-    pub(crate) async fn record_round(&mut self, close: &Close, ranks: &[Ranked], entries: Vec<Entry>) -> Result<(), ValidatorError> {
+    pub(crate) async fn record_round(&mut self, log: &RoundLog, close: &Close, entries: Vec<Entry>) -> Result<(), ValidatorError> {
         let (run, round, seal_list) = (self.node.run.id, self.node.round(), close.list.digest());
         let replica = &self.node.replica;
         let (before, judge, pay) = (replica.anchor.standing.clone(), replica.terms.judge.clone(), self.node.run.manifest.pay.clone());
@@ -33,13 +33,19 @@ impl Validator {
         let sheet = ScoreSheet { run, round, seal_list, entries, standing };
         let fits = |there: &ScoreSheet| there.seal_list == seal_list && there.follows(&before, &judge, &pay);
         let Some(sheet) = self.publish_once(&ObjectKey::ScoreSheet(round), sheet, fits).await? else { return Ok(()) };
-        let Some(record) = self.make_record(&sheet, close, ranks).await? else { return Ok(()) };
+        let Some(record) = self.make_record(&sheet, close, &log.plan.ranks).await? else { return Ok(()) };
         let same = record.clone();
         let Some(record) = self.publish_once(&ObjectKey::Record(round), record, |there| *there == same).await? else { return Ok(()) };
         let (me, digest) = (self.node.hotkey(), record.digest());
-        match self.node.replica.void().iter().find(|(void, _)| void.lead == me && void.digest == digest) {
-            Some((_, why)) => self.node.warn(format!("round {round}: this validator's own record is void: it {why}")).await,
-            None => self.announce(Announcement::Record { run, round, digest }).await?,
+        let void = self.node.replica.void().iter().find(|(void, _)| void.lead == me && void.digest == digest);
+        if let Some((_, why)) = void {
+            self.node.warn(format!("round {round}: this validator's own record is void: it {why}")).await;
+        } else if log.records(close.block).iter().any(|c| c.lead == me && c.digest == digest) {
+            if self.voted_down.replace(digest) != Some(digest) {
+                self.node.warn(format!("round {round}: this validator's own record was voted down; leaving the round to others")).await;
+            }
+        } else {
+            self.announce(Announcement::Record { run, round, digest }).await?;
         }
         Ok(())
     }
@@ -99,17 +105,17 @@ impl Validator {
     async fn announce(&self, announcement: Announcement) -> Result<(), ValidatorError> {
         let (chain, netuid) = (&self.node.run.chain, self.node.run.manifest.chain.netuid);
         let head = chain.head().await?.number;
-        let earlier = chain.commitments(netuid, self.node.replica.anchor.record_block..=head).await?;
+        let earlier = chain.commitments(netuid, self.node.replica.anchor.since..=head).await?;
         let me = self.node.hotkey();
         let said = earlier.iter().any(|c| c.hotkey == me && Announcement::decode(&c.data).as_ref() == Some(&announcement));
         let bytes = if said { announcement.encode_again(head + 1) } else { announcement.encode() };
         Ok(chain.commit(&self.node.keypair, netuid, &bytes).await?)
     }
 
-    /// Says on the chain that the bytes behind a digest cannot be had.
-    pub(crate) async fn report_withheld(&self, digest: Digest) -> Result<(), ValidatorError> {
+    /// Says on the chain what this validator makes of another's seal list or record.
+    pub(crate) async fn vote(&self, digest: Digest, vote: Vote) -> Result<(), ValidatorError> {
         let (run, round) = (&self.node.run, self.node.round());
-        let announcement = Announcement::Withheld { run: run.id, round, digest };
+        let announcement = Announcement::Vote { run: run.id, round, digest, vote };
         // said once is said; the chain passes over the same bytes
         Ok(run.chain.commit(&self.node.keypair, run.manifest.chain.netuid, &announcement.encode()).await?)
     }

@@ -5,16 +5,34 @@ use chain::Neuron;
 use checkpoints::{Event, Phase, Step, write_snapshot};
 use dataset::Split;
 use protocol::{
-    Countersign, Digest, Dissent, ObjectKey, Refusal,
+    Announcement, Countersign, Digest, Dissent, Hotkey, ObjectKey, Refusal, Vote,
     score::{self, Entry, MinerScore, Outcome},
 };
 
-use crate::{Validator, ValidatorError, envelopes::LeftOff, validator::BOOKS, verdict::contradiction};
+use crate::{
+    Validator, ValidatorError,
+    envelopes::LeftOff,
+    validator::BOOKS,
+    verdict::{contradiction, is_a_lie},
+};
 
 /// Size of a snapshot's files.
 const SHARD_BYTES: usize = 1 << 30;
 /// Blocks after which weights that cannot be read back are set again.
 const CONFIRMED_WITHIN: u64 = 10;
+
+/// What was found of another's record.
+#[derive(Debug)]
+pub(crate) struct Examined {
+    /// The record.
+    pub record: Digest,
+    /// The entries that count here instead of the sheet's: where it is contradicted, and all that were measured where its lead is not believed.
+    pub own: Vec<Entry>,
+    /// Whether its testimony contradicts what was measured here.
+    pub lies: bool,
+    /// Whether everybody was measured.
+    pub in_full: bool,
+}
 
 /// Weights that were submitted and not read back yet.
 #[derive(Debug)]
@@ -27,8 +45,13 @@ pub(crate) struct Intent {
 impl Validator {
     /// Everything that follows from a record but weights, which follow the newest.
     pub(crate) async fn settle(&mut self, step: &Step) -> Result<(), ValidatorError> {
-        let round = step.record.value.round;
-        let own = self.countersign(step).await;
+        let (round, digest) = (step.record.value.round, step.record.digest());
+        let examined = match self.examined.take().filter(|known| known.record == digest) {
+            None => self.examine(step, false).await,
+            known => known,
+        };
+        self.hear_accusers(step, examined.as_ref()).await?;
+        let own = examined.map_or_else(Vec::new, |examined| examined.own);
         // the terms are still those of the round just taken
         let (judge, pay) = (&self.node.replica.terms.judge, &self.node.run.manifest.pay);
         let counted = self.books.enter(&step.sheet.value, &own, judge, pay);
@@ -45,12 +68,18 @@ impl Validator {
         Ok(())
     }
 
-    /// Compares the sheet and the seal list with what was seen here; agreement and dissent are both published. Returns the entries that
-    /// count here instead of the sheet's: where it dissents, and all that were measured where the lead is not believed.
-    async fn countersign(&mut self, step: &Step) -> Vec<Entry> {
+    /// Compares a record's sheet and seal list with what was seen here, and publishes agreement and dissent. A lead that lied is not
+    /// believed from now on. `None` where there is nothing to say: about an own record, without a permit, or if its payloads were not
+    /// compared here in time.
+    pub(crate) async fn examine(&mut self, step: &Step, in_full: bool) -> Option<Examined> {
         let (record, round, me) = (&step.record, step.record.value.round, self.node.hotkey());
         if record.signer == me || !record.value.validators.iter().any(|v| v.hotkey == me) {
-            return Vec::new();
+            return None;
+        }
+        if !self.judgement.is_of(record.value.seal_list) || !self.judgement.is_compared() {
+            let why = "its record stood before its payloads were compared here";
+            self.node.warn(format!("round {round}: {why}; there will be no countersignature")).await;
+            return None;
         }
         let (mut own, mut dissents) = self.contradictions(step);
         let (left_off, omissions) = self.omissions(step.close.list.digest());
@@ -65,47 +94,73 @@ impl Validator {
         for dissent in &dissents {
             self.node.events.tell(Event::Dissent { round, uid: dissent.uid, reason: dissent.reason.clone() }).await;
         }
-        if self.is_a_lie(step, &own) {
-            self.books.distrust(record.signer, round, &self.node.replica.terms.judge);
-        }
         let digest = record.digest();
         let document = Countersign { run: self.node.run.id, round, record: digest, dissents };
-        if let Err(error) = self.publish_once(&ObjectKey::Countersign(round), document, |there| there.record == digest).await {
+        if let Err(error) = self.publish_once(&ObjectKey::Countersign(round, digest), document, |there| there.record == digest).await {
             self.node.warn(format!("countersignature of round {round}: {error}; there will be none")).await;
         }
-        own
+        let known = self.judgement.all(record.value.seal_list);
+        let lies = is_a_lie(self.comparable(step), known, &self.node.replica.terms.judge);
+        if lies {
+            self.books.distrust(record.signer, round, &self.node.replica.terms.judge);
+        }
+        Some(Examined { record: digest, own, lies, in_full })
     }
 
-    /// Whether figures or facts are contradicted. What somebody's bucket gave to one reader and not to another is nobody's lie.
-    fn is_a_lie(&self, step: &Step, own: &[Entry]) -> bool {
-        let z = self.node.replica.terms.judge.z;
-        let depends = |e: &Entry| matches!(e.outcome.refusal(), Some(Refusal::Missing | Refusal::NotRevealed));
-        let theirs = step.sheet.value.entries.iter().filter(|e| !depends(e));
-        theirs.into_iter().any(|theirs| own.iter().any(|own| own.uid == theirs.uid && contradiction(theirs, own, z).is_some()))
+    /// Whoever contradicts a record on the chain has looked where this validator may not have: its lead is checked in full from now on.
+    /// But an accusation that was looked into, and for which nothing was found, costs the accuser its own word for as long.
+    async fn hear_accusers(&mut self, step: &Step, examined: Option<&Examined>) -> Result<(), ValidatorError> {
+        let (run, round, me) = (&self.node.run, step.record.value.round, self.node.hotkey());
+        let head = self.node.head.unwrap_or_default();
+        let said = run.chain.commitments(run.manifest.chain.netuid, step.close.block..=head).await?;
+        let said: Vec<(Hotkey, Announcement)> = said.iter().filter_map(|c| Some((c.hotkey, Announcement::decode(&c.data)?))).collect();
+        let permitted = |hotkey: &Hotkey| step.record.value.validators.iter().any(|v| v.hotkey == *hotkey);
+        let mut accusations: Vec<(Hotkey, Hotkey, Digest)> = Vec::new();
+        for (accuser, announcement) in said.iter().filter(|(accuser, _)| permitted(accuser) && *accuser != me) {
+            let Announcement::Vote { run: id, digest, vote: Vote::Contradicts, .. } = announcement else { continue };
+            let made = |said: &&(Hotkey, Announcement)| said.1 == Announcement::Record { run: *id, round, digest: *digest };
+            accusations.extend(said.iter().find(made).map(|(lead, _)| (*accuser, *lead, *digest)));
+        }
+        let judge = &self.node.replica.terms.judge;
+        for (accuser, lead, digest) in accusations {
+            let cleared = lead == me || examined.is_some_and(|e| e.record == digest && e.in_full && !e.lies);
+            if cleared {
+                self.books.distrust(accuser, round, judge);
+            } else if self.books.trusts(&accuser, round) {
+                self.books.distrust(lead, round, judge);
+            }
+        }
+        Ok(())
+    }
+
+    /// The sheet's lines that can be compared. Whoever started since has not seen what an earlier round's payloads were.
+    fn comparable<'a>(&'a self, step: &'a Step) -> impl Iterator<Item = &'a Entry> + Clone {
+        let (now, back) = (step.record.value.round, u64::from(self.node.replica.terms.judge.history));
+        let unseen = move |e: &Entry| matches!(e.outcome.refusal(), Some(Refusal::Copy { round, .. }) if *round < now && *round + back >= now && !self.history.knows(*round));
+        step.sheet.value.entries.iter().filter(move |e| !unseen(e))
     }
 
     /// Own entries that contradict the sheet's.
     fn contradictions(&self, step: &Step) -> (Vec<Entry>, Vec<Dissent>) {
-        let z = self.node.replica.terms.judge.z;
-        // whoever started since has not seen what an earlier round's payloads were
-        let (now, back) = (step.record.value.round, u64::from(self.node.replica.terms.judge.history));
-        let unseen = |e: &Entry| matches!(e.outcome.refusal(), Some(Refusal::Copy { round, .. }) if *round < now && *round + back >= now && !self.history.knows(*round));
-        let theirs = step.sheet.value.entries.iter().filter(|e| !unseen(e));
-        let found = theirs.filter_map(|theirs| {
+        let judge = &self.node.replica.terms.judge;
+        let found = self.comparable(step).filter_map(|theirs| {
             let own = self.judgement.of(step.record.value.seal_list, theirs.uid)?;
-            Some((own.clone(), Dissent { uid: theirs.uid, reason: contradiction(theirs, own, z)? }))
+            Some((own.clone(), Dissent { uid: theirs.uid, reason: contradiction(theirs, own, judge)? }))
         });
         found.unzip()
     }
 
-    /// Who was left off the seal list although its envelope was there in time: a round that it did not miss.
+    /// Who was left off the seal list although its envelope was there in time: a round that it did not miss, unless it had no valid payload
+    /// in the round before either. An envelope alone is cheap.
     fn omissions(&self, list: Digest) -> (Vec<Entry>, Vec<Dissent>) {
         let seen = self.judgement.left_off.iter().filter(|_| self.judgement.is_of(list));
         let found = seen.map(|&LeftOff { uid, hotkey, seen }| {
             let reason = format!("its envelope was there at block {seen} and was left off the seal list");
             (Entry { uid, hotkey, payload: Digest::default(), outcome: Outcome::Unmeasured }, Dissent { uid, reason })
         });
-        found.unzip()
+        let (own, dissents): (Vec<Entry>, Vec<Dissent>) = found.unzip();
+        let works = |e: &Entry| self.books.standing.miners.iter().all(|s| s.hotkey != e.hotkey || s.missed == 0);
+        (own.into_iter().filter(works).collect(), dissents)
     }
 
     pub(crate) async fn measure_held_out(&mut self) -> Result<(), ValidatorError> {

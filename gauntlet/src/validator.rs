@@ -3,12 +3,12 @@
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use chain::Block;
-use checkpoints::{Close, Event, Events, Follower, Identity, Progress, Role, RoundLog, Run, Shutdown};
+use checkpoints::{Close, Event, Events, Follower, Identity, Progress, Role, RoundLog, Run, Shutdown, Step};
 use dataset::{Dataset, Split};
 use futures::StreamExt;
 use model::{Device, Llama};
 use protocol::{
-    Digest, Hotkey, Sealed,
+    Digest, Hotkey, Sealed, Vote,
     round::{Candidate, Turn},
     score::{Entry, sample},
 };
@@ -20,8 +20,8 @@ use crate::{
     envelopes::Envelopes,
     judge::{Bench, Judgement, Seeds, fetch_all},
     pace::Pace,
-    settle::Intent,
-    verdict::{in_words, spot_checks},
+    settle::{Examined, Intent},
+    verdict::{in_words, most_surprising, spot_checks},
 };
 
 /// What a validator needs besides the run.
@@ -60,6 +60,10 @@ pub struct Validator {
     pub(crate) envelopes: Envelopes,
     pub(crate) history: History,
     pub(crate) intent: Option<Intent>,
+    /// An own record that the others contradicted.
+    pub(crate) voted_down: Option<Digest>,
+    /// What was found of another's record.
+    pub(crate) examined: Option<Examined>,
     pub(crate) distortion: Option<Distortion>,
     /// What others must not foresee follows from this.
     secret: [u8; 32],
@@ -95,6 +99,8 @@ impl Validator {
             envelopes: Envelopes::default(),
             history: History::default(),
             intent: None,
+            voted_down: None,
+            examined: None,
             distortion: options.distortion,
             secret,
             sketcher,
@@ -120,6 +126,8 @@ impl Validator {
         let Some(rank) = log.plan.rank_of(&me).filter(|rank| Envelopes::are_due(&log.plan, *rank, head)) else { return Ok(()) };
         let Follower { run, replica, .. } = &self.node;
         self.envelopes.look(run, log, replica.anchor.round, head).await?;
+        // looking may have taken this validator past its span
+        let head = run.chain.head().await?.number;
         if log.plan.seal_rank(head + 1) != Some(rank) {
             return Ok(());
         }
@@ -131,8 +139,9 @@ impl Validator {
         Ok(())
     }
 
-    /// After the close: measures as lead, as next in rank once the lead is late, or to check on the lead; and records the round in its turn.
-    async fn judge_round(&mut self, log: &RoundLog, close: &Close, head: u64) -> Result<(), ValidatorError> {
+    /// After the close: measures as lead, as next in rank once the lead is late, or to check on the lead. Then it records the round in its
+    /// turn, or says what it makes of another's record that waits for votes.
+    async fn judge_round(&mut self, log: &RoundLog, close: &Close, pending: Option<&Step>, head: u64) -> Result<(), ValidatorError> {
         let me = self.node.hotkey();
         let Some(rank) = log.plan.rank_of(&me) else { return Ok(()) };
         let Some(seeds) = self.seeds(close).await? else { return Ok(()) };
@@ -145,21 +154,50 @@ impl Validator {
         let listed = close.list.value.entries.iter().filter_map(|e| Some((e.uid, *log.hotkeys.get(&e.uid)?)));
         let listed: Vec<(u16, Hotkey)> = listed.collect();
         let sample = sample(&listed, &replica.anchor.standing, &seeds.closed, &replica.terms.judge);
-        let believed = log.plan.ranks.first().is_some_and(|lead| self.books.trusts(&lead.hotkey, replica.anchor.round));
-        let checks = rank > 0 && head < log.plan.record_due(close.block) && believed && self.distortion.is_none();
-        let wanted = if checks {
-            let uids: Vec<u16> = listed.iter().map(|(uid, _)| *uid).collect();
-            spot_checks(&uids, &seeds.closed, &self.secret, replica.terms.judge.spot_checks as usize)
-        } else {
-            sample.clone()
-        };
+        let another_leads = pending.is_some() || (rank > 0 && head < log.plan.record_due(close.block));
+        let in_full = !another_leads || self.distortion.is_some() || !self.believes(log, pending);
+        let wanted = if in_full { sample.clone() } else { self.checks(&listed, pending, &seeds) };
         let left = self.time_left(log, close, head).await?;
         self.measure(&wanted, &seeds, left).await?;
-        let Some(entries) = self.judgement.complete(close, &sample) else { return Ok(()) };
+        match pending {
+            Some(step) if step.record.signer == me || !self.judgement.unmeasured(&wanted).is_empty() => Ok(()),
+            Some(step) => self.vote_on(step, in_full).await,
+            None => self.record_in_turn(log, close, &sample).await,
+        }
+    }
+
+    /// Whether the lead whose record is there, or who is to make it, is taken at its word but for a few checks.
+    fn believes(&self, log: &RoundLog, pending: Option<&Step>) -> bool {
+        let first = log.plan.ranks.first().map(|v| v.hotkey);
+        let lead = pending.map(|step| step.record.signer).or(first);
+        lead.is_some_and(|lead| self.books.trusts(&lead, self.node.round()))
+    }
+
+    /// Whom to measure of another lead's round: a few by a secret lot, and whose line in the record's sheet surprises most.
+    fn checks(&self, listed: &[(u16, Hotkey)], pending: Option<&Step>, seeds: &Seeds) -> BTreeSet<u16> {
+        let uids: Vec<u16> = listed.iter().map(|(uid, _)| *uid).collect();
+        let mut checks = spot_checks(&uids, &seeds.closed, &self.secret, self.node.replica.terms.judge.spot_checks as usize);
+        checks.extend(pending.and_then(|step| most_surprising(&step.sheet.value.entries, &self.books.standing)));
+        checks
+    }
+
+    /// Says on the chain whether a record agrees with what was measured here.
+    async fn vote_on(&mut self, step: &Step, in_full: bool) -> Result<(), ValidatorError> {
+        let digest = step.record.digest();
+        if self.examined.as_ref().is_none_or(|known| known.record != digest) {
+            self.examined = self.examine(step, in_full).await;
+        }
+        let Some(Examined { lies, .. }) = self.examined else { return Ok(()) };
+        self.vote(digest, if lies { Vote::Contradicts } else { Vote::Agrees }).await
+    }
+
+    /// Records the round once all of `sample` was measured, if it is this validator's span.
+    async fn record_in_turn(&mut self, log: &RoundLog, close: &Close, sample: &BTreeSet<u16>) -> Result<(), ValidatorError> {
+        let Some(entries) = self.judgement.complete(close, sample) else { return Ok(()) };
         // measuring may have taken this validator past its span
         let head = self.node.run.chain.head().await?.number;
-        if log.plan.record_turn(&me, close.block, head + 1, true) == Turn::Act {
-            self.record_round(close, &log.plan.ranks, entries).await?;
+        if log.plan.record_turn(&self.node.hotkey(), close.block, head + 1, true) == Turn::Act {
+            self.record_round(log, close, entries).await?;
         }
         Ok(())
     }
@@ -241,7 +279,7 @@ impl Validator {
         self.missing_since = Some((missing.digest, since));
         let me = self.node.hotkey();
         if missing.lead != me && log.plan.rank_of(&me).is_some() && head >= since + log.plan.times.span {
-            self.report_withheld(missing.digest).await?;
+            self.vote(missing.digest, Vote::Withheld).await?;
         }
         Ok(())
     }
@@ -250,7 +288,8 @@ impl Validator {
         match progress {
             Progress::Stepped(_) => Ok(()),
             Progress::Training(log) => self.collect(&log, head).await,
-            Progress::Closed(log, close) => self.judge_round(&log, &close, head).await,
+            Progress::Closed(log, close) => self.judge_round(&log, &close, None, head).await,
+            Progress::Pending(log, step) => self.judge_round(&log, &step.close, Some(&step), head).await,
             Progress::Awaiting(log, missing) => self.wait_for_bytes(&log, &missing, head).await,
         }
     }

@@ -1,14 +1,18 @@
 //! What follows from entries, as pure functions: words for people, contradictions, and whom to check.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::{
-    Digest,
-    score::{Entry, Outcome, Trial},
+    Digest, Judge, Refusal,
+    score::{Entry, Outcome, Standing, Trial},
 };
 
 /// Devices differ in a loss's last digits even on equal sequences: by this share of the loss at most.
 const DEVICE: f64 = 1e-4;
+/// What is below this part of a bound is clearly within it.
+const MARGIN: f64 = 0.9;
+/// Combined standard errors by which two devices' gains on the same sequences differ at most.
+const SAME_GAIN: f64 = 0.5;
 /// By how much two standard errors of the same sequences differ at most, as a factor.
 const SAME_ERROR: f64 = 1.5;
 /// The same of different numbers of sequences, which may be few.
@@ -30,8 +34,12 @@ pub(crate) fn in_words(entry: &Entry) -> String {
 }
 
 /// Where `own` contradicts `theirs`, in words.
-pub(crate) fn contradiction(theirs: &Entry, own: &Entry, z: f64) -> Option<String> {
+pub(crate) fn contradiction(theirs: &Entry, own: &Entry, judge: &Judge) -> Option<String> {
+    let z = judge.z;
     match (&theirs.outcome, &own.outcome) {
+        (Outcome::Refused(refusal @ (Refusal::Copy { .. } | Refusal::Outlier { .. })), own) => {
+            clearly_not(refusal, own, judge).then(|| format!("refused in the sheet ({refusal}), sound here"))
+        }
         (Outcome::Measured { random: t, assigned: ta, .. }, Outcome::Measured { random: o, assigned: oa, .. }) => {
             let trials = [("random", t, o), ("assigned", ta, oa)];
             let gains = trials.iter().find_map(|(name, t, o)| Some(format!("{name} {}", other_gain(t, o, z)?)));
@@ -47,12 +55,56 @@ pub(crate) fn contradiction(theirs: &Entry, own: &Entry, z: f64) -> Option<Strin
     }
 }
 
+/// Whether a sheet's testimony is false, by the entries known here.
+///
+/// What somebody's bucket gave to one reader and not to another is nobody's lie; but if a lead refuses for that more than a third of what
+/// was sound here, that many miners would have to conspire against it for it to be honest.
+pub(crate) fn is_a_lie<'a>(theirs: impl Iterator<Item = &'a Entry> + Clone, known: &BTreeMap<u16, Entry>, judge: &Judge) -> bool {
+    let excused = |e: &Entry| e.outcome.refusal().is_some_and(Refusal::depends_on_reader);
+    let pairs = || theirs.clone().filter_map(|theirs| Some((theirs, known.get(&theirs.uid)?)));
+    let sound = |own: &Entry| own.outcome.refusal().is_none();
+    let missed = pairs().filter(|(theirs, own)| excused(theirs) && sound(own)).count();
+    let all = pairs().filter(|(_, own)| sound(own)).count();
+    missed * 3 > all || pairs().any(|(theirs, own)| !excused(theirs) && contradiction(theirs, own, judge).is_some())
+}
+
+/// Whose line in a sheet is furthest from what its owner's past lets one expect: a lie that changes much is looked at. The unit is the
+/// round's typical gain; whoever is refused gained nothing. Nobody is known to be surprising who was never measured.
+pub(crate) fn most_surprising(entries: &[Entry], standing: &Standing) -> Option<u16> {
+    let mut gains: Vec<f64> = entries.iter().filter_map(|e| e.outcome.gain()).collect();
+    gains.sort_by(f64::total_cmp);
+    let median = gains.get(gains.len().saturating_sub(1) / 2).copied().unwrap_or(0.0);
+    let relative = |e: &Entry| match e.outcome.gain() {
+        Some(gain) if median > 0.0 => gain / median,
+        Some(gain) => gain.signum(),
+        None => 0.0,
+    };
+    let surprise = |e: &&Entry| {
+        let expected = standing.of(e.uid).filter(|s| s.hotkey == e.hotkey && s.measured > 0)?.gain;
+        Some((relative(e) - expected).abs())
+    };
+    let visible = entries.iter().filter(|e| !e.outcome.refusal().is_some_and(Refusal::is_of_envelope));
+    let surprises = visible.filter_map(|e| Some((surprise(&e)?, e.uid)));
+    surprises.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, uid)| uid)
+}
+
+/// Whether a payload refused by comparison is none of that kind here, by a margin: validators compare different parts of payloads.
+fn clearly_not(refusal: &Refusal, own: &Outcome, judge: &Judge) -> bool {
+    match (refusal, own) {
+        (Refusal::Copy { .. }, Outcome::Measured { overlap, .. }) => *overlap < judge.overlap * MARGIN,
+        (Refusal::Outlier { .. }, Outcome::Measured { norm, .. }) => *norm < judge.outlier * MARGIN,
+        _ => false,
+    }
+}
+
 /// Where the gains are further apart than errors allow. Own figures only: a sheet must not widen the bounds of its own check.
 fn other_gain(theirs: &Trial, own: &Trial, z: f64) -> Option<String> {
     let error = combined_error(theirs, own);
+    // as many tokens are the same sequences, which follow from the chain: chance has no part in the difference
+    let errors = if theirs.tokens == own.tokens { SAME_GAIN } else { z };
     let apart = (theirs.gain() - own.gain()).abs();
     let (theirs, ours) = (theirs.gain(), own.gain());
-    (apart > z * error && apart > DEVICE * own.before.abs())
+    (apart > errors * error && apart > DEVICE * own.before.abs())
         .then(|| format!("gain {theirs:.5} in the sheet, {ours:.5} measured here, combined standard error {error:.5}"))
 }
 
@@ -84,7 +136,7 @@ pub(crate) fn spot_checks(uids: &[u16], seed: &Digest, secret: &[u8; 32], count:
 
 #[cfg(test)]
 mod tests {
-    use protocol::{Hotkey, Refusal};
+    use protocol::{Hotkey, score::MinerScore};
 
     use super::*;
 
@@ -103,7 +155,8 @@ mod tests {
     #[test]
     fn figures_further_apart_than_z_errors_contradict() {
         let own = measured(trial(0.2, 0.01), trial(0.1, 0.01));
-        let says = |assigned: f64, random: f64| contradiction(&measured(trial(assigned, 0.01), trial(random, 0.01)), &own, 4.0);
+        let fewer = |gain: f64| Trial { tokens: 60, ..trial(gain, 0.01) };
+        let says = |assigned: f64, random: f64| contradiction(&measured(fewer(assigned), fewer(random)), &own, &Judge::default());
         assert_eq!(says(0.2, 0.1), None);
         assert_eq!(says(0.2, 0.1 + 0.05), None, "within 4 · √2 · 0.01");
         assert!(says(0.2, 0.1 + 0.06).is_some_and(|words| words.starts_with("random gain 0.16000 in the sheet")));
@@ -116,31 +169,32 @@ mod tests {
         // gains as they are, and errors that would make or break the evidence
         for std_error in [0.001, 0.1] {
             assert!(
-                contradiction(&measured(trial(0.2, std_error), trial(0.1, 0.01)), &own, 4.0).is_some_and(|w| w.contains("standard error"))
+                contradiction(&measured(trial(0.2, std_error), trial(0.1, 0.01)), &own, &Judge::default())
+                    .is_some_and(|w| w.contains("standard error"))
             );
         }
         for std_error in [1.0, f64::MAX] {
-            assert!(contradiction(&measured(trial(0.2, std_error), trial(0.5, std_error)), &own, 4.0).is_some());
+            assert!(contradiction(&measured(trial(0.2, std_error), trial(0.5, std_error)), &own, &Judge::default()).is_some());
         }
         let huge = Trial { before: 1e9, after: 1e9 - 0.5, std_error: 0.01, tokens: 64 };
-        assert!(contradiction(&measured(trial(0.2, 0.01), huge), &own, 4.0).is_some());
+        assert!(contradiction(&measured(trial(0.2, 0.01), huge), &own, &Judge::default()).is_some());
     }
 
     #[test]
     fn the_last_digits_of_two_devices_contradict_nothing() {
         let own = measured(trial(0.2, 0.0), trial(0.1, 0.0));
-        assert_eq!(contradiction(&measured(trial(0.2, 0.0), trial(0.1 + 1e-5, 0.0)), &own, 4.0), None);
-        assert!(contradiction(&measured(trial(0.2, 0.0), trial(0.1 + 1e-3, 0.0)), &own, 4.0).is_some());
+        assert_eq!(contradiction(&measured(trial(0.2, 0.0), trial(0.1 + 1e-5, 0.0)), &own, &Judge::default()), None);
+        assert!(contradiction(&measured(trial(0.2, 0.0), trial(0.1 + 1e-3, 0.0)), &own, &Judge::default()).is_some());
     }
 
     #[test]
     fn a_refusal_contradicts_a_measurement_only_where_bytes_prove_it() {
         let sound = measured(trial(0.2, 0.01), trial(0.1, 0.01));
         let refused = |refusal| entry(Outcome::Refused(refusal));
-        assert!(contradiction(&refused(Refusal::NotRevealed), &sound, 4.0).is_some());
-        assert!(contradiction(&sound, &refused(Refusal::WrongOwner), 4.0).is_some());
-        assert_eq!(contradiction(&sound, &refused(Refusal::Missing), 4.0), None);
-        assert_eq!(contradiction(&refused(Refusal::Missing), &refused(Refusal::WrongOwner), 4.0), None);
+        assert!(contradiction(&refused(Refusal::NotRevealed), &sound, &Judge::default()).is_some());
+        assert!(contradiction(&sound, &refused(Refusal::WrongOwner), &Judge::default()).is_some());
+        assert_eq!(contradiction(&sound, &refused(Refusal::Missing), &Judge::default()), None);
+        assert_eq!(contradiction(&refused(Refusal::Missing), &refused(Refusal::WrongOwner), &Judge::default()), None);
     }
 
     #[test]
@@ -155,5 +209,78 @@ mod tests {
         all.dedup();
         assert_eq!(all, uids, "everybody's turn comes");
         assert_eq!(spot_checks(&uids[..2], &Digest([1; 32]), &[1; 32], 3).len(), 2);
+    }
+
+    fn known(own: &[Entry]) -> BTreeMap<u16, Entry> {
+        own.iter().map(|e| (e.uid, e.clone())).collect()
+    }
+
+    fn of(uid: u16, outcome: Outcome) -> Entry {
+        Entry { uid, hotkey: Hotkey([uid as u8; 32]), ..entry(outcome) }
+    }
+
+    #[test]
+    fn the_same_sequences_leave_little_room_and_other_ones_what_chance_may_do() {
+        let own = measured(trial(0.2, 0.01), trial(0.1, 0.01));
+        let says = |tokens: u64| {
+            let random = Trial { tokens, ..trial(0.12, 0.01) };
+            contradiction(&measured(trial(0.2, 0.01), random), &own, &Judge::default()).is_some()
+        };
+        assert!(says(64), "by more than half of √2 · 0.01");
+        assert!(!says(60), "within 4 · √2 · 0.01");
+    }
+
+    #[test]
+    fn what_one_reader_gets_and_another_does_not_is_no_lie_unless_it_is_a_third_of_all() {
+        let own: Vec<Entry> = (0..9).map(|uid| of(uid, measured(trial(0.2, 0.01), trial(0.1, 0.01)).outcome)).collect();
+        let lies = |refused: usize, refusal: Refusal| {
+            let theirs: Vec<Entry> = own
+                .iter()
+                .enumerate()
+                .map(|(i, e)| if i < refused { of(e.uid, Outcome::Refused(refusal.clone())) } else { e.clone() })
+                .collect();
+            is_a_lie(theirs.iter(), &known(&own), &Judge::default())
+        };
+        for refusal in [Refusal::NotRevealed, Refusal::Missing, Refusal::SealedDigest, Refusal::Unopenable, Refusal::PayloadDigest] {
+            assert_eq!([0, 3, 4, 9].map(|refused| lies(refused, refusal.clone())), [false, false, true, true], "{refusal}");
+        }
+        assert!(lies(1, Refusal::WrongOwner) && lies(1, Refusal::LossNotFinite));
+        assert!(lies(1, Refusal::Copy { uid: 3, round: 1, percent: 80 }), "nothing like it was found here");
+    }
+
+    #[test]
+    fn comparisons_near_their_bounds_contradict_nobody() {
+        let (judge, refusal) = (Judge::default(), Refusal::Copy { uid: 3, round: 1, percent: 71 });
+        let says = |overlap: f64, norm: f64, refusal: Refusal| {
+            let Outcome::Measured { assigned, random, work, .. } = measured(trial(0.2, 0.01), trial(0.1, 0.01)).outcome else { panic!() };
+            let own = entry(Outcome::Measured { assigned, random, work, norm, overlap });
+            contradiction(&entry(Outcome::Refused(refusal)), &own, &judge).is_some()
+        };
+        assert_eq!([0.69, 0.6].map(|overlap| says(overlap, 1.0, refusal.clone())), [false, true]);
+        assert_eq!([2.9, 2.0].map(|norm| says(0.0, norm, Refusal::Outlier { percent: 301 })), [false, true]);
+        assert_eq!(contradiction(&entry(Outcome::Refused(refusal)), &entry(Outcome::Unmeasured), &judge), None, "not measured here");
+    }
+
+    #[test]
+    fn the_line_that_changes_most_is_looked_at() {
+        let known = |uid: u16, gain: f64, measured: u32| MinerScore { gain, measured, ..MinerScore::new(uid, Hotkey([uid as u8; 32])) };
+        let standing =
+            Standing { miners: vec![known(1, 1.0, 5), known(2, 1.0, 5), known(3, 0.1, 5), known(4, 0.0, 0)], ..Standing::default() };
+        let says = |gain: f64| measured(trial(gain, 0.01), trial(gain, 0.01)).outcome;
+        let surprise = |outcomes: [Outcome; 4]| {
+            let entries: Vec<Entry> = (1..).zip(outcomes).map(|(uid, outcome)| of(uid, outcome)).collect();
+            most_surprising(&entries, &standing)
+        };
+        let usual = [says(0.1), says(0.11), says(0.01), says(9.0)];
+        let with = |place: usize, outcome: Outcome| {
+            let mut outcomes = usual.clone();
+            outcomes[place] = outcome;
+            surprise(outcomes)
+        };
+        assert_eq!(with(1, says(-0.1)), Some(2), "an honest miner that is said to harm");
+        assert_eq!(with(0, Outcome::Refused(Refusal::NotRevealed)), Some(1), "or to be late");
+        assert_eq!(with(2, says(0.5)), Some(3), "a favourite; the newcomer surprises nobody");
+        assert_ne!(with(0, Outcome::Refused(Refusal::WrongRound)), Some(1), "what the envelope shows needs no check");
+        assert_eq!(most_surprising(&[], &standing), None);
     }
 }

@@ -106,10 +106,10 @@ impl Computation {
     /// The deployed reference's parameters.
     pub const REFERENCE: Self = Self::Average { rate: 0.05, floor: 0.1, rounds: 10 };
 
-    fn default_cap() -> f64 {
+    pub(crate) fn default_cap() -> f64 {
         7.0
     }
-    fn default_rate() -> f64 {
+    pub(crate) fn default_rate() -> f64 {
         0.05
     }
     fn default_floor() -> f64 {

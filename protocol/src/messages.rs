@@ -159,6 +159,17 @@ pub enum Change {
     Top(u32),
 }
 
+/// What a validator says of what another committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, SchemaRead, SchemaWrite)]
+pub enum Vote {
+    /// The bytes behind the digest cannot be had.
+    Withheld,
+    /// The record's testimony agrees with what was measured here.
+    Agrees,
+    /// It contradicts what was measured here; the countersignature says where.
+    Contradicts,
+}
+
 /// What a hotkey commits on the chain, in the chain's order. At most 128 bytes.
 #[derive(Clone, Debug, PartialEq, SchemaRead, SchemaWrite)]
 pub enum Announcement {
@@ -180,14 +191,16 @@ pub enum Announcement {
         /// [`Signed::digest`] of the record.
         digest: Digest,
     },
-    /// The sender, a validator, cannot get the bytes behind a digest.
-    Withheld {
+    /// What the sender, a validator, says of another's seal list or record.
+    Vote {
         /// The run.
         run: RunId,
         /// The round.
         round: u64,
         /// The seal list's or record's digest.
         digest: Digest,
+        /// What it says.
+        vote: Vote,
     },
     /// A change to a running run. Counts from the launch key only, in every round from `from_round` on that opens after this commitment's
     /// block; of two changes to one thing the later one holds.
@@ -282,8 +295,8 @@ mod tests {
         let list = SealList { run: a, round: 3, entries: vec![Sealed { uid: 258, envelope: vec![7; 4] }] };
         let [one] = [1u64].map(u64::to_le_bytes);
         assert_eq!(list.encode(), [&a.0[..], &three, &one, &[2, 1], &four, &[7; 4]].concat());
-        let said = Announcement::Withheld { run: a, round: 3, digest: b };
-        assert_eq!(said.encode(), [&b"TRB1"[..], &2u32.to_le_bytes(), &a.0, &three, &b.0].concat());
+        let said = Announcement::Vote { run: a, round: 3, digest: b, vote: Vote::Contradicts };
+        assert_eq!(said.encode(), [&b"TRB1"[..], &2u32.to_le_bytes(), &a.0, &three, &b.0, &2u32.to_le_bytes()].concat());
     }
 
     #[test]

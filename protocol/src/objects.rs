@@ -23,8 +23,8 @@ pub enum ObjectKey {
     ScoreSheet(u64),
     /// A lead's record of a round.
     Record(u64),
-    /// A validator's countersignature of, or dissent from, a round's record.
-    Countersign(u64),
+    /// A validator's countersignature of, or dissent from, a round's record of this digest.
+    Countersign(u64, Digest),
     /// The aggregator's bundle of a record's payloads.
     Bundle(u64),
     /// A committed document as its lead published it, in the bucket of whoever keeps a copy.
@@ -62,7 +62,7 @@ impl fmt::Display for ObjectKey {
             Self::SealList(round) => write!(f, "rounds/{round:08}/seal-list"),
             Self::ScoreSheet(round) => write!(f, "rounds/{round:08}/scores"),
             Self::Record(round) => write!(f, "rounds/{round:08}/record"),
-            Self::Countersign(round) => write!(f, "rounds/{round:08}/countersign"),
+            Self::Countersign(round, record) => write!(f, "rounds/{round:08}/countersign-{record}"),
             Self::Bundle(round) => write!(f, "rounds/{round:08}/bundle"),
             Self::Copy { of, digest } => write!(f, "{of}-{digest}"),
             Self::Checkpoint { round, file } => write!(f, "checkpoints/{round:08}/{file}"),

@@ -86,6 +86,11 @@ impl Refusal {
         self.is_of_envelope() || matches!(self, Self::Malformed(_) | Self::WrongOwner)
     }
 
+    /// Whether a bucket that gives one reader what it does not give another can make it hold for the one alone.
+    pub fn depends_on_reader(&self) -> bool {
+        matches!(self, Self::Missing | Self::NotRevealed | Self::SealedDigest | Self::Unopenable | Self::PayloadDigest)
+    }
+
     /// The refusal's own words, if it has some.
     pub fn words(&self) -> Option<&str> {
         match self {
@@ -110,5 +115,7 @@ mod tests {
         assert!(of_envelope.iter().all(|r| r.is_fact() && r.is_of_envelope()));
         assert!(of_payload.iter().all(|r| r.is_fact() && !r.is_of_envelope()));
         assert!(testimony.iter().all(|r| !r.is_fact()));
+        assert!(testimony.iter().all(|r| r.depends_on_reader() != (*r == LossNotFinite)));
+        assert!(!of_envelope.iter().chain(&of_payload).chain(&compared).any(Refusal::depends_on_reader));
     }
 }

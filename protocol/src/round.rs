@@ -10,7 +10,9 @@
 //! Each lead acts in its own span: rank 0 up to one span past the due block, rank 1 in the span after, and so on; after the last
 //! rank the first follows again, so that a run whose validators were all gone goes on with whoever returns.
 
-use crate::{Digest, Hotkey, RoundTimes, Validator};
+use std::collections::HashMap;
+
+use crate::{Announcement, Digest, Hotkey, RoundTimes, RunId, Validator, Vote};
 
 /// Where a round stands on the chain before its close.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,23 +131,121 @@ pub struct Candidate {
     pub digest: Digest,
 }
 
-/// The candidates whose bytes are not voted withheld, in order. The first of them whose facts hold stands; while the bytes of an earlier
-/// one are missing, nobody can know, and all wait.
-pub fn in_force<'a>(
-    candidates: &'a [Candidate],
-    ranks: &[Validator],
-    withheld: &[(Hotkey, Digest)],
-) -> impl Iterator<Item = &'a Candidate> {
-    candidates.iter().filter(|candidate| !voted_withheld(candidate, ranks, withheld))
+/// A validator's vote, and where it stands on the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ballot {
+    /// Who voted.
+    pub by: Hotkey,
+    /// Block of the vote.
+    pub block: u64,
+    /// The seal list or record that it is about.
+    pub digest: Digest,
+    /// What it says.
+    pub vote: Vote,
 }
 
-/// Whether holders of more than half of the permitted stake besides the lead's said that the bytes are withheld.
-fn voted_withheld(candidate: &Candidate, ranks: &[Validator], withheld: &[(Hotkey, Digest)]) -> bool {
-    let others = || ranks.iter().filter(|v| v.hotkey != candidate.lead);
-    let total: u128 = others().map(|v| u128::from(v.stake)).sum();
-    let says_so = |v: &&Validator| withheld.iter().any(|(voter, digest)| *voter == v.hotkey && *digest == candidate.digest);
-    let against: u128 = others().filter(says_so).map(|v| u128::from(v.stake)).sum();
-    against * 2 > total
+impl Ballot {
+    /// What `by` announced in `block`, if it is a vote about something of this round.
+    pub fn of(said: &Announcement, (run, round): (RunId, u64), by: Hotkey, block: u64) -> Option<Self> {
+        match *said {
+            Announcement::Vote { run: r, round: n, digest, vote } if (r, n) == (run, round) => Some(Self { by, block, digest, vote }),
+            _ => None,
+        }
+    }
+}
+
+/// What became of a record by the validators' votes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Its validators have time to vote until the end of this block.
+    Open(u64),
+    /// If its facts hold, it counts from this block on.
+    Stands(u64),
+    /// It counts for nobody.
+    PassedOver,
+}
+
+impl RoundPlan {
+    /// The last block in which votes of agreement or contradiction count for a record that was committed in `block`, after a close in block
+    /// `close`: everybody has the first lead's time to measure, and a span to say so.
+    pub fn votes_due(&self, close: u64, block: u64) -> u64 {
+        self.record_due(close).max(block) + self.times.span
+    }
+
+    /// What the votes up to block `head` make of a record that was committed after a close in block `close`; `ballots` are in the chain's
+    /// order, and a validator's later vote takes the place of its earlier one.
+    ///
+    /// The record stands once its lead and those who agree hold more than half of the permitted stake, and is passed over once those who
+    /// contradict it, or miss its bytes, do; without either it stands when the votes are due, so that a run goes on with whoever is there.
+    /// A lead with more than half of the stake needs nobody.
+    ///
+    /// It is also passed over once holders of more than half of the stake *besides the lead's* miss the bytes: then hardly anybody could go
+    /// on. Such votes count from a span after the record on, before which nobody honest casts one, and without an end.
+    pub fn fate(&self, record: &Candidate, close: u64, ballots: &[Ballot], head: u64) -> Fate {
+        let (due, votes_due) = (record.block + self.times.span, self.votes_due(close, record.block));
+        let counts = |b: &&Ballot| match b.vote {
+            Vote::Withheld => b.block >= due,
+            Vote::Agrees | Vote::Contradicts => (record.block..=votes_due).contains(&b.block),
+        };
+        let mut poll = Poll::new(&self.ranks, record);
+        let needs_nobody = poll.is_majority(poll.lead);
+        for ballot in ballots.iter().filter(counts) {
+            poll.cast(ballot);
+            if !needs_nobody && poll.is_majority(poll.lead + poll.stake_of(Vote::Agrees)) {
+                return Fate::Stands(ballot.block);
+            }
+            let missing = poll.stake_of(Vote::Withheld);
+            if poll.is_majority(missing + poll.stake_of(Vote::Contradicts)) || missing * 2 > poll.total - poll.lead {
+                return Fate::PassedOver;
+            }
+        }
+        match head >= votes_due {
+            _ if needs_nobody => Fate::Stands(record.block),
+            true => Fate::Stands(votes_due),
+            false => Fate::Open(votes_due),
+        }
+    }
+
+    /// Whether holders of more than half of the permitted stake besides the lead's said that a seal list's bytes are withheld. The first
+    /// that is not and whose facts hold stands; while the bytes of an earlier one are missing, nobody can know, and all wait.
+    pub fn is_withheld(&self, list: &Candidate, ballots: &[Ballot]) -> bool {
+        let mut poll = Poll::new(&self.ranks, list);
+        let due = list.block + self.times.span;
+        ballots.iter().filter(|b| b.vote == Vote::Withheld && b.block >= due).for_each(|b| poll.cast(b));
+        poll.stake_of(Vote::Withheld) * 2 > poll.total - poll.lead
+    }
+}
+
+/// The votes on one digest, by stake.
+struct Poll<'a> {
+    ranks: &'a [Validator],
+    candidate: &'a Candidate,
+    votes: HashMap<Hotkey, Vote>,
+    total: u128,
+    lead: u128,
+}
+
+impl<'a> Poll<'a> {
+    fn new(ranks: &'a [Validator], candidate: &'a Candidate) -> Self {
+        let stake = |of: &dyn Fn(&Validator) -> bool| ranks.iter().filter(|v| of(v)).map(|v| u128::from(v.stake)).sum();
+        let (total, lead) = (stake(&|_| true), stake(&|v| v.hotkey == candidate.lead));
+        Self { ranks, candidate, votes: HashMap::new(), total, lead }
+    }
+
+    /// Counts a vote, unless it is about something else or the lead's own.
+    fn cast(&mut self, ballot: &Ballot) {
+        if ballot.digest == self.candidate.digest && ballot.by != self.candidate.lead {
+            self.votes.insert(ballot.by, ballot.vote);
+        }
+    }
+
+    fn stake_of(&self, vote: Vote) -> u128 {
+        self.ranks.iter().filter(|v| self.votes.get(&v.hotkey) == Some(&vote)).map(|v| u128::from(v.stake)).sum()
+    }
+
+    fn is_majority(&self, stake: u128) -> bool {
+        stake * 2 > self.total
+    }
 }
 
 #[cfg(test)]
@@ -229,19 +329,80 @@ mod tests {
         assert_eq!(plan.record_turn(&Hotkey([9; 32]), 110, 114, true), Turn::Wait(114));
     }
 
+    fn ballots(votes: &[(u8, u64, Vote)]) -> Vec<Ballot> {
+        votes.iter().map(|&(k, block, vote)| Ballot { by: Hotkey([k; 32]), block, digest: Digest::of(b"a"), vote }).collect()
+    }
+
+    /// A plan of validators with these stakes, and a record of the first in block 112 after a close in block 110: votes count to block 119.
+    fn fate(stakes: &[u64], votes: &[(u8, u64, Vote)], head: u64) -> Fate {
+        let ranks = (1..).zip(stakes).map(|(k, &stake)| Validator { hotkey: Hotkey([k; 32]), stake }).collect();
+        let plan = RoundPlan { ranks, ..plan() };
+        assert_eq!(plan.votes_due(110, 112), 119);
+        plan.fate(&Candidate { block: 112, ..candidate(1, b"a") }, 110, &ballots(votes), head)
+    }
+
+    use Vote::{Agrees, Contradicts, Withheld};
+
+    #[test]
+    fn a_record_stands_once_most_stake_is_behind_it() {
+        let stakes = [40, 20, 20, 20];
+        assert_eq!(fate(&stakes, &[], 118), Fate::Open(119));
+        assert_eq!(fate(&stakes, &[(2, 114, Agrees)], 114), Fate::Stands(114), "60 of 100");
+        assert_eq!(fate(&[30, 30, 30, 10], &[(4, 113, Agrees), (2, 115, Agrees)], 118), Fate::Stands(115));
+        assert_eq!(fate(&[50, 50], &[], 118), Fate::Open(119), "half is not most");
+        assert_eq!(fate(&[60, 40], &[(2, 113, Contradicts)], 113), Fate::Stands(112), "a lead with most of the stake needs nobody");
+        assert_eq!(fate(&[5], &[], 112), Fate::Stands(112));
+    }
+
+    #[test]
+    fn a_record_is_passed_over_once_most_stake_contradicts_it_and_never_by_less() {
+        let stakes = [40, 20, 20, 20];
+        let two = [(2, 113, Contradicts), (3, 113, Contradicts)];
+        assert_eq!(fate(&stakes, &two, 118), Fate::Open(119));
+        assert_eq!(fate(&stakes, &two, 119), Fate::Stands(119), "those who are silent had their time");
+        let three = [two[0], two[1], (4, 119, Contradicts)];
+        assert_eq!(fate(&stakes, &three, 119), Fate::PassedOver);
+        assert_eq!(fate(&stakes, &[two[0], two[1], (4, 120, Contradicts)], 130), Fate::Stands(119), "too late");
+        // a liar with two fifths of the stake cannot keep an honest record from standing
+        assert_eq!(fate(&[20, 40, 20, 20], &[(2, 112, Contradicts), (3, 114, Agrees), (4, 114, Agrees)], 114), Fate::Stands(114));
+        assert_eq!(
+            fate(&[35, 40, 25], &[(2, 114, Withheld), (3, 114, Agrees)], 118),
+            Fate::PassedOver,
+            "the price of going on without bytes"
+        );
+        assert_eq!(fate(&[35, 40, 25], &[(2, 113, Withheld), (3, 114, Agrees)], 118), Fate::Stands(114), "not before a span is over");
+    }
+
+    #[test]
+    fn later_votes_take_the_place_of_earlier_ones_and_only_others_with_stake_count() {
+        let stakes = [40, 30, 30];
+        assert_eq!(fate(&stakes, &[(1, 113, Agrees), (9, 113, Agrees)], 118), Fate::Open(119));
+        let changed = [(2, 113, Contradicts), (2, 114, Withheld), (2, 115, Contradicts), (3, 116, Contradicts)];
+        assert_eq!(fate(&stakes, &changed[..3], 118), Fate::Open(119));
+        assert_eq!(fate(&stakes, &changed, 118), Fate::PassedOver);
+        let other = Ballot { digest: Digest::of(b"b"), ..ballots(&[(2, 113, Agrees)])[0] };
+        assert_eq!(plan().fate(&Candidate { block: 112, ..candidate(2, b"a") }, 110, &[other], 118), Fate::Open(119));
+    }
+
     #[test]
     fn withheld_bytes_are_passed_over_when_most_other_stake_says_so() {
-        let ranks = plan().ranks;
-        let candidates = [candidate(1, b"a"), candidate(2, b"b")];
-        let vote = |k: u8| (Hotkey([k; 32]), Digest::of(b"a"));
-        let first = |votes: &[(Hotkey, Digest)]| in_force(&candidates, &ranks, votes).next().map(|c| c.lead.0[0]);
-        assert_eq!(first(&[]), Some(1));
+        let (plan, list) = (plan(), candidate(1, b"a"));
+        let withheld = |votes: &[(u8, u64)]| {
+            let votes: Vec<_> = votes.iter().map(|&(k, block)| (k, block, Withheld)).collect();
+            plan.is_withheld(&list, &ballots(&votes))
+        };
+        assert!(!withheld(&[]));
         // 10 of the other 30 do not suffice, 20 do; the lead's own word, a stranger's and one said twice do not count
-        assert_eq!(first(&[vote(3), vote(3), vote(1), vote(9)]), Some(1));
-        assert_eq!(first(&[vote(2)]), Some(2));
-        assert_eq!(first(&[vote(2), (Hotkey([1; 32]), Digest::of(b"b")), (Hotkey([3; 32]), Digest::of(b"b"))]), None);
+        assert!(!withheld(&[(3, 2), (3, 3), (1, 2), (9, 2)]));
+        assert!(withheld(&[(2, 2)]));
+        assert!(!withheld(&[(2, 1)]), "before a span is over");
+        assert!(!plan.is_withheld(&list, &ballots(&[(2, 2, Contradicts)])));
         // alone, nobody is left to say so
-        assert_eq!(in_force(&candidates[..1], &ranks[..1], &[vote(1), vote(2)]).count(), 1);
+        let alone = RoundPlan { ranks: plan.ranks[..1].to_vec(), ..plan.clone() };
+        assert!(!alone.is_withheld(&list, &ballots(&[(1, 2, Withheld), (2, 2, Withheld)])));
+        // of a record too, however late
+        assert_eq!(fate(&[60, 20, 20], &[(2, 114, Withheld), (3, 200, Withheld)], 200), Fate::PassedOver);
+        assert_eq!(fate(&[40, 20, 20, 20], &[(2, 114, Withheld), (3, 200, Withheld)], 200), Fate::PassedOver);
     }
 
     prop_compose! {
@@ -279,20 +440,40 @@ mod tests {
         }
 
         #[test]
-        fn the_order_of_votes_and_of_validators_does_not_matter(
+        fn a_fate_once_decided_is_the_same_for_whoever_looks_later(
             plan in any_plan(),
-            votes in prop::collection::vec((0u8..6, 0u8..4), 0..12),
-            leads in prop::collection::vec(0u8..6, 0..4),
+            votes in prop::collection::vec((0u8..6, 0u64..40, 0u8..3), 0..12),
+            lead in 0u8..6,
         ) {
-            let candidates: Vec<Candidate> = leads.iter().zip(0u8..).map(|(&lead, d)| candidate(lead, &[d])).collect();
-            let votes: Vec<(Hotkey, Digest)> = votes.iter().map(|&(k, d)| (Hotkey([k; 32]), Digest::of(&[d]))).collect();
-            let kept: Vec<&Candidate> = in_force(&candidates, &plan.ranks, &votes).collect();
-            let reversed: Vec<(Hotkey, Digest)> = votes.iter().rev().copied().collect();
-            let ranks: Vec<Validator> = plan.ranks.iter().rev().cloned().collect();
-            prop_assert_eq!(&kept, &in_force(&candidates, &ranks, &reversed).collect::<Vec<_>>());
-            // one more vote never brings a candidate back
-            let more = [&votes[..], &[(Hotkey([0; 32]), Digest::of(&[0]))]].concat();
-            prop_assert!(in_force(&candidates, &plan.ranks, &more).all(|c| kept.contains(&c)));
+            let close = plan.anchor + 1;
+            let record = Candidate { block: close + 2, ..candidate(lead, b"a") };
+            let vote = |v: u8| [Agrees, Contradicts, Withheld][usize::from(v)];
+            let mut votes: Vec<(u8, u64, Vote)> = votes.into_iter().map(|(k, after, v)| (k, record.block + after, vote(v))).collect();
+            votes.sort_by_key(|(_, block, _)| *block);
+            let ballots = ballots(&votes);
+            let at = |head: u64| {
+                let seen: Vec<Ballot> = ballots.iter().filter(|b| b.block <= head).copied().collect();
+                let fate = plan.fate(&record, close, &seen, head);
+                // the order of the validators does not matter
+                let reversed = RoundPlan { ranks: plan.ranks.iter().rev().cloned().collect(), ..plan.clone() };
+                assert_eq!(fate, reversed.fate(&record, close, &seen, head));
+                fate
+            };
+            let due = plan.votes_due(close, record.block);
+            let mut decided = at(record.block);
+            for head in record.block..due + 60 {
+                let now = at(head);
+                match (decided, now) {
+                    (Fate::Open(until), _) => prop_assert!(until == due && head <= due),
+                    // bytes that most others miss are given up, however late
+                    (Fate::Stands(_), Fate::PassedOver) => {
+                        prop_assert!(ballots.iter().any(|b| b.block <= head && b.vote == Withheld));
+                    }
+                    (before, now) => prop_assert_eq!(before, now),
+                }
+                decided = now;
+            }
+            prop_assert!(!matches!(decided, Fate::Open(_)));
         }
     }
 }

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use protocol::{
-    Computation, Rating,
-    score::{MinerScore, VERIFIED_POWER},
-};
+use protocol::{Computation, Rating, score::MinerScore};
 
 use super::{Explanation, Merits, Round};
 use crate::{
@@ -158,9 +155,9 @@ impl Explanation {
         };
         let computation = match self.rules.judge.computation {
             Computation::Sequential { .. } => format!(
-                "{:.3} (the chance that it trains on its assigned data) × {:.3} (the part of its claims that shows in its gains, {} at most, to the power of {VERIFIED_POWER})",
+                "{:.3} (the chance that it trains on its assigned data) × {:.3} (the part of its claims that shows in its gains, {} at most, to the fourth power)",
                 merits.trains,
-                merits.verified.powi(VERIFIED_POWER),
+                merits.verified.powi(4),
                 percent(merits.verified)
             ),
             Computation::Average { .. } => format!("{:.3} (training on its assigned data)", signs.max(0.0)),

@@ -5,7 +5,7 @@ use std::{collections::HashSet, mem::discriminant, sync::Arc};
 use chain::{Chain as _, Ledger};
 use checkpoints::{Close, Progress, Replica, RoundLog, Run, Step, Stopwatch, check_envelope, fetch_applied};
 use protocol::{
-    Announcement, Applied, Digest, Document, Envelope, Hotkey, Keypair, ObjectKey, Record, SealList, Sealed, Signed,
+    Announcement, Applied, Digest, Document, Envelope, Hotkey, Keypair, ObjectKey, Record, SealList, Sealed, Signed, Vote,
     score::{Entry, Outcome, ScoreSheet, Standing, Trial},
 };
 use storage::{Access, Bucket};
@@ -16,13 +16,15 @@ pub struct Lead {
     pub run: Arc<Run>,
     pub replica: Replica,
     /// Every round so far.
-    pub steps: Vec<Step>,
+    pub steps: Vec<Arc<Step>>,
     /// The newest block.
     pub head: u64,
     keypair: Keypair,
     ledger: Arc<Ledger>,
     bucket: Bucket,
     turns: HashSet<(u64, std::mem::Discriminant<Turn>)>,
+    /// What it says of others' records.
+    pub opinion: Vote,
 }
 
 /// What falls to a validator in a round in which it is the first in rank.
@@ -48,7 +50,7 @@ impl Lead {
         });
         ledger.join("played").unwrap();
         let replica = Replica::genesis(run.clone()).unwrap();
-        Self { run, replica, steps: Vec::new(), head: 0, keypair, ledger, bucket, turns: HashSet::new() }
+        Self { run, replica, steps: Vec::new(), head: 0, keypair, ledger, bucket, turns: HashSet::new(), opinion: Vote::Agrees }
     }
 
     pub fn hotkey(&self) -> Hotkey {
@@ -57,7 +59,7 @@ impl Lead {
 
     /// The rounds so far in which this validator was the first in rank.
     pub fn led(&self) -> Vec<&Step> {
-        self.steps.iter().filter(|step| first(step) == self.hotkey()).collect()
+        self.steps.iter().map(Arc::as_ref).filter(|step| first(step) == self.hotkey()).collect()
     }
 
     /// Follows the chain until this validator was first in rank in two rounds; see [`Self::play_until`].
@@ -87,6 +89,11 @@ impl Lead {
         let leads = |log: &RoundLog| log.plan.rank_of(&me) == Some(0);
         match self.look().await {
             Progress::Training(log) if leads(&log) && self.head + 1 >= log.plan.close_due() => Some(Turn::Close(log)),
+            Progress::Pending(_, step) if step.record.signer != me => {
+                let (run, round, digest) = (self.run.id, self.replica.anchor.round, step.record.digest());
+                self.announce(Announcement::Vote { run, round, digest, vote: self.opinion }).await;
+                None
+            }
             Progress::Closed(log, close) if leads(&log) && self.head >= log.plan.reveal_due(close.block) => Some(Turn::Record(log, close)),
             _ => None,
         }
@@ -96,7 +103,7 @@ impl Lead {
     pub async fn look(&mut self) -> Progress {
         loop {
             match self.replica.advance(self.head, &mut Stopwatch::default()).await.unwrap() {
-                Progress::Stepped(step) => self.steps.push(*step),
+                Progress::Stepped(step) => self.steps.push(step),
                 progress => return progress,
             }
         }

@@ -283,13 +283,13 @@ impl Net {
     }
 
     /// Every round so far, as whoever replays the log finds it.
-    pub fn replay(&self) -> Vec<Step> {
+    pub fn replay(&self) -> Vec<Arc<Step>> {
         runtime().block_on(async {
             let run = Run::open(&self.run, Arc::new(self.open_ledger()), Access::Trusted).await.unwrap();
             let head = run.chain.head().await.unwrap().number;
             let (mut replica, mut steps) = (Replica::genesis(run).unwrap(), Vec::new());
             while let Progress::Stepped(step) = replica.advance(head, &mut Stopwatch::default()).await.unwrap() {
-                steps.push(*step);
+                steps.push(step);
             }
             steps
         })

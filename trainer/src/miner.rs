@@ -292,7 +292,7 @@ impl Role for Miner {
                     self.reveal(&close).await;
                     break;
                 }
-                Progress::Awaiting(..) => break,
+                Progress::Pending(..) | Progress::Awaiting(..) => break,
             }
         }
         Ok(())

@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use crate::{Outcome, suite::BASELINE};
+use chain::yuma;
+use ndarray::Array2;
+
+use crate::{Outcome, WeightRow, suite::BASELINE};
 
 /// Rounds at the end of a bout whose mean pay counts as the standing at the end.
 pub const END: u64 = 5;
@@ -80,6 +83,48 @@ pub fn ratio(part: f64, whole: f64) -> Option<f64> {
     (whole > 0.0).then(|| part / whole)
 }
 
+/// The most by which the weights of those validators that lie move an honest miner's incentive at the end, the mean of the last
+/// [`LONG_END`] rounds, relative to what Yuma consensus gives from everybody else's weights. Nobody's are moved if nobody lies.
+pub fn swayed(outcome: &Outcome) -> Option<f64> {
+    let liars: Vec<u16> = outcome.validators.iter().filter(|v| v.lies).map(|v| v.uid).collect();
+    let rounds = &outcome.rounds[outcome.rounds.len().saturating_sub(LONG_END as usize)..];
+    let mean = |uid: u16, of: &dyn Fn(&WeightRow) -> bool| {
+        let paid = rounds.iter().map(|round| incentives(round.weights.iter().filter(|row| of(row))).get(usize::from(uid)).copied());
+        paid.map(|paid| f64::from(paid.unwrap_or(0))).sum::<f64>()
+    };
+    let moved = outcome.of_class(BASELINE).map(|miner| {
+        let (with, without) = (mean(miner.uid, &|_| true), mean(miner.uid, &|row| !liars.contains(&row.uid)));
+        ratio((with - without).abs(), without)
+    });
+    moved.collect::<Option<Vec<f64>>>()?.into_iter().max_by(f64::total_cmp)
+}
+
+/// The incentives that follow from these rows of weights, by uid.
+fn incentives<'a>(rows: impl Iterator<Item = &'a WeightRow> + Clone) -> Vec<u16> {
+    let uids = rows.clone().flat_map(|row| row.weights.iter().map(|(uid, _)| *uid).chain([row.uid]));
+    let count = uids.max().map_or(0, |uid| usize::from(uid) + 1);
+    // as if all had just set their weights, and nobody was bonded to anybody: neither bears on incentives
+    let mut inputs = yuma::Inputs {
+        block: 2,
+        last_epoch: 0,
+        owner: None,
+        stake: vec![0; count],
+        permit: vec![false; count],
+        registered: vec![0; count],
+        last_update: vec![1; count],
+        weights: Array2::zeros((count, count)),
+        bonds: Array2::zeros((count, count)),
+    };
+    for row in rows {
+        let uid = usize::from(row.uid);
+        (inputs.stake[uid], inputs.permit[uid]) = (row.stake, true);
+        for &(miner, weight) in &row.weights {
+            inputs.weights[(uid, usize::from(miner))] = f64::from(weight);
+        }
+    }
+    yuma::epoch(&inputs, &yuma::Params::default()).incentive
+}
+
 /// After how many rounds pay stayed below [`UNPAID`] to the end: 0 if it always was; none if it is not, or if nothing is known.
 pub fn unpaid_after(relative: &[(u64, f64)]) -> Option<u64> {
     if relative.is_empty() {
@@ -149,11 +194,13 @@ pub(crate) mod tests {
             block: 0,
             root: Digest::default(),
             lead: String::new(),
+            first: String::new(),
             listed: miners.len(),
             applied: applied(round),
             gains: Vec::new(),
             advantages: Vec::new(),
             scores: Vec::new(),
+            weights: Vec::new(),
         };
         let validator = |(uid, stake, dividends)| ValidatorOutcome {
             uid,
@@ -162,6 +209,7 @@ pub(crate) mod tests {
             dividends,
             emission: 0,
             led: 0,
+            first: 0,
             dissents: 0,
             warnings: Vec::new(),
         };
@@ -204,6 +252,29 @@ pub(crate) mod tests {
         let known = rank_correlation(&[(1.0, 2.0), (2.0, 1.0), (3.0, 4.0), (4.0, 3.0)]);
         assert!((known.unwrap_or_default() - 0.6).abs() < 1e-12, "{known:?}");
         assert_eq!(rank_correlation(&[(1.0, 1.0), (1.0, 2.0)]), None);
+    }
+
+    #[test]
+    fn a_liar_moves_what_consensus_lets_it_move() {
+        let mut bout = outcome(&[("honest", &[1; 12]), ("honest", &[1; 12])], 2.0);
+        let rows = |stakes: [u64; 3], liars: &[(u16, u16)]| {
+            let honest = vec![(3, 65_535), (4, 65_535)];
+            let row = |uid: usize| WeightRow {
+                uid: uid as u16,
+                stake: stakes[uid],
+                weights: if uid == 0 { liars.to_vec() } else { honest.clone() },
+            };
+            (0..3).map(row).collect::<Vec<_>>()
+        };
+        bout.validators[0] = ValidatorOutcome { uid: 0, lies: true, ..bout.validators[0].clone() };
+        let mut swayed_by = |stakes: [u64; 3], liars: &[(u16, u16)]| {
+            bout.rounds.iter_mut().for_each(|round| round.weights = rows(stakes, liars));
+            swayed(&bout).unwrap()
+        };
+        assert_eq!(swayed_by([40, 30, 30], &[(3, 65_535), (4, 65_535)]), 0.0, "it says what the others say");
+        let clipped = swayed_by([40, 30, 30], &[(3, 65_535)]);
+        assert!(clipped > 0.0 && clipped < 0.4, "what it gives beyond the others is clipped, what it denies is not: {clipped}");
+        assert!(swayed_by([80, 10, 10], &[(3, 65_535)]) > 0.9, "with most of the stake it decides");
     }
 
     #[test]

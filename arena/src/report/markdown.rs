@@ -110,8 +110,12 @@ fn liar(liar: &Liar) -> String {
     row("`liar` and `liar-honest`: one lies, or none", &liar.moved);
     row("`liar-honest-2` and `liar-honest`: none lies, another seed", &liar.by_chance);
     let (lies, honest) = (number(liar.dividends), number(liar.dividends_if_honest));
-    let _ =
-        write!(text, "\nThe first validator's dividends per stake, relative to the others': {lies} if it lies, {honest} if it does not.");
+    let (first, own) = liar.rounds;
+    let _ = write!(
+        text,
+        "\nThe first validator's dividends per stake, relative to the others': {lies} if it lies, {honest} if it does not. \
+         Of {first} rounds in which the liar's turn was first, its own record stood in {own}."
+    );
     text
 }
 

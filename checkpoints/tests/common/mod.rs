@@ -11,7 +11,7 @@ use checkpoints::{Close, Progress, Replica, Run, Step, Stopwatch};
 use compression::{ErrorFeedback, Header};
 use protocol::{
     Announcement, Applied, ChainSection, DataSection, Digest, Document, Envelope, Keypair, Launch, Manifest, ObjectKey, Record, RunConfig,
-    SealContext, SealList, Sealed, Signed,
+    SealContext, SealList, Sealed, Signed, Vote,
     score::{Entry, Outcome, ScoreSheet, Standing, Trial},
 };
 use storage::{Access, Bucket};
@@ -169,9 +169,15 @@ impl Net {
         replica.advance(self.head().await, &mut Stopwatch::default()).await.unwrap()
     }
 
-    /// Takes one step that must be there.
-    pub async fn step(&self, replica: &mut Replica) -> Box<Step> {
-        match self.progress(replica).await {
+    /// Takes one step that must be there, or waits for the votes of the others, all of whom agree.
+    pub async fn step(&self, replica: &mut Replica) -> Arc<Step> {
+        let mut progress = self.progress(replica).await;
+        if let Progress::Pending(_, step) = &progress {
+            let voters: Vec<&Peer> = self.validators.iter().collect();
+            self.vote(&voters, step.record.value.round, step.record.digest(), Vote::Agrees).await;
+            progress = self.progress(replica).await;
+        }
+        match progress {
             Progress::Stepped(step) => step,
             other => panic!("{other:?} {:?}", replica.void()),
         }
@@ -260,7 +266,7 @@ impl Net {
     /// The lead of this rank lists every envelope, at the start of its span; all miners reveal.
     pub async fn close_honestly(&self, replica: &Replica, rank: usize) -> Close {
         let (anchor, times) = (&replica.anchor, &self.run.manifest.round);
-        let due = anchor.record_block + times.train;
+        let due = anchor.since + times.train;
         self.before(if rank == 0 { due } else { due + 1 + rank as u64 * times.span }).await;
         let lead = self.ranked(replica).await[rank];
         let list = Signed::new(self.list(replica).await, &lead.keypair);
@@ -358,7 +364,7 @@ impl Net {
     }
 
     /// A whole round in which everybody is honest.
-    pub async fn round(&self, replica: &mut Replica) -> Box<Step> {
+    pub async fn round(&self, replica: &mut Replica) -> Arc<Step> {
         let close = self.closed(replica).await;
         self.record_honestly(replica, &close, 0).await;
         self.step(replica).await
@@ -382,7 +388,12 @@ impl Net {
         replica
     }
 
-    pub async fn vote_withheld(&self, voter: &Peer, round: u64, digest: Digest) {
-        self.commit(voter, &Announcement::Withheld { run: self.run.id, round, digest }).await;
+    /// Votes on a seal list or record, and makes the block that includes them all.
+    pub async fn vote(&self, voters: &[&Peer], round: u64, digest: Digest, vote: Vote) -> u64 {
+        let said = Announcement::Vote { run: self.run.id, round, digest, vote };
+        for voter in voters {
+            self.ledger.commit(&voter.keypair, NETUID, &said.encode()).await.unwrap();
+        }
+        self.ledger.advance(1).unwrap().number
     }
 }

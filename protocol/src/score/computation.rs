@@ -27,8 +27,6 @@ const ADVANTAGE_WINDOW: u32 = 39;
 const MOST_ADVANTAGE: f64 = 10.0;
 /// Standard errors for which a miner has the benefit of the doubt.
 const DOUBT: f64 = 2.5;
-/// The power to which the verified part of a claim counts.
-pub const VERIFIED_POWER: i32 = 4;
 
 /// δ with a round's measurements, before which there were `tested` rounds. [`FIRST_EFFECT`] counts like one more.
 pub(super) fn next_effect(effect: f64, tested: u32, entries: &[Entry]) -> Option<f64> {
@@ -45,8 +43,8 @@ pub(super) fn count(score: &mut MinerScore, outcome: &Outcome, effect: f64, rule
         score.advantage += rate * (z.clamp(-MOST_ADVANTAGE, MOST_ADVANTAGE) - score.advantage);
     }
     let (cap, rate) = match *rule {
-        Computation::Sequential { cap } => (cap, 0.05),
-        Computation::Average { rate, .. } => (7.0, rate),
+        Computation::Sequential { cap } => (cap, Computation::default_rate()),
+        Computation::Average { rate, .. } => (Computation::default_cap(), rate),
     };
     let ratio = outcome.advantage().map_or(0.0, |z| effect * z - effect * effect / 2.0);
     score.evidence = (score.evidence + ratio.clamp(-MOST_EVIDENCE, MOST_EVIDENCE)).clamp(-cap, cap);
@@ -71,7 +69,10 @@ pub(super) fn typical_advantage(miners: &[MinerScore]) -> f64 {
 /// miner's side: who claims twice what it trained must not earn much more than by claiming what it trained.
 pub(super) fn factor(score: &MinerScore, typical: f64, rule: &Computation) -> f64 {
     match *rule {
-        Computation::Sequential { .. } => score.trains() * verified(score, typical).powi(VERIFIED_POWER),
+        Computation::Sequential { .. } => {
+            let part = verified(score, typical);
+            score.trains() * part * part * part * part
+        }
         Computation::Average { floor, rounds, .. } if score.measured > rounds && score.signs < floor => 0.0,
         Computation::Average { .. } => score.signs.max(0.0),
     }

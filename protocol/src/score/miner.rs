@@ -15,8 +15,6 @@ const GAIN_RATE: f64 = 0.1;
 const MOST_GAIN: f64 = 2.0;
 /// Rounds in a row, without a valid payload or without a gain, after which nothing is paid.
 pub(super) const IN_A_ROW: u32 = 3;
-/// Two nodes' recomputed figures agree within this relative difference; `exp` differs in the last bits between machines.
-const TOLERANCE: f64 = 1e-6;
 
 /// What is known of a miner over all rounds so far.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,7 +64,7 @@ impl MinerScore {
 
     /// Probability that it trains on what it is assigned, one half where nothing is known.
     pub fn trains(&self) -> f64 {
-        1.0 / (1.0 + (-self.evidence).exp())
+        1.0 / (1.0 + libm::exp(-self.evidence))
     }
 
     /// Whether it has shown useful work often enough to have the benefit of the doubt.
@@ -74,7 +72,7 @@ impl MinerScore {
         self.measured >= judge.probation && self.gain >= judge.trust
     }
 
-    /// Whether it was measured as often and has not.
+    /// Whether it was measured more often than that and has not.
     pub fn has_none(&self, judge: &Judge) -> bool {
         self.measured > judge.probation && self.gain < judge.trust
     }
@@ -90,23 +88,13 @@ impl MinerScore {
 
     /// What is left of a score after penalties: for missing rounds, and for payloads without a gain.
     pub fn kept(&self, pay: &Pay) -> f64 {
-        let missing = if self.missed >= IN_A_ROW { 0.0 } else { pay.missing.powi(self.missed as i32) };
+        let missing = if self.missed >= IN_A_ROW { 0.0 } else { (0..self.missed).fold(1.0, |kept, _| kept * pay.missing) };
         let negative = match (self.negative.trailing_ones() >= IN_A_ROW, self.negative.count_ones() > 4) {
             (true, _) => 0.0,
             (false, true) => pay.negative,
             (false, false) => 1.0,
         };
         missing * negative
-    }
-
-    fn agrees(&self, other: &Self) -> bool {
-        let near = |a: f64, b: f64| (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()).max(1.0);
-        let counts = |s: &Self| (s.uid, s.hotkey, s.measured, s.missed, s.since, s.negative);
-        let figures = |s: &Self| [s.mu, s.sigma, s.gain, s.work, s.evidence, s.advantage, s.signs, s.score];
-        // nothing and next to nothing are near each other, yet are paid differently
-        (self.score > 0.0) == (other.score > 0.0)
-            && counts(self) == counts(other)
-            && figures(self).into_iter().zip(figures(other)).all(|(a, b)| near(a, b))
     }
 }
 
@@ -168,14 +156,6 @@ impl Standing {
             score.score = score.rating(pay).max(0.0) * computation::factor(score, typical, &judge.computation) * score.kept(pay);
         }
         Self { effect, tested, miners }
-    }
-
-    /// Whether two nodes' figures are the same but for rounding.
-    pub fn agrees(&self, other: &Self) -> bool {
-        (self.effect - other.effect).abs() <= TOLERANCE
-            && self.tested == other.tested
-            && self.miners.len() == other.miners.len()
-            && self.miners.iter().zip(&other.miners).all(|(a, b)| a.agrees(b))
     }
 }
 

@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Digest, Document, DocumentError, Domain, Judge, Pay, RunId};
 
-pub use computation::VERIFIED_POWER;
 pub use miner::{MinerScore, Standing};
 pub use selection::{Verdict, sample, useful_gain};
 pub use trial::{Entry, Outcome, Trial};
@@ -54,9 +53,10 @@ impl Document for ScoreSheet {
 }
 
 impl ScoreSheet {
-    /// Whether the sheet's scores follow from its entries and the standing before.
+    /// Whether the sheet's scores follow from its entries and the standing before, to the last bit: every operation on the way is rounded
+    /// the same on every machine (`exp` is libm's, in software), and JSON carries figures whole.
     pub fn follows(&self, before: &Standing, judge: &Judge, pay: &Pay) -> bool {
-        self.standing.agrees(&before.advance(&self.entries, judge, pay))
+        self.standing == before.advance(&self.entries, judge, pay)
     }
 }
 

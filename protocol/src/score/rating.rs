@@ -23,7 +23,7 @@ pub(super) fn rate(scores: &mut [MinerScore], entries: &[Entry]) {
     if players.len() < 2 {
         return;
     }
-    let before: Vec<(f64, f64)> = players.iter().map(|s| (s.mu, s.sigma.hypot(TAU))).collect();
+    let before: Vec<(f64, f64)> = players.iter().map(|s| (s.mu, (s.sigma * s.sigma + TAU * TAU).sqrt())).collect();
     for (player, after) in players.into_iter().zip(plackett_luce(&before, &gains)) {
         (player.mu, player.sigma) = after;
     }
@@ -35,7 +35,7 @@ pub(super) fn rate(scores: &mut [MinerScore], entries: &[Entry]) {
 /// `Ω_i = σ_i²/c · Σ ([q = i] − p_iq) / A_q`, `Δ_i = σ_i³/c³ · Σ p_iq (1 − p_iq) / A_q`; then `μ_i += Ω_i`, `σ_i ·= √max(1 − Δ_i, κ)`.
 fn plackett_luce(before: &[(f64, f64)], gains: &[f64]) -> Vec<(f64, f64)> {
     let c = before.iter().map(|(_, sigma)| sigma * sigma + BETA * BETA).sum::<f64>().sqrt();
-    let strength: Vec<f64> = before.iter().map(|(mu, _)| (mu / c).exp()).collect();
+    let strength: Vec<f64> = before.iter().map(|(mu, _)| libm::exp(mu / c)).collect();
     let all = 0..before.len();
     let field: Vec<f64> = all.clone().map(|q| all.clone().filter(|&s| gains[s] <= gains[q]).map(|s| strength[s]).sum()).collect();
     let tied: Vec<f64> = gains.iter().map(|gain| gains.iter().filter(|other| *other == gain).count() as f64).collect();
@@ -48,7 +48,7 @@ fn plackett_luce(before: &[(f64, f64)], gains: &[f64]) -> Vec<(f64, f64)> {
             delta += share * (1.0 - share) / tied[q];
         }
         let ratio = sigma / c;
-        (mu + omega * sigma * ratio, sigma * (1.0 - delta * ratio.powi(3)).max(KAPPA).sqrt())
+        (mu + omega * sigma * ratio, sigma * (1.0 - delta * ratio * ratio * ratio).max(KAPPA).sqrt())
     };
     all.clone().map(update).collect()
 }

@@ -34,8 +34,8 @@ impl ScoreSheet {
     ///
     /// A measured payload is useful if it gains more than the floor. That is [`useful_gain`]; for miners with standing one standard error
     /// below zero, so that theirs is left out only if it harms beyond what chance may do; and two standard errors more for miners that were
-    /// measured often and have none. An unmeasured one is useful if its owner has standing. Of these the `top` best by rating are applied (ties to the lower uid), unmeasured ones
-    /// only up to the manifest's share; the rest are reserves in order.
+    /// measured often and have none. An unmeasured one is useful if its owner has standing. Of these the `top` best by rating are applied
+    /// (ties to the lower uid), unmeasured ones only up to the manifest's share; the rest are reserves in order.
     pub fn verdicts(&self, judge: &Judge, pay: &Pay) -> Vec<(&Entry, Verdict<'_>)> {
         let floor = useful_gain(&self.entries, judge);
         let standing = |uid: u16| self.standing.of(uid);

@@ -36,7 +36,7 @@ impl Trial {
         let mean = |v: &[f64]| v.iter().sum::<f64>() / (n * per);
         let (before_mean, after_mean) = (mean(before), mean(after));
         let gain = before_mean - after_mean;
-        let squares: f64 = before.iter().zip(after).map(|(b, a)| ((b - a) / per - gain).powi(2)).sum();
+        let squares: f64 = before.iter().zip(after).map(|(b, a)| square((b - a) / per - gain)).sum();
         let std_error = if before.len() > 1 { (squares / (n - 1.0) / n).sqrt() } else { f64::MAX };
         Self { before: before_mean, after: after_mean, std_error, tokens: (before.len() * length) as u64 }
     }
@@ -86,7 +86,7 @@ impl Outcome {
     /// with: about N(0, 1) for whoever did not train on the assigned data.
     pub fn advantage(&self) -> Option<f64> {
         let Self::Measured { assigned, random, .. } = self else { return None };
-        let z = (assigned.gain() - random.gain()) / assigned.std_error.hypot(random.std_error);
+        let z = (assigned.gain() - random.gain()) / (square(assigned.std_error) + square(random.std_error)).sqrt();
         z.is_finite().then_some(z)
     }
 
@@ -132,4 +132,8 @@ pub(super) fn lower_median(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len().saturating_sub(1) / 2).copied()
+}
+
+fn square(x: f64) -> f64 {
+    x * x
 }
