@@ -180,7 +180,7 @@ fn one_bad_input_affects_nothing_but_its_sender() {
     net.assert_equal_roots(&running);
     let uids = |names: &[&str]| names.iter().map(|name| net.roles[*name].uid).collect::<Vec<_>>();
     let honest = uids(&["miner-1", "miner-2"]);
-    let sheets: Vec<ScoreSheet> = net.replay().into_iter().map(|step| step.sheet.value).collect();
+    let sheets: Vec<ScoreSheet> = net.replay().into_iter().map(|step| step.sheet.value.clone()).collect();
     let applied = net.applied("validator-2");
     assert!(sheets.len() >= applied.len());
     for (sheet, (number, applied)) in sheets.iter().zip(applied) {

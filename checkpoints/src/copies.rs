@@ -58,7 +58,7 @@ where
 }
 
 /// Everybody's buckets, those of the validators at `block` first.
-async fn keepers(run: &Run, block: u64) -> Result<Vec<Bucket>, ChainError> {
+pub(crate) async fn keepers(run: &Run, block: u64) -> Result<Vec<Bucket>, ChainError> {
     let mut others = run.buckets().await?;
     let (_, validators) = run.ranks(block).await?;
     let mut keepers: Vec<Bucket> = validators.iter().filter_map(|v| others.remove(&v.hotkey)).collect();

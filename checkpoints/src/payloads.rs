@@ -6,7 +6,10 @@ use compression::{Payload, parse_bundle};
 use protocol::{Applied, Digest, Envelope, ObjectKey, Refusal, SealContext, SealList, Sealed, Signed};
 use storage::{Bucket, StorageError};
 
-use crate::{Run, RunError};
+use crate::{Run, RunError, copies::keepers};
+
+/// Bundles that do not complete a record, after which no more are looked at.
+const USELESS_BUNDLES: usize = 4;
 
 /// The envelope of one seal-list entry, checked against run, round, uid and base root, without any download.
 ///
@@ -106,14 +109,17 @@ pub async fn fetch_applied(
     Ok(applied.iter().map(|a| known.get(&a.payload).or_else(|| found.get(&a.payload)).cloned()).collect())
 }
 
-/// Looks for a bundle in everybody's bucket until one holds payloads of the record.
+/// Looks for a bundle in everybody's bucket, the validators' first, until one holds payloads of the record. After a few that do not help it
+/// is cheaper to fetch payloads one by one: anybody can offer something large that is no bundle.
 async fn from_bundles(run: &Run, round: u64, applied: &[Applied], found: &mut HashMap<Digest, Payload>) -> Result<(), RunError> {
-    let cap = compression::bundle_len(&run.format, applied.len());
-    for bucket in run.buckets().await?.into_values() {
+    let (cap, mut useless) = (compression::bundle_len(&run.format, applied.len()), 0);
+    let head = run.chain.head().await?.number;
+    for bucket in keepers(run, head).await? {
         let Ok(Some(bytes)) = bucket.get(&ObjectKey::Bundle(round), cap).await else { continue };
-        let Ok(payloads) = parse_bundle(&bytes, &run.format, applied.len()) else { continue };
+        let payloads = parse_bundle(&bytes, &run.format, applied.len()).unwrap_or_default();
         found.extend(payloads.into_iter().map(|p| (Digest(p.digest()), p)).filter(|(d, _)| applied.iter().any(|a| a.payload == *d)));
-        if applied.iter().all(|a| found.contains_key(&a.payload)) {
+        useless += 1;
+        if useless == USELESS_BUNDLES || applied.iter().all(|a| found.contains_key(&a.payload)) {
             break;
         }
     }

@@ -81,6 +81,8 @@ pub struct Replica {
     close: Option<(Candidate, Close)>,
     opened: HashMap<Digest, Payload>,
     void: Vec<(Candidate, &'static str)>,
+    /// The current round's seal lists that were found void.
+    void_lists: Vec<Candidate>,
     /// The record whose facts hold, what it leads to, and the state after it.
     pending: Option<(Candidate, Arc<Step>, Box<State>)>,
     /// Records that are void only because their root is not the one computed here, with the latter.
@@ -112,6 +114,7 @@ impl Replica {
             close: None,
             opened: HashMap::new(),
             void: Vec::new(),
+            void_lists: Vec::new(),
             pending: None,
             disputed: Vec::new(),
             fetched: Vec::new(),
@@ -186,7 +189,8 @@ impl Replica {
 
     /// The seal list that stands, if any; `Err` names the first whose bytes are missing.
     async fn find_close(&mut self, log: &RoundLog) -> Result<Option<Close>, Candidate> {
-        for candidate in &log.lists_in_force() {
+        let void_lists = self.void_lists.clone();
+        for candidate in log.lists_in_force().iter().filter(|list| !void_lists.contains(list)) {
             if let Some((known, close)) = &self.close
                 && known == candidate
             {
@@ -198,7 +202,7 @@ impl Replica {
                     self.close = Some((candidate.clone(), close.clone()));
                     return Ok(Some(close));
                 }
-                Ok(_) | Err(Absent::Void) => {}
+                Ok(_) | Err(Absent::Void) => self.void_lists.push(candidate.clone()),
                 Err(Absent::Missing) => return Err(candidate.clone()),
             }
         }
@@ -369,6 +373,7 @@ impl Replica {
         self.close = None;
         self.opened.clear();
         self.void.clear();
+        self.void_lists.clear();
         self.disputed.clear();
         self.pending = None;
     }

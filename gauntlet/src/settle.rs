@@ -100,7 +100,7 @@ impl Validator {
             self.node.warn(format!("countersignature of round {round}: {error}; there will be none")).await;
         }
         let known = self.judgement.all(record.value.seal_list);
-        let lies = is_a_lie(self.comparable(step), known, &self.node.replica.terms.judge);
+        let lies = is_a_lie(self.comparable(step), known, round, &self.node.replica.terms.judge);
         if lies {
             self.books.distrust(record.signer, round, &self.node.replica.terms.judge);
         }

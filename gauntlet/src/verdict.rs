@@ -51,21 +51,29 @@ pub(crate) fn contradiction(theirs: &Entry, own: &Entry, judge: &Judge) -> Optio
         (Outcome::Measured { .. } | Outcome::Unmeasured, Outcome::Refused(refusal)) if refusal.is_fact() => {
             Some(format!("sound in the sheet, refused here: {refusal}"))
         }
+        (Outcome::Measured { .. } | Outcome::Unmeasured, Outcome::Refused(refusal @ Refusal::Copy { percent, .. })) => {
+            // beyond what different parts of payloads may show
+            let clearly = f64::from(*percent) / 100.0 > 1.0 - (1.0 - judge.overlap) * MARGIN;
+            clearly.then(|| format!("sound in the sheet, refused here: {refusal}"))
+        }
         _ => None,
     }
 }
 
-/// Whether a sheet's testimony is false, by the entries known here.
+/// Whether the testimony of round `now`'s sheet is false, by the entries known here.
 ///
 /// What somebody's bucket gave to one reader and not to another is nobody's lie; but if a lead refuses for that more than a third of what
 /// was sound here, that many miners would have to conspire against it for it to be honest.
-pub(crate) fn is_a_lie<'a>(theirs: impl Iterator<Item = &'a Entry> + Clone, known: &BTreeMap<u16, Entry>, judge: &Judge) -> bool {
+pub(crate) fn is_a_lie<'a>(theirs: impl Iterator<Item = &'a Entry> + Clone, known: &BTreeMap<u16, Entry>, now: u64, judge: &Judge) -> bool {
     let excused = |e: &Entry| e.outcome.refusal().is_some_and(Refusal::depends_on_reader);
     let pairs = || theirs.clone().filter_map(|theirs| Some((theirs, known.get(&theirs.uid)?)));
     let sound = |own: &Entry| own.outcome.refusal().is_none();
     let missed = pairs().filter(|(theirs, own)| excused(theirs) && sound(own)).count();
     let all = pairs().filter(|(_, own)| sound(own)).count();
-    missed * 3 > all || pairs().any(|(theirs, own)| !excused(theirs) && contradiction(theirs, own, judge).is_some())
+    // a lead that started since cannot know what an earlier round's payloads were
+    let forgotten = |own: &Entry| matches!(own.outcome, Outcome::Refused(Refusal::Copy { round, .. }) if round < now);
+    let lie = |theirs, own| !excused(theirs) && !forgotten(own) && contradiction(theirs, own, judge).is_some();
+    missed * 3 > all || pairs().any(|(theirs, own)| lie(theirs, own))
 }
 
 /// Whose line in a sheet is furthest from what its owner's past lets one expect: a lie that changes much is looked at. The unit is the
@@ -239,7 +247,7 @@ mod tests {
                 .enumerate()
                 .map(|(i, e)| if i < refused { of(e.uid, Outcome::Refused(refusal.clone())) } else { e.clone() })
                 .collect();
-            is_a_lie(theirs.iter(), &known(&own), &Judge::default())
+            is_a_lie(theirs.iter(), &known(&own), 5, &Judge::default())
         };
         for refusal in [Refusal::NotRevealed, Refusal::Missing, Refusal::SealedDigest, Refusal::Unopenable, Refusal::PayloadDigest] {
             assert_eq!([0, 3, 4, 9].map(|refused| lies(refused, refusal.clone())), [false, false, true, true], "{refusal}");
@@ -259,6 +267,11 @@ mod tests {
         assert_eq!([0.69, 0.6].map(|overlap| says(overlap, 1.0, refusal.clone())), [false, true]);
         assert_eq!([2.9, 2.0].map(|norm| says(0.0, norm, Refusal::Outlier { percent: 301 })), [false, true]);
         assert_eq!(contradiction(&entry(Outcome::Refused(refusal)), &entry(Outcome::Unmeasured), &judge), None, "not measured here");
+        let sound = measured(trial(0.2, 0.01), trial(0.1, 0.01));
+        let copy = |percent: u32, round: u64| entry(Outcome::Refused(Refusal::Copy { uid: 3, round, percent }));
+        assert_eq!([71, 72, 75, 90].map(|percent| contradiction(&sound, &copy(percent, 5), &judge).is_some()), [false, false, true, true]);
+        let lies = |copy: Entry| is_a_lie([&sound].into_iter(), &known(&[copy]), 5, &judge);
+        assert!(lies(copy(90, 5)) && !lies(copy(90, 4)) && !lies(copy(71, 5)), "of an earlier round a lead may know nothing");
     }
 
     #[test]
