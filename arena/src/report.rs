@@ -124,7 +124,8 @@ pub struct Liar {
     pub dividends_if_honest: Option<f64>,
 }
 
-/// Honest miners' rounds in which they were not applied, for whatever reason: records have a place for everybody.
+/// Honest miners' rounds in which they were not applied, for whatever reason: records have a place for everybody, where everybody is
+/// measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Wronged {
     /// Of all honest miners' rounds, the share.
@@ -184,7 +185,7 @@ impl Report {
             rows: rows.iter().map(|case| case.row()).collect(),
             work: work.iter().map(|case| case.work_row()).collect(),
             liar: rows.iter().find(|case| case.bout.favourites.is_some()).map(|case| case.liar()),
-            wronged: wronged(&ours),
+            wronged: wronged(ours.iter().filter(|case| !case.bout.sampled)),
             reference: ours.iter().filter_map(by_both).collect(),
             computation: computation(runs),
         })
@@ -358,7 +359,7 @@ fn dividends(outcome: &Outcome) -> Option<f64> {
     ratio(per_stake(first.dividends.into(), first.stake)?, per_stake(dividends, stake)?)
 }
 
-fn wronged(cases: &[Case<'_>]) -> Wronged {
+fn wronged<'a>(cases: impl Iterator<Item = &'a Case<'a>>) -> Wronged {
     let (mut all, mut out) = (0, 0);
     let (mut worst_bout, mut worst_round) = (None::<(String, f64)>, None::<(String, u64, f64)>);
     for Case { bout: Bout { name, .. }, outcome, .. } in cases {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use protocol::{Computation, Rating};
+use protocol::{Computation, JudgeMode, Rating};
 use serde::{Deserialize, Serialize};
 
 use crate::{ArenaError, Examiner, Outcome, Setup, contenders};
@@ -44,6 +44,8 @@ const SINGLE: [(&str, f64); 19] = [
     (SLEEPER, 0.03),
 ];
 const SLEEPER: &str = "sleeper";
+/// Copies of which so much is changed that comparing positions does not find them.
+const FAR_COPIES: [&str; 2] = ["copy-changed:0.3", "copy-changed:0.5"];
 /// One miner's work under ten names: split, or ten times the same.
 const SYBILS: [&str; 2] = ["sybils", "sybil-copies"];
 
@@ -141,6 +143,8 @@ pub struct Bout {
     pub favourites: Option<String>,
     /// Whether the deployed reference's test of computation and rating hold.
     pub reference: bool,
+    /// Whether only a sample of the payloads is measured each round.
+    pub sampled: bool,
     /// The bout that pay is held against.
     pub baseline: &'static str,
     /// The round from which adversaries are hostile.
@@ -160,6 +164,7 @@ impl Bout {
             stakes: STAKES.to_vec(),
             favourites: None,
             reference: false,
+            sampled: false,
             baseline: BASELINE,
             hostile_from: 0,
             bars: Vec::new(),
@@ -179,6 +184,11 @@ impl Bout {
     /// Before four validators, of whom the first has two fifths of the stake and favours a class, if one is named.
     pub fn before_liar(self, favourites: Option<&str>) -> Self {
         Self { stakes: STAKES_WITH_LIAR.to_vec(), favourites: favourites.map(Into::into), ..self }
+    }
+
+    /// The same with two fifths of the payloads measured each round, besides those of newcomers.
+    fn sampled(self) -> Self {
+        Self { name: format!("sampled-{}", self.name), sampled: true, baseline: "sampled-honest", ..self }
     }
 
     /// The same with the deployed reference's test of computation and rating; no bar is set for them.
@@ -215,6 +225,10 @@ impl Bout {
             }
             setup.validators[0] = Examiner::favouring(*stake, uids);
         }
+        if self.sampled {
+            setup.config.judge.mode = JudgeMode::Sampled;
+            setup.config.judge.sample = (2 * setup.miners.len() as u32).div_ceil(5);
+        }
         if self.reference {
             setup.config.judge.computation = Computation::REFERENCE;
             setup.config.pay.rating = Rating::LossRating;
@@ -235,10 +249,14 @@ pub fn suite(scale: &Scale) -> Vec<Bout> {
     }
     let mut bouts = vec![Bout::new(BASELINE, scale, vec![(BASELINE.into(), scale.miners)])];
     bouts.extend(SINGLE.map(|(kind, most)| single(scale, kind, Bar::Paid(most))));
+    bouts.extend(FAR_COPIES.map(|kind| single(scale, kind, Bar::Paid(0.03))));
     bouts.extend(SYBILS.map(|kind| single(scale, kind, Bar::OneIdentity)));
     bouts.extend(teams(scale));
     bouts.extend(lies(scale));
     bouts.extend([1, 2, 3].map(|number| work(scale, number)));
+    let kept = ["honest", "mixed"];
+    let sampled: Vec<Bout> = bouts.iter().filter(|b| kept.contains(&b.name.as_str())).cloned().map(Bout::sampled).collect();
+    bouts.extend(sampled);
     let ours = ["honest", "other-data", "overclaim", "work-1"];
     let theirs: Vec<Bout> = bouts.iter().filter(|b| ours.contains(&b.name.as_str())).cloned().map(Bout::by_reference).collect();
     bouts.extend(theirs);

@@ -168,6 +168,14 @@ proptest! {
     }
 }
 
+/// One of 4096: the widest low part that Elias-Fano codes have.
+#[test]
+fn single_indices_of_full_chunks() {
+    for (seed, codec) in codecs(1).into_iter().enumerate() {
+        check_random_round(&uniform(&[&[64, 128], &[1]], codec), seed as u64, 1.0);
+    }
+}
+
 #[test]
 fn every_codec_keeps_its_word() {
     for (seed, format) in formats(300).iter().chain(&formats(64)).enumerate() {

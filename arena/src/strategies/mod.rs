@@ -91,7 +91,9 @@ fn single(name: &str, count: usize) -> Result<Box<dyn Strategy>, ArenaError> {
         ("scale-down", None) => boxed(Scaled { factor: 0.1 }),
         ("copy-same", None) => boxed(CopySame),
         ("copy-earlier", None) => boxed(CopyEarlier { changed: 0.0 }),
-        ("copy-changed", None) => boxed(CopyEarlier { changed: CHANGED }),
+        ("copy-changed", share) if share.is_none_or(|share| share > 0.0 && share <= 1.0) => {
+            boxed(CopyEarlier { changed: share.unwrap_or(CHANGED) })
+        }
         ("other-data", None) => boxed(OtherData::default()),
         ("test-data", None) => boxed(TestData),
         ("late", None) => boxed(Late),
@@ -123,7 +125,8 @@ mod tests {
         }
         assert!(contenders("work:0.25", 1).unwrap()[0].strategy.name().contains("0.25"));
         assert!(contenders("sleeper:7", 1).unwrap()[0].strategy.name().contains('7'));
-        for wrong in ["lazy", "work:half", "work:5", "work:nan", "sleeper:-1", "honest:2", ""] {
+        assert!(contenders("copy-changed:0.4", 1).unwrap()[0].strategy.name().contains("0.4"));
+        for wrong in ["lazy", "copy-changed:2", "work:half", "work:5", "work:nan", "sleeper:-1", "honest:2", ""] {
             assert!(matches!(contenders(wrong, 1), Err(ArenaError::UnknownStrategy(_))), "{wrong}");
         }
     }

@@ -131,7 +131,7 @@ fn index_bytes(codec: &Codec, elements: usize, indices: &[usize], stream: &mut B
 }
 
 fn elias_fano(elements: usize, indices: &[usize]) -> Vec<u8> {
-    let width = (0..12).rev().find(|&width| indices.len() << width <= elements).unwrap();
+    let width = (0..=12).rev().find(|&width| indices.len() << width <= elements).unwrap();
     let mut bitmap = Bits(vec![false; indices.len() + ((elements - 1) >> width) + 1]);
     indices.iter().enumerate().for_each(|(j, index)| bitmap.0[(index >> width) + j] = true);
     let mut bytes = Bits::of(indices.iter().map(|index| index % (1 << width)), width).bytes();
