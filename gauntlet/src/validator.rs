@@ -69,7 +69,7 @@ pub struct Validator {
     secret: [u8; 32],
     sketcher: Sketcher,
     pace: Pace,
-    missing_since: Option<(Digest, u64)>,
+    missing_since: Option<(Candidate, u64)>,
 }
 
 pub(crate) const BOOKS: &str = "scores.safetensors";
@@ -272,11 +272,11 @@ impl Validator {
 
     /// A committed digest has no bytes: after a span of waiting, says so on the chain.
     async fn wait_for_bytes(&mut self, log: &RoundLog, missing: &Candidate, head: u64) -> Result<(), ValidatorError> {
-        let since = match self.missing_since {
-            Some((digest, since)) if digest == missing.digest => since,
+        let since = match &self.missing_since {
+            Some((known, since)) if known == missing => *since,
             _ => head,
         };
-        self.missing_since = Some((missing.digest, since));
+        self.missing_since = Some((missing.clone(), since));
         let me = self.node.hotkey();
         if missing.lead != me && log.plan.rank_of(&me).is_some() && head >= since + log.plan.times.span {
             self.vote(missing.digest, Vote::Withheld).await?;
