@@ -8,7 +8,7 @@ use std::sync::Arc;
 use chain::Chain as _;
 use checkpoints::{Event, Step};
 use common::{CONFIG, Net, block_on, complaint, first, tributary};
-use protocol::ObjectKey;
+use protocol::{ObjectKey, score::Outcome};
 
 /// The row of weights that a validator has on the ledger.
 fn weights(net: &Net, validator: &str) -> Vec<(u16, u16)> {
@@ -44,6 +44,32 @@ fn all_nodes_agree_and_a_cheat_is_paid_nothing() {
         assert!(f64::from(honest) / f64::from(honest + of(cheat)) > 0.95, "{row:?}");
     }
     strangers_can_use_what_is_left(&net);
+}
+
+#[test]
+fn where_a_sample_is_measured_everybody_has_a_turn_and_the_rest_may_enter() {
+    let sampled = "mode = \"sampled\"\nsample = 1\nprobation = 2\ntrust = 1e-9\n";
+    let mut net = Net::new(&CONFIG.replace("probation = 1000\n", sampled), 3, 0, 2);
+    net.start_all();
+    net.wait_round("validator-1", 14);
+    net.stop_all();
+    let names: Vec<String> = net.roles.keys().cloned().collect();
+    net.assert_equal_roots(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let steps = net.replay();
+    let measured = |step: &Step| step.sheet.value.entries.iter().filter(|e| matches!(e.outcome, Outcome::Measured { .. })).count();
+    assert!(steps[..2].iter().all(|step| measured(step) == step.sheet.value.entries.len()), "newcomers are always measured");
+    let settled = &steps[3..];
+    assert!(settled.iter().any(|step| measured(step) == 1 && step.sheet.value.entries.len() == 3), "then a sample is");
+    for miner in ["miner-1", "miner-2", "miner-3"].map(|name| net.roles[name].uid) {
+        // one by one, whoever has waited the longest
+        let waited = settled.iter().map(|step| step.sheet.value.standing.of(miner).expect("it has scores").since).max();
+        assert!(waited < Some(6), "uid {miner} waited for {waited:?} rounds");
+    }
+    let entered = |step: &Arc<Step>| {
+        let applied = &step.record.value.applied;
+        step.sheet.value.entries.iter().any(|e| e.outcome == Outcome::Unmeasured && applied.iter().any(|a| a.uid == e.uid))
+    };
+    assert!(settled.iter().any(entered), "an unmeasured payload of a miner with standing enters");
 }
 
 /// The log on disk gives a stranger the same root, the standing, a snapshot, its bits per byte, and a folder for other tools.
