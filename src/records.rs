@@ -211,7 +211,10 @@ impl<'a> Records<'a> {
         for by in self.said.iter().filter(|(_, said)| *said == wanted).map(|(by, _)| by) {
             let candidate = Candidate { digest, ..by.clone() };
             let Ok(record) = fetch_document::<Record>(self.run, &candidate, &ObjectKey::Record(round)).await else { continue };
-            if let Fate::Stands(since) = fate(self.run, &record.value, &candidate, close, self.head).await? {
+            if record.signer == by.lead
+                && record.value.round == round
+                && let Fate::Stands(since) = fate(self.run, &record.value, &candidate, close, self.head).await?
+            {
                 return Ok(Some(since));
             }
         }

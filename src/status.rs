@@ -64,6 +64,8 @@ enum Phase {
     Judging,
     /// For any lead's record.
     Recording,
+    /// For the validators' votes on a record.
+    Voting,
 }
 
 /// The phase of a round at block `head`, and the block at which it is due to end; `close` is the block that closed the round.
@@ -139,7 +141,11 @@ impl Status {
         let anchor = newest.as_ref().map_or_else(|| Anchor::genesis(run.id, &run.manifest), |(recorded, since)| recorded.anchor(*since));
         let (phase, phase_ends) = if started {
             let log = RoundLog::read(run, &anchor, head).await?;
-            phase(&log.plan, log.seal_lists.first().map(|list| list.block), head)
+            let close = log.seal_lists.first().map(|list| list.block);
+            match close.and_then(|close| log.in_vote(close, head)) {
+                Some(due) => (Phase::Voting, Some(due)),
+                None => phase(&log.plan, close, head),
+            }
         } else {
             (Phase::Waiting, Some(anchor.open_block))
         };

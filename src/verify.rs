@@ -85,7 +85,7 @@ pub async fn replay(run: Arc<Run>, upto: Option<u64>, mut report: impl FnMut(&St
                 Some((void, why)) => bail!("round {}: record {} is void: {why}", replica.anchor.round, void.digest),
                 None => break,
             },
-            Progress::Awaiting(log, candidate) => {
+            Progress::Awaiting(log, candidate, _) => {
                 let (round, missing) = (replica.anchor.round, missing(&replica, &log, &candidate).await?);
                 bail!("round {round}: {missing} cannot be had; the stores may have removed what is older than they keep");
             }

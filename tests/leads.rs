@@ -172,7 +172,7 @@ fn of_two_records_that_a_lead_signs_the_second_stands_if_the_first_is_void() {
             lead.put(ObjectKey::ScoreSheet(round), &sheet).await;
             lead.put(ObjectKey::Record(round), &wrong).await;
             lead.next_block().await;
-            assert!(matches!(lead.look().await, Progress::Awaiting(_, missing) if missing.digest == right.digest()));
+            assert!(matches!(lead.look().await, Progress::Awaiting(_, missing, _) if missing.digest == right.digest()));
             // once all have found the first one void, its place is the second's
             lead.next_block().await;
             lead.put(ObjectKey::Record(round), &right).await;

@@ -130,11 +130,15 @@ async fn on_log(run: &Run, snapshot: &SnapshotManifest) -> Result<bool, RunError
     Ok(false)
 }
 
-/// What the votes up to block `head` make of a record, after a close in block `close`.
+/// What the votes up to block `head` make of a record, after a close in block `close`. One that cannot have been made then, whatever it says
+/// of itself, is as good as voted down.
 ///
 /// # Errors
 /// Only the chain's own.
 pub async fn fate(run: &Run, record: &Record, candidate: &Candidate, close: u64, head: u64) -> Result<Fate, RunError> {
+    if record.open_block > close || close > candidate.block || candidate.block > head {
+        return Ok(Fate::VotedDown);
+    }
     let (_, ranks) = run.ranks(record.open_block).await?;
     // where the round began does not bear on votes
     let plan = RoundPlan { times: run.manifest.round.clone(), anchor: record.open_block, ranks };

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use protocol::{
     Announcement, Digest, Document, DocumentError, Hotkey, Manifest, ObjectKey, Record, RunId, SealList, Sealed, Signed,
-    round::{Ballot, Candidate, RoundPlan},
+    round::{Ballot, Candidate, Fate, RoundPlan},
     score::{ScoreSheet, Standing},
 };
 use serde::{Deserialize, Serialize};
@@ -116,6 +116,15 @@ impl RoundLog {
         entitled
     }
 
+    /// Until when the votes on a record are open at block `head`, after a close in block `close`; `None` if there is no such record.
+    pub fn in_vote(&self, close: u64, head: u64) -> Option<u64> {
+        let records = self.records(close);
+        records.iter().find_map(|record| match self.plan.fate(record, close, &self.ballots, head) {
+            Fate::Open(due) => Some(due),
+            Fate::Stands(_) | Fate::VotedDown | Fate::Withheld => None,
+        })
+    }
+
     /// Whether each uid that the previous record applied has a sound envelope among `entries`: what an early close needs. `root` is that
     /// of the round's base state.
     pub fn all_sealed(&self, run: &Run, anchor: &Anchor, root: Digest, entries: &[Sealed]) -> bool {
@@ -127,9 +136,18 @@ impl RoundLog {
         !anchor.applied.is_empty() && anchor.applied.iter().all(|(uid, _)| has_sealed(*uid))
     }
 
-    /// The seal lists whose bytes are not voted withheld, in order.
-    pub fn lists_in_force(&self) -> Vec<Candidate> {
-        self.seal_lists.iter().filter(|list| !self.plan.is_withheld(list, &self.ballots)).cloned().collect()
+    /// The seal lists whose bytes are not voted withheld at block `head`, in order. Once a record stands that was made after one, it is too late
+    /// to say so.
+    pub fn lists_in_force(&self, head: u64) -> Vec<Candidate> {
+        let in_force = |list: &&Candidate| {
+            let settled = |record: &Candidate| match self.plan.fate(record, list.block, &self.ballots, head) {
+                Fate::Stands(since) => Some(since),
+                _ => None,
+            };
+            let settled = self.records(list.block).iter().filter_map(settled).min().unwrap_or(u64::MAX);
+            !self.plan.is_withheld(list, self.ballots.iter().filter(|b| b.block <= settled))
+        };
+        self.seal_lists.iter().filter(in_force).cloned().collect()
     }
 }
 

@@ -61,8 +61,8 @@ pub enum Progress {
     Training(RoundLog),
     /// The round is closed, and there is no record that could stand.
     Closed(RoundLog, Box<Close>),
-    /// The bytes behind this digest are missing.
-    Awaiting(RoundLog, Candidate),
+    /// The bytes behind this digest are missing; of a record's, with the round's close.
+    Awaiting(RoundLog, Candidate, Option<Box<Close>>),
 }
 
 /// State and place in the log.
@@ -149,48 +149,72 @@ impl Replica {
         self.fetched.clear();
         let log = RoundLog::read(&self.run, &self.anchor, head).await?;
         self.terms = self.run.terms(&self.anchor).await?;
-        let close = match self.find_close(&log).await {
+        let close = match self.find_close(&log, head).await {
             Ok(Some(close)) => close,
             Ok(None) => return Ok(Progress::Training(log)),
-            Err(missing) => return Ok(Progress::Awaiting(log, missing)),
+            Err(missing) => return Ok(Progress::Awaiting(log, missing, None)),
         };
         // others may have countersigned since: then it is this node that is wrong
         for (record, ours) in &self.disputed {
             self.check_divergence(&log, record, *ours).await?;
         }
-        for candidate in &log.records(close.block) {
-            let fate = log.plan.fate(candidate, close.block, &log.ballots, head);
-            let known = self.pending.take_if(|(known, ..)| known == candidate);
-            if fate == Fate::PassedOver || self.void.iter().any(|(void, _)| void == candidate) {
-                continue;
-            }
-            let checked = match known {
-                Some((_, step, next)) => Checked::Holds(step, next),
-                None => self.check_record(&log, &close, candidate, watch).await?,
-            };
-            match (checked, fate) {
-                (Checked::Holds(step, next), Fate::Stands(since)) => {
-                    self.take(&step, *next, (candidate.block, since));
-                    return Ok(Progress::Stepped(step));
-                }
-                (Checked::Holds(step, next), _) => {
-                    self.pending = Some((candidate.clone(), step.clone(), next));
-                    return Ok(Progress::Pending(log, step));
-                }
-                (Checked::Missing, _) => return Ok(Progress::Awaiting(log, candidate.clone())),
-                (Checked::Void(why), _) => {
-                    tracing::warn!(round = self.anchor.round, lead = %candidate.lead, record = %candidate.digest, why, "void record");
-                    self.void.push((candidate.clone(), why));
-                }
+        let (records, patience) = (log.records(close.block), log.plan.patience(close.block));
+        let fate = |candidate: &Candidate| log.plan.fate(candidate, close.block, &log.ballots, head);
+        let (in_time, late): (Vec<&Candidate>, Vec<&Candidate>) = records.iter().partition(|candidate| candidate.block <= patience);
+        // where every rank was voted down, somebody must be wrong, and the round goes on with the first
+        let last_resort = in_time.iter().filter(|candidate| head >= patience && fate(candidate) == Fate::VotedDown);
+        let last_resort: Vec<(&Candidate, Fate)> = last_resort.map(|candidate| (*candidate, Fate::Stands(patience))).collect();
+        let [in_time, late] = [in_time, late].map(|all| all.into_iter().map(|candidate| (candidate, fate(candidate))).collect::<Vec<_>>());
+        for (candidate, fate) in [in_time, last_resort, late].into_iter().flatten() {
+            match self.try_record(&log, &close, candidate, fate, watch).await? {
+                Tried::Stepped(step) => return Ok(Progress::Stepped(step)),
+                Tried::Pending(step) => return Ok(Progress::Pending(log, step)),
+                Tried::Missing => return Ok(Progress::Awaiting(log, candidate.clone(), Some(Box::new(close)))),
+                Tried::PassedOver => {}
             }
         }
         Ok(Progress::Closed(log, Box::new(close)))
     }
 
+    /// Checks a record unless its fate needs no look at it, and takes the step if it stands.
+    async fn try_record(
+        &mut self,
+        log: &RoundLog,
+        close: &Close,
+        candidate: &Candidate,
+        fate: Fate,
+        watch: &mut Stopwatch,
+    ) -> Result<Tried, RunError> {
+        let known = self.pending.take_if(|(known, ..)| known == candidate);
+        if matches!(fate, Fate::VotedDown | Fate::Withheld) || self.void.iter().any(|(void, _)| void == candidate) {
+            return Ok(Tried::PassedOver);
+        }
+        let checked = match known {
+            Some((_, step, next)) => Checked::Holds(step, next),
+            None => self.check_record(log, close, candidate, watch).await?,
+        };
+        Ok(match (checked, fate) {
+            (Checked::Holds(step, next), Fate::Stands(since)) => {
+                self.take(&step, *next, (candidate.block, since));
+                Tried::Stepped(step)
+            }
+            (Checked::Holds(step, next), _) => {
+                self.pending = Some((candidate.clone(), step.clone(), next));
+                Tried::Pending(step)
+            }
+            (Checked::Missing, _) => Tried::Missing,
+            (Checked::Void(why), _) => {
+                tracing::warn!(round = self.anchor.round, lead = %candidate.lead, record = %candidate.digest, why, "void record");
+                self.void.push((candidate.clone(), why));
+                Tried::PassedOver
+            }
+        })
+    }
+
     /// The seal list that stands, if any; `Err` names the first whose bytes are missing.
-    async fn find_close(&mut self, log: &RoundLog) -> Result<Option<Close>, Candidate> {
+    async fn find_close(&mut self, log: &RoundLog, head: u64) -> Result<Option<Close>, Candidate> {
         let void_lists = self.void_lists.clone();
-        for candidate in log.lists_in_force().iter().filter(|list| !void_lists.contains(list)) {
+        for candidate in log.lists_in_force(head).iter().filter(|list| !void_lists.contains(list)) {
             if let Some((known, close)) = &self.close
                 && known == candidate
             {
@@ -199,6 +223,8 @@ impl Replica {
             match self.fetch::<SealList>(candidate, ObjectKey::SealList(self.anchor.round)).await {
                 Ok(list) if check_seal_list(&self.run, (&self.anchor, self.root), log, candidate, &list) => {
                     let close = Close { block: candidate.block, list };
+                    // what was found of records holds under one seal list only
+                    self.forget_records();
                     self.close = Some((candidate.clone(), close.clone()));
                     return Ok(Some(close));
                 }
@@ -372,11 +398,22 @@ impl Replica {
         self.anchor = Anchor::after(&step.record, &step.sheet.value, step.close.block, blocks);
         self.close = None;
         self.opened.clear();
-        self.void.clear();
         self.void_lists.clear();
+        self.forget_records();
+    }
+
+    fn forget_records(&mut self) {
+        self.void.clear();
         self.disputed.clear();
         self.pending = None;
     }
+}
+
+enum Tried {
+    Stepped(Arc<Step>),
+    Pending(Arc<Step>),
+    Missing,
+    PassedOver,
 }
 
 enum Checked {

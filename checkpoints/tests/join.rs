@@ -175,6 +175,33 @@ async fn snapshots_that_do_not_stand_on_the_log_are_passed_over() {
 }
 
 #[tokio::test]
+async fn a_record_that_says_impossible_things_of_itself_keeps_nobody_from_joining() {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    let close = net.closed(&replica).await;
+    let block = net.record_with(&replica, &close, 0, |_, record| record.open_block = u64::MAX).await;
+    let lead = net.ranked(&replica).await[0];
+    assert_eq!(net.void(&mut replica).await, "names other validators than the chain");
+    let record = lead.bucket.get(&ObjectKey::Record(0), 1 << 20).await.unwrap().unwrap();
+    let digest = protocol::Signed::<protocol::Record>::digest_of(&record).unwrap();
+    for open_block in [close.block, 0, u64::MAX] {
+        let anchor = Anchor { round: 1, open_block, record_block: block, since: block, record: digest, ..replica.anchor.clone() };
+        let mut state = replica.state.clone();
+        state.round = 1;
+        snapshot(&net.validators[0], &net, &Replica::at(net.run.clone(), state, anchor.clone()), &anchor).await;
+        assert!(newest(&net).await.is_none());
+        for file in net.validators[0].bucket.list("checkpoints", 100).await.unwrap() {
+            let file = file.rsplit('/').next().unwrap().to_owned();
+            net.validators[0].bucket.delete(&ObjectKey::Checkpoint { round: 1, file }).await.unwrap();
+        }
+    }
+    net.record_honestly(&replica, &close, 0).await;
+    net.step(&mut replica).await;
+    snapshot(&net.validators[0], &net, &replica, &replica.anchor).await;
+    assert_eq!(newest(&net).await.unwrap().root, replica.root);
+}
+
+#[tokio::test]
 async fn one_validator_cannot_offer_snapshots_without_end() {
     let net = Net::new().await;
     for round in 0..40 {

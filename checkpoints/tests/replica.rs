@@ -160,7 +160,7 @@ async fn an_early_close_needs_everybody_of_the_record_before() {
     let block = net.close_with(leads[0], 1, list.to_bytes()).await;
     assert!(block < replica.anchor.since + 4, "still early");
     // the first list's bytes are overwritten, so all wait until it is voted withheld
-    let Progress::Awaiting(_, missing) = net.progress(&mut net.replayed(1).await).await else { panic!("the first list is gone") };
+    let Progress::Awaiting(_, missing, _) = net.progress(&mut net.replayed(1).await).await else { panic!("the first list is gone") };
     net.before(missing.block + 3).await;
     net.vote(&leads[1..], 1, missing.digest, Vote::Withheld).await;
     assert!(matches!(net.progress(&mut replica).await, Progress::Closed(_, close) if close.block == block));
@@ -332,7 +332,7 @@ async fn withheld_bytes_hold_all_up_until_most_other_stake_says_so() {
     net.before(replica.anchor.since + 4).await;
     let hidden = Digest::of(b"nobody ever sees this");
     let block = net.commit(lead, &Announcement::SealList { run: net.run.id, round, digest: hidden }).await;
-    let waits = |progress, hidden| matches!(progress, Progress::Awaiting(_, c) if c.digest == hidden);
+    let waits = |progress, hidden| matches!(progress, Progress::Awaiting(_, c, _) if c.digest == hidden);
     assert!(waits(net.progress(&mut replica).await, hidden));
     net.before(block + 3).await;
     net.vote(&[second, lead, &net.miners[0]], round, hidden, Vote::Withheld).await;
@@ -417,6 +417,73 @@ async fn a_record_that_most_stake_contradicts_is_passed_over_for_everybody() {
 }
 
 #[tokio::test]
+async fn where_every_rank_was_voted_down_the_round_goes_on_with_the_first() {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    let close = net.closed(&replica).await;
+    let leads = net.ranked(&replica).await;
+    let mut roots = Vec::new();
+    for (rank, lead) in leads.iter().enumerate() {
+        net.record_honestly(&replica, &close, rank).await;
+        let Progress::Pending(_, step) = net.progress(&mut replica).await else { panic!("rank {rank}") };
+        assert_eq!(step.record.signer, lead.keypair.hotkey());
+        let others: Vec<&Peer> = leads.iter().filter(|other| other.uid != lead.uid).copied().collect();
+        net.vote(&others, 0, step.record.digest(), Vote::Contradicts).await;
+        let Progress::Closed(log, _) = net.progress(&mut replica).await else { panic!("rank {rank}") };
+        roots.push((step.record.digest(), log.plan.patience(close.block)));
+    }
+    let (first, patience) = roots[0];
+    net.before(patience).await;
+    assert!(matches!(net.progress(&mut replica).await, Progress::Closed(..)));
+    net.before(patience + 1).await;
+    net.step(&mut replica).await;
+    assert_eq!((replica.anchor.record, replica.anchor.since), (first, patience));
+    // what comes later comes too late
+    net.before(patience + 9).await;
+    assert_eq!(net.replayed(1).await.anchor, replica.anchor);
+}
+
+/// A round in which rank 1 commits a second seal list after the first, and rank 0 a record under the first; nobody has voted.
+async fn two_lists(net: &Net, replica: &mut checkpoints::Replica) -> (Digest, Digest) {
+    let close = net.closed(replica).await;
+    let [_, second, _] = net.ranked(replica).await[..] else { panic!() };
+    net.before(replica.anchor.since + 4 + 4).await;
+    let again = Signed::new(net.list(replica).await, &second.keypair);
+    net.close_with(second, 0, again.to_bytes()).await;
+    net.ledger.advance(1).unwrap();
+    net.record_honestly(replica, &close, 0).await;
+    let Progress::Pending(_, step) = net.progress(replica).await else { panic!() };
+    (close.list.digest(), step.record.digest())
+}
+
+#[tokio::test]
+async fn a_record_made_under_a_list_that_is_passed_over_is_void_for_whoever_had_checked_it() {
+    let net = Net::new().await;
+    let mut watching = net.genesis();
+    let (list, _) = two_lists(&net, &mut watching).await;
+    let [_, second, third] = net.ranked(&watching).await[..] else { panic!() };
+    net.vote(&[second, third], 0, list, Vote::Withheld).await;
+    let mut late = net.genesis();
+    for replica in [&mut watching, &mut late] {
+        assert!(matches!(net.progress(replica).await, Progress::Closed(_, close) if close.list.signer == second.keypair.hotkey()));
+        assert_eq!(replica.void().iter().map(|(_, why)| *why).collect::<Vec<_>>(), ["made under another seal list"]);
+    }
+}
+
+#[tokio::test]
+async fn a_list_under_which_a_record_stands_cannot_be_missed_any_more() {
+    let net = Net::new().await;
+    let mut replica = net.genesis();
+    let (list, record) = two_lists(&net, &mut replica).await;
+    let [_, second, third] = net.ranked(&replica).await[..] else { panic!() };
+    net.vote(&[second, third], 0, record, Vote::Agrees).await;
+    net.step(&mut replica).await;
+    net.vote(&[second, third], 0, list, Vote::Withheld).await;
+    net.vote(&[second, third], 0, record, Vote::Withheld).await;
+    assert_eq!(net.replayed(1).await.anchor, replica.anchor);
+}
+
+#[tokio::test]
 async fn of_one_leads_records_only_a_few_are_looked_at() {
     let net = Net::new().await;
     let mut replica = net.genesis();
@@ -428,7 +495,7 @@ async fn of_one_leads_records_only_a_few_are_looked_at() {
     }
     net.ledger.advance(1).unwrap();
     net.record_honestly(&replica, &close, 0).await;
-    let Progress::Awaiting(log, _) = net.progress(&mut replica).await else { panic!() };
+    let Progress::Awaiting(log, _, _) = net.progress(&mut replica).await else { panic!() };
     assert_eq!(log.records(close.block).len(), 3, "the fourth is one too many, whatever it is");
 }
 
@@ -488,7 +555,7 @@ async fn of_two_records_by_one_lead_the_first_on_the_chain_stands() {
     assert_ne!(first.value.root, second.value.root);
     // whoever is shown only the second waits
     let mut shown_second = net.genesis();
-    assert!(matches!(net.progress(&mut shown_second).await, Progress::Awaiting(_, c) if c.digest == first.digest()));
+    assert!(matches!(net.progress(&mut shown_second).await, Progress::Awaiting(_, c, _) if c.digest == first.digest()));
     replace(&lead.bucket, &ObjectKey::Record(0), bytes.to_vec()).await;
     replace(&lead.bucket, &ObjectKey::ScoreSheet(0), sheet.to_vec()).await;
     for replica in [&mut replica, &mut shown_second] {

@@ -37,7 +37,8 @@ impl Books {
 
     /// From now on, and for as many rounds as the manifest says, `lead` is checked in full.
     pub fn distrust(&mut self, lead: Hotkey, round: u64, judge: &Judge) {
-        self.distrusted.insert(lead, round + 1 + u64::from(judge.distrust));
+        let until = self.distrusted.entry(lead).or_default();
+        *until = (*until).max(round + 1 + u64::from(judge.distrust));
     }
 
     /// Whether `lead`'s word of `round` is taken with spot checks only.

@@ -107,9 +107,9 @@ impl History {
         }
     }
 
-    /// Whether the payloads of `round` were seen.
-    pub fn knows(&self, round: u64) -> bool {
-        self.0.iter().any(|(known, _)| *known == round)
+    /// Whether a payload of `uid` was seen in `round`, and was nobody else's.
+    pub fn has(&self, round: u64, uid: u16) -> bool {
+        self.0.iter().any(|(known, originals)| *known == round && originals.iter().any(|(original, ..)| *original == uid))
     }
 
     /// Another miner's payload of the rounds before that `candidate` has most in common with: share, uid, round. A miner's own do not
@@ -260,7 +260,7 @@ mod tests {
         assert_eq!(compare(&again, &history, 7, &judge)[0].refusal, Some(Refusal::Copy { uid: 1, round: 6, percent: 100 }));
         history.keep(7, &now, &compared, &judge);
         history.keep(8, &[], &[], &judge);
-        assert!(!history.knows(6) && history.knows(7));
+        assert!(history.has(7, now[0].uid) && !history.has(7, 99) && (1..9).all(|uid| !history.has(6, uid)));
         assert_eq!(compare(&again, &history, 9, &judge)[0].refusal, None, "beyond the manifest's history");
     }
 

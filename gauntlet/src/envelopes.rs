@@ -5,9 +5,13 @@ use std::{
     time::Duration,
 };
 
-use checkpoints::{Close, RoundLog, Run, check_envelope};
+use checkpoints::{Anchor, Close, RoundLog, Run, check_envelope};
 use futures::StreamExt;
-use protocol::{Digest, Document, Envelope, Hotkey, ObjectKey, Sealed, round::RoundPlan};
+use protocol::{
+    Digest, Dissent, Document, Envelope, Hotkey, ObjectKey, Sealed,
+    round::RoundPlan,
+    score::{Entry, Outcome},
+};
 use storage::Limits;
 
 use crate::ValidatorError;
@@ -40,13 +44,17 @@ impl Envelopes {
     }
 
     /// Looks into the buckets of those whose envelope is still missing.
-    pub async fn look(&mut self, run: &Run, log: &RoundLog, round: u64, head: u64) -> Result<(), ValidatorError> {
+    pub async fn look(&mut self, run: &Run, log: &RoundLog, anchor: &Anchor, head: u64) -> Result<(), ValidatorError> {
+        let round = anchor.round;
         if self.round != round {
             *self = Self { round, ..Self::default() };
         }
         let mut buckets = run.buckets().await?;
-        let missing = log.hotkeys.iter().filter(|(uid, _)| !self.found.contains_key(uid));
-        let asked: Vec<_> = missing.filter_map(|(uid, hotkey)| Some((*uid, buckets.remove(hotkey)?.with_limits(PATIENCE)))).collect();
+        let mut missing: Vec<_> = log.hotkeys.iter().filter(|(uid, _)| !self.found.contains_key(uid)).collect();
+        // those who worked in the round before are not kept waiting by those who never did
+        missing.sort_by_key(|(uid, _)| (!anchor.applied.iter().any(|(applied, _)| applied == *uid), **uid));
+        let asked: Vec<_> =
+            missing.into_iter().filter_map(|(uid, hotkey)| Some((*uid, buckets.remove(hotkey)?.with_limits(PATIENCE)))).collect();
         let fetches = asked.into_iter().map(|(uid, bucket)| async move {
             // a bucket that fails costs its owner the round and nobody else anything
             Some((uid, bucket.get(&ObjectKey::Envelope(round), Envelope::CAP).await.ok()??.to_vec()))
@@ -96,4 +104,16 @@ pub(crate) struct LeftOff {
     pub hotkey: Hotkey,
     /// The head at which the envelope was seen.
     pub seen: u64,
+}
+
+impl LeftOff {
+    /// What is said of the lead.
+    pub fn dissent(&self) -> Dissent {
+        Dissent { uid: self.uid, reason: format!("its envelope was there at block {} and was left off the seal list", self.seen) }
+    }
+
+    /// What counts of the miner.
+    pub fn entry(&self) -> Entry {
+        Entry { uid: self.uid, hotkey: self.hotkey, payload: Digest::default(), outcome: Outcome::Unmeasured }
+    }
 }

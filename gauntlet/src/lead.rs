@@ -1,7 +1,7 @@
 //! A lead's two acts in a round: the seal list and the record. Each goes to the own bucket first and to the chain after, and is
 //! made once: a lead that restarts finds what it had published and commits the same again.
 
-use checkpoints::{Close, Event, RoundLog};
+use checkpoints::{Close, Event};
 use protocol::{
     Announcement, Applied, Digest, Document, ObjectKey, Record, SealList, Sealed, Signed, Validator as Ranked, Vote,
     score::{Entry, ScoreSheet},
@@ -25,7 +25,7 @@ impl Validator {
     }
 
     /// Publishes and commits score sheet and record of the current round.
-    pub(crate) async fn record_round(&mut self, log: &RoundLog, close: &Close, entries: Vec<Entry>) -> Result<(), ValidatorError> {
+    pub(crate) async fn record_round(&mut self, close: &Close, ranks: &[Ranked], entries: Vec<Entry>) -> Result<(), ValidatorError> {
         let (run, round, seal_list) = (self.node.run.id, self.node.round(), close.list.digest());
         let replica = &self.node.replica;
         let (before, judge, pay) = (replica.anchor.standing.clone(), replica.terms.judge.clone(), self.node.run.manifest.pay.clone());
@@ -33,21 +33,10 @@ impl Validator {
         let sheet = ScoreSheet { run, round, seal_list, entries, standing };
         let fits = |there: &ScoreSheet| there.seal_list == seal_list && there.follows(&before, &judge, &pay);
         let Some(sheet) = self.publish_once(&ObjectKey::ScoreSheet(round), sheet, fits).await? else { return Ok(()) };
-        let Some(record) = self.make_record(&sheet, close, &log.plan.ranks).await? else { return Ok(()) };
+        let Some(record) = self.make_record(&sheet, close, ranks).await? else { return Ok(()) };
         let same = record.clone();
         let Some(record) = self.publish_once(&ObjectKey::Record(round), record, |there| *there == same).await? else { return Ok(()) };
-        let (me, digest) = (self.node.hotkey(), record.digest());
-        let void = self.node.replica.void().iter().find(|(void, _)| void.lead == me && void.digest == digest);
-        if let Some((_, why)) = void {
-            self.node.warn(format!("round {round}: this validator's own record is void: it {why}")).await;
-        } else if log.records(close.block).iter().any(|c| c.lead == me && c.digest == digest) {
-            if self.voted_down.replace(digest) != Some(digest) {
-                self.node.warn(format!("round {round}: this validator's own record was voted down; leaving the round to others")).await;
-            }
-        } else {
-            self.announce(Announcement::Record { run, round, digest }).await?;
-        }
-        Ok(())
+        self.announce(Announcement::Record { run, round, digest: record.digest() }).await
     }
 
     async fn make_record(&mut self, sheet: &Signed<ScoreSheet>, close: &Close, ranks: &[Ranked]) -> Result<Option<Record>, ValidatorError> {
@@ -113,10 +102,14 @@ impl Validator {
     }
 
     /// Says on the chain what this validator makes of another's seal list or record.
-    pub(crate) async fn vote(&self, digest: Digest, vote: Vote) -> Result<(), ValidatorError> {
+    pub(crate) async fn vote(&mut self, digest: Digest, vote: Vote) -> Result<(), ValidatorError> {
         let (run, round) = (&self.node.run, self.node.round());
         let announcement = Announcement::Vote { run: run.id, round, digest, vote };
-        // said once is said; the chain passes over the same bytes
-        Ok(run.chain.commit(&self.node.keypair, run.manifest.chain.netuid, &announcement.encode()).await?)
+        // said once is said
+        if self.said.as_ref() != Some(&announcement) {
+            run.chain.commit(&self.node.keypair, run.manifest.chain.netuid, &announcement.encode()).await?;
+            self.said = Some(announcement);
+        }
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@ mod error;
 mod judge;
 mod lead;
 mod pace;
+mod review;
 mod settle;
 mod validator;
 mod verdict;

@@ -1,20 +1,17 @@
 //! After a record: countersignature, books, held-out loss, snapshot, weights. A store that fails here costs what was to be published, since
 //! the round is not looked at again.
 
+use std::collections::HashMap;
+
 use chain::Neuron;
 use checkpoints::{Event, Phase, Step, write_snapshot};
 use dataset::Split;
 use protocol::{
-    Announcement, Countersign, Digest, Dissent, Hotkey, ObjectKey, Refusal, Vote,
+    Announcement, Countersign, Digest, Dissent, Hotkey, ObjectKey, Vote,
     score::{self, Entry, MinerScore, Outcome},
 };
 
-use crate::{
-    Validator, ValidatorError,
-    envelopes::LeftOff,
-    validator::BOOKS,
-    verdict::{contradiction, is_a_lie},
-};
+use crate::{Validator, ValidatorError, envelopes::LeftOff, review::Review, validator::BOOKS};
 
 /// Size of a snapshot's files.
 const SHARD_BYTES: usize = 1 << 30;
@@ -26,8 +23,6 @@ const CONFIRMED_WITHIN: u64 = 10;
 pub(crate) struct Examined {
     /// The record.
     pub record: Digest,
-    /// The entries that count here instead of the sheet's: where it is contradicted, and all that were measured where its lead is not believed.
-    pub own: Vec<Entry>,
     /// Whether its testimony contradicts what was measured here.
     pub lies: bool,
     /// Whether everybody was measured.
@@ -50,8 +45,10 @@ impl Validator {
             None => self.examine(step, false).await,
             known => known,
         };
-        self.hear_accusers(step, examined.as_ref()).await?;
-        let own = examined.map_or_else(Vec::new, |examined| examined.own);
+        if let Err(error) = self.hear_accusers(step, examined.as_ref()).await {
+            self.node.warn(format!("round {round}: {error}; who contradicted its records is not known")).await;
+        }
+        let own = if examined.is_some() { self.own_entries(step) } else { Vec::new() };
         // the terms are still those of the round just taken
         let (judge, pay) = (&self.node.replica.terms.judge, &self.node.run.manifest.pay);
         let counted = self.books.enter(&step.sheet.value, &own, judge, pay);
@@ -76,21 +73,18 @@ impl Validator {
         if record.signer == me || !record.value.validators.iter().any(|v| v.hotkey == me) {
             return None;
         }
-        if !self.judgement.is_of(record.value.seal_list) || !self.judgement.is_compared() {
+        if !self.judgement.is_of(record.value.seal_list) {
+            return None;
+        }
+        if !self.judgement.is_compared() {
             let why = "its record stood before its payloads were compared here";
             self.node.warn(format!("round {round}: {why}; there will be no countersignature")).await;
             return None;
         }
-        let (mut own, mut dissents) = self.contradictions(step);
-        let (left_off, omissions) = self.omissions(step.close.list.digest());
-        own.extend(left_off);
-        dissents.extend(omissions);
-        if self.distortion.is_some() || !self.books.trusts(&record.signer, round) {
-            let measured = |e: &&Entry| matches!(e.outcome, Outcome::Measured { .. }) && own.iter().all(|o| o.uid != e.uid);
-            let all = step.sheet.value.entries.iter().filter_map(|e| self.judgement.of(record.value.seal_list, e.uid));
-            let more: Vec<Entry> = all.filter(measured).cloned().collect();
-            own.extend(more);
-        }
+        let review = self.review(step);
+        let (lies, found) = (review.is_a_lie(), review.contradictions());
+        let contradictions = found.into_iter().map(|(own, reason)| Dissent { uid: own.uid, reason });
+        let dissents: Vec<Dissent> = contradictions.chain(self.judgement.left_off.iter().map(LeftOff::dissent)).collect();
         for dissent in &dissents {
             self.node.events.tell(Event::Dissent { round, uid: dissent.uid, reason: dissent.reason.clone() }).await;
         }
@@ -99,68 +93,68 @@ impl Validator {
         if let Err(error) = self.publish_once(&ObjectKey::Countersign(round, digest), document, |there| there.record == digest).await {
             self.node.warn(format!("countersignature of round {round}: {error}; there will be none")).await;
         }
-        let known = self.judgement.all(record.value.seal_list);
-        let lies = is_a_lie(self.comparable(step), known, round, &self.node.replica.terms.judge);
         if lies {
             self.books.distrust(record.signer, round, &self.node.replica.terms.judge);
         }
-        Some(Examined { record: digest, own, lies, in_full })
+        Some(Examined { record: digest, lies, in_full })
     }
 
     /// Whoever contradicts a record on the chain has looked where this validator may not have: its lead is checked in full from now on.
-    /// But an accusation that was looked into, and for which nothing was found, costs the accuser its own word for as long.
+    /// But an accusation that was looked into in full, and for which nothing was found, costs the accuser its own word for as long.
     async fn hear_accusers(&mut self, step: &Step, examined: Option<&Examined>) -> Result<(), ValidatorError> {
-        let (run, round, me) = (&self.node.run, step.record.value.round, self.node.hotkey());
-        let head = self.node.head.unwrap_or_default();
-        let said = run.chain.commitments(run.manifest.chain.netuid, step.close.block..=head).await?;
-        let said: Vec<(Hotkey, Announcement)> = said.iter().filter_map(|c| Some((c.hotkey, Announcement::decode(&c.data)?))).collect();
-        let permitted = |hotkey: &Hotkey| step.record.value.validators.iter().any(|v| v.hotkey == *hotkey);
+        let (run, record, me) = (&self.node.run, &step.record.value, self.node.hotkey());
+        let since = self.node.replica.anchor.since;
+        let mut leads: HashMap<Digest, Hotkey> = HashMap::new();
         let mut accusations: Vec<(Hotkey, Hotkey, Digest)> = Vec::new();
-        for (accuser, announcement) in said.iter().filter(|(accuser, _)| permitted(accuser) && *accuser != me) {
-            let Announcement::Vote { run: id, digest, vote: Vote::Contradicts, .. } = announcement else { continue };
-            let made = |said: &&(Hotkey, Announcement)| said.1 == Announcement::Record { run: *id, round, digest: *digest };
-            accusations.extend(said.iter().find(made).map(|(lead, _)| (*accuser, *lead, *digest)));
+        let permitted = |hotkey: &Hotkey| record.validators.iter().any(|v| v.hotkey == *hotkey);
+        let said = run.chain.commitments(run.manifest.chain.netuid, step.close.block..=since).await?;
+        for by in said.into_iter().filter(|c| permitted(&c.hotkey)) {
+            match Announcement::decode(&by.data) {
+                Some(Announcement::Record { run: id, round, digest }) if (id, round) == (run.id, record.round) => {
+                    leads.entry(digest).or_insert(by.hotkey);
+                }
+                Some(Announcement::Vote { run: id, round, digest, vote: Vote::Contradicts }) if (id, round) == (run.id, record.round) => {
+                    accusations.extend(leads.get(&digest).filter(|_| by.hotkey != me).map(|lead| (by.hotkey, *lead, digest)));
+                }
+                _ => {}
+            }
         }
         let judge = &self.node.replica.terms.judge;
         for (accuser, lead, digest) in accusations {
             let cleared = lead == me || examined.is_some_and(|e| e.record == digest && e.in_full && !e.lies);
             if cleared {
-                self.books.distrust(accuser, round, judge);
-            } else if self.books.trusts(&accuser, round) {
-                self.books.distrust(lead, round, judge);
+                self.books.distrust(accuser, record.round, judge);
+            } else if self.books.trusts(&accuser, record.round) {
+                self.books.distrust(lead, record.round, judge);
             }
         }
         Ok(())
     }
 
-    /// The sheet's lines that can be compared. Whoever started since has not seen what an earlier round's payloads were.
-    fn comparable<'a>(&'a self, step: &'a Step) -> impl Iterator<Item = &'a Entry> + Clone {
-        let (now, back) = (step.record.value.round, u64::from(self.node.replica.terms.judge.history));
-        let unseen = move |e: &Entry| matches!(e.outcome.refusal(), Some(Refusal::Copy { round, .. }) if *round < now && *round + back >= now && !self.history.knows(*round));
-        step.sheet.value.entries.iter().filter(move |e| !unseen(e))
+    /// A record's sheet beside what was found here.
+    fn review<'a>(&'a self, step: &'a Step) -> Review<'a> {
+        Review {
+            round: step.record.value.round,
+            theirs: &step.sheet.value.entries,
+            own: self.judgement.all(step.record.value.seal_list),
+            history: &self.history,
+            judge: &self.node.replica.terms.judge,
+        }
     }
 
-    /// Own entries that contradict the sheet's.
-    fn contradictions(&self, step: &Step) -> (Vec<Entry>, Vec<Dissent>) {
-        let judge = &self.node.replica.terms.judge;
-        let found = self.comparable(step).filter_map(|theirs| {
-            let own = self.judgement.of(step.record.value.seal_list, theirs.uid)?;
-            Some((own.clone(), Dissent { uid: theirs.uid, reason: contradiction(theirs, own, judge)? }))
-        });
-        found.unzip()
-    }
-
-    /// Who was left off the seal list although its envelope was there in time: a round that it did not miss, unless it had no valid payload
-    /// in the round before either. An envelope alone is cheap.
-    fn omissions(&self, list: Digest) -> (Vec<Entry>, Vec<Dissent>) {
-        let seen = self.judgement.left_off.iter().filter(|_| self.judgement.is_of(list));
-        let found = seen.map(|&LeftOff { uid, hotkey, seen }| {
-            let reason = format!("its envelope was there at block {seen} and was left off the seal list");
-            (Entry { uid, hotkey, payload: Digest::default(), outcome: Outcome::Unmeasured }, Dissent { uid, reason })
-        });
-        let (own, dissents): (Vec<Entry>, Vec<Dissent>) = found.unzip();
-        let works = |e: &Entry| self.books.standing.miners.iter().all(|s| s.hotkey != e.hotkey || s.missed == 0);
-        (own.into_iter().filter(works).collect(), dissents)
+    /// The entries that count here instead of the sheet's: where it is contradicted, all that were measured if its lead is not believed, and
+    /// of those who were left off its list.
+    fn own_entries(&self, step: &Step) -> Vec<Entry> {
+        let mut own: Vec<Entry> = self.review(step).contradictions().into_iter().map(|(own, _)| own.clone()).collect();
+        if self.distortion.is_some() || !self.books.trusts(&step.record.signer, step.record.value.round) {
+            let measured = |e: &&Entry| matches!(e.outcome, Outcome::Measured { .. }) && own.iter().all(|o| o.uid != e.uid);
+            let more: Vec<Entry> = self.judgement.all(step.record.value.seal_list).values().filter(measured).cloned().collect();
+            own.extend(more);
+        }
+        // a round that they did not miss, unless they had no valid payload in the one before either: an envelope alone is cheap
+        let works = |o: &&LeftOff| self.books.standing.miners.iter().all(|s| s.hotkey != o.hotkey || s.missed == 0);
+        own.extend(self.judgement.left_off.iter().filter(works).map(LeftOff::entry));
+        own
     }
 
     pub(crate) async fn measure_held_out(&mut self) -> Result<(), ValidatorError> {

@@ -8,8 +8,8 @@ use dataset::{Dataset, Split};
 use futures::StreamExt;
 use model::{Device, Llama};
 use protocol::{
-    Digest, Hotkey, Sealed, Vote,
-    round::{Candidate, Turn},
+    Announcement, Hotkey, Sealed, Vote,
+    round::{Ballot, Candidate, Turn},
     score::{Entry, sample},
 };
 
@@ -60,16 +60,28 @@ pub struct Validator {
     pub(crate) envelopes: Envelopes,
     pub(crate) history: History,
     pub(crate) intent: Option<Intent>,
-    /// An own record that the others contradicted.
-    pub(crate) voted_down: Option<Digest>,
+    /// The round in which an own record came to nothing.
+    given_up: Option<u64>,
     /// What was found of another's record.
     pub(crate) examined: Option<Examined>,
+    /// The newest vote.
+    pub(crate) said: Option<Announcement>,
     pub(crate) distortion: Option<Distortion>,
     /// What others must not foresee follows from this.
     secret: [u8; 32],
     sketcher: Sketcher,
     pace: Pace,
-    missing_since: Option<(Candidate, u64)>,
+}
+
+/// How far a closed round's record is.
+#[derive(Clone, Copy)]
+enum Stage<'a> {
+    /// There is none that could stand.
+    None,
+    /// One waits for votes.
+    Pending(&'a Step),
+    /// One was committed, and its bytes are missing.
+    Awaited,
 }
 
 pub(crate) const BOOKS: &str = "scores.safetensors";
@@ -99,13 +111,13 @@ impl Validator {
             envelopes: Envelopes::default(),
             history: History::default(),
             intent: None,
-            voted_down: None,
+            given_up: None,
             examined: None,
+            said: None,
             distortion: options.distortion,
             secret,
             sketcher,
             pace: Pace::default(),
-            missing_since: None,
         })
     }
 
@@ -124,11 +136,13 @@ impl Validator {
     async fn collect(&mut self, log: &RoundLog, head: u64) -> Result<(), ValidatorError> {
         let me = self.node.hotkey();
         let Some(rank) = log.plan.rank_of(&me).filter(|rank| Envelopes::are_due(&log.plan, *rank, head)) else { return Ok(()) };
+        // an own list that does not stand never will
+        let is_done = log.seal_lists.iter().any(|list| list.lead == me);
         let Follower { run, replica, .. } = &self.node;
-        self.envelopes.look(run, log, replica.anchor.round, head).await?;
+        self.envelopes.look(run, log, &replica.anchor, head).await?;
         // looking may have taken this validator past its span
         let head = run.chain.head().await?.number;
-        if log.plan.seal_rank(head + 1) != Some(rank) {
+        if is_done || log.plan.seal_rank(head + 1) != Some(rank) {
             return Ok(());
         }
         let entries = self.envelopes.all();
@@ -141,7 +155,8 @@ impl Validator {
 
     /// After the close: measures as lead, as next in rank once the lead is late, or to check on the lead. Then it records the round in its
     /// turn, or says what it makes of another's record that waits for votes.
-    async fn judge_round(&mut self, log: &RoundLog, close: &Close, pending: Option<&Step>, head: u64) -> Result<(), ValidatorError> {
+    async fn judge_round(&mut self, log: &RoundLog, close: &Close, record: Stage<'_>, head: u64) -> Result<(), ValidatorError> {
+        let pending = if let Stage::Pending(step) = record { Some(step) } else { None };
         let me = self.node.hotkey();
         let Some(rank) = log.plan.rank_of(&me) else { return Ok(()) };
         let Some(seeds) = self.seeds(close).await? else { return Ok(()) };
@@ -159,18 +174,27 @@ impl Validator {
         let wanted = if in_full { sample.clone() } else { self.checks(&listed, pending, &seeds) };
         let left = self.time_left(log, close, head).await?;
         self.measure(&wanted, &seeds, left).await?;
-        match pending {
-            Some(step) if step.record.signer == me || !self.judgement.unmeasured(&wanted).is_empty() => Ok(()),
-            Some(step) => self.vote_on(step, in_full).await,
-            None => self.record_in_turn(log, close, &sample).await,
+        match record {
+            Stage::Pending(step) if step.record.signer != me && self.judgement.unmeasured(&wanted).is_empty() => {
+                let in_full = self.judgement.unmeasured(&sample).is_empty();
+                self.vote_on(step, in_full).await
+            }
+            Stage::None => self.record_in_turn(log, close, &sample).await,
+            Stage::Pending(_) | Stage::Awaited => Ok(()),
         }
     }
 
-    /// Whether the lead whose record is there, or who is to make it, is taken at its word but for a few checks.
+    /// Whether the lead whose record is there, or who is to make it, is taken at its word but for a few checks: nobody who is believed
+    /// contradicts it.
     fn believes(&self, log: &RoundLog, pending: Option<&Step>) -> bool {
+        let trusts = |hotkey: &Hotkey| self.books.trusts(hotkey, self.node.round());
         let first = log.plan.ranks.first().map(|v| v.hotkey);
-        let lead = pending.map(|step| step.record.signer).or(first);
-        lead.is_some_and(|lead| self.books.trusts(&lead, self.node.round()))
+        let Some(lead) = pending.map(|step| step.record.signer).or(first) else { return false };
+        let accuses = |b: &&Ballot| {
+            let about = pending.is_some_and(|step| step.record.digest() == b.digest);
+            about && b.vote == Vote::Contradicts && log.plan.rank_of(&b.by).is_some() && trusts(&b.by)
+        };
+        trusts(&lead) && !log.ballots.iter().any(|b| accuses(&b))
     }
 
     /// Whom to measure of another lead's round: a few by a secret lot, and whose line in the record's sheet surprises most.
@@ -193,11 +217,24 @@ impl Validator {
 
     /// Records the round once all of `sample` was measured, if it is this validator's span.
     async fn record_in_turn(&mut self, log: &RoundLog, close: &Close, sample: &BTreeSet<u16>) -> Result<(), ValidatorError> {
+        let (me, round) = (self.node.hotkey(), self.node.round());
+        // an own record that does not stand, and waits for nothing, never will
+        if let Some(own) = log.records(close.block).iter().find(|record| record.lead == me) {
+            if self.given_up != Some(round) {
+                self.given_up = Some(round);
+                let void = self.node.replica.void().iter().find(|(void, _)| void == own);
+                let why = void.map_or("was voted down or missed", |(_, why)| why);
+                self.node
+                    .warn(format!("round {round}: this validator's own record does not stand: {why}; leaving the round to others"))
+                    .await;
+            }
+            return Ok(());
+        }
         let Some(entries) = self.judgement.complete(close, sample) else { return Ok(()) };
         // measuring may have taken this validator past its span
         let head = self.node.run.chain.head().await?.number;
-        if log.plan.record_turn(&self.node.hotkey(), close.block, head + 1, true) == Turn::Act {
-            self.record_round(log, close, entries).await?;
+        if log.plan.record_turn(&me, close.block, head + 1, true) == Turn::Act {
+            self.record_round(close, &log.plan.ranks, entries).await?;
         }
         Ok(())
     }
@@ -270,15 +307,10 @@ impl Validator {
         Ok(())
     }
 
-    /// A committed digest has no bytes: after a span of waiting, says so on the chain.
+    /// A committed digest has no bytes: a span after it, says so on the chain.
     async fn wait_for_bytes(&mut self, log: &RoundLog, missing: &Candidate, head: u64) -> Result<(), ValidatorError> {
-        let since = match &self.missing_since {
-            Some((known, since)) if known == missing => *since,
-            _ => head,
-        };
-        self.missing_since = Some((missing.clone(), since));
         let me = self.node.hotkey();
-        if missing.lead != me && log.plan.rank_of(&me).is_some() && head >= since + log.plan.times.span {
+        if missing.lead != me && log.plan.rank_of(&me).is_some() && head >= missing.block + log.plan.times.span {
             self.vote(missing.digest, Vote::Withheld).await?;
         }
         Ok(())
@@ -288,9 +320,15 @@ impl Validator {
         match progress {
             Progress::Stepped(_) => Ok(()),
             Progress::Training(log) => self.collect(&log, head).await,
-            Progress::Closed(log, close) => self.judge_round(&log, &close, None, head).await,
-            Progress::Pending(log, step) => self.judge_round(&log, &step.close, Some(&step), head).await,
-            Progress::Awaiting(log, missing) => self.wait_for_bytes(&log, &missing, head).await,
+            Progress::Closed(log, close) => self.judge_round(&log, &close, Stage::None, head).await,
+            Progress::Pending(log, step) => self.judge_round(&log, &step.close, Stage::Pending(&step), head).await,
+            Progress::Awaiting(log, missing, close) => {
+                self.wait_for_bytes(&log, &missing, head).await?;
+                match close {
+                    Some(close) => self.judge_round(&log, &close, Stage::Awaited, head).await,
+                    None => Ok(()),
+                }
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What follows from entries, as pure functions: words for people, contradictions, and whom to check.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use protocol::{
     Digest, Judge, Refusal,
@@ -33,18 +33,19 @@ pub(crate) fn in_words(entry: &Entry) -> String {
     }
 }
 
-/// Where `own` contradicts `theirs`, in words.
-pub(crate) fn contradiction(theirs: &Entry, own: &Entry, judge: &Judge) -> Option<String> {
-    let z = judge.z;
+/// Where `own` contradicts `theirs`, in words. `alike`: both know the same payloads of the round, and so the same median norms.
+pub(crate) fn contradiction(theirs: &Entry, own: &Entry, judge: &Judge, alike: bool) -> Option<String> {
+    let apart = |t, o| other_gain(t, o, if alike { SAME_GAIN } else { judge.z }, judge.z);
     match (&theirs.outcome, &own.outcome) {
         (Outcome::Refused(refusal @ (Refusal::Copy { .. } | Refusal::Outlier { .. })), own) => {
             clearly_not(refusal, own, judge).then(|| format!("refused in the sheet ({refusal}), sound here"))
         }
         (Outcome::Measured { random: t, assigned: ta, .. }, Outcome::Measured { random: o, assigned: oa, .. }) => {
             let trials = [("random", t, o), ("assigned", ta, oa)];
-            let gains = trials.iter().find_map(|(name, t, o)| Some(format!("{name} {}", other_gain(t, o, z)?)));
+            let gains = trials.iter().find_map(|(name, t, o)| Some(format!("{name} {}", apart(t, o)?)));
             gains.or_else(|| trials.iter().find_map(|(name, t, o)| Some(format!("{name} {}", other_error(t, o)?))))
         }
+        (Outcome::Refused(Refusal::LossNotFinite), Outcome::Unmeasured) => None,
         (Outcome::Refused(refusal), Outcome::Measured { .. } | Outcome::Unmeasured) => {
             Some(format!("refused in the sheet ({refusal}), sound here"))
         }
@@ -58,22 +59,6 @@ pub(crate) fn contradiction(theirs: &Entry, own: &Entry, judge: &Judge) -> Optio
         }
         _ => None,
     }
-}
-
-/// Whether the testimony of round `now`'s sheet is false, by the entries known here.
-///
-/// What somebody's bucket gave to one reader and not to another is nobody's lie; but if a lead refuses for that more than a third of what
-/// was sound here, that many miners would have to conspire against it for it to be honest.
-pub(crate) fn is_a_lie<'a>(theirs: impl Iterator<Item = &'a Entry> + Clone, known: &BTreeMap<u16, Entry>, now: u64, judge: &Judge) -> bool {
-    let excused = |e: &Entry| e.outcome.refusal().is_some_and(Refusal::depends_on_reader);
-    let pairs = || theirs.clone().filter_map(|theirs| Some((theirs, known.get(&theirs.uid)?)));
-    let sound = |own: &Entry| own.outcome.refusal().is_none();
-    let missed = pairs().filter(|(theirs, own)| excused(theirs) && sound(own)).count();
-    let all = pairs().filter(|(_, own)| sound(own)).count();
-    // a lead that started since cannot know what an earlier round's payloads were
-    let forgotten = |own: &Entry| matches!(own.outcome, Outcome::Refused(Refusal::Copy { round, .. }) if round < now);
-    let lie = |theirs, own| !excused(theirs) && !forgotten(own) && contradiction(theirs, own, judge).is_some();
-    missed * 3 > all || pairs().any(|(theirs, own)| lie(theirs, own))
 }
 
 /// Whose line in a sheet is furthest from what its owner's past lets one expect: a lie that changes much is looked at. The unit is the
@@ -106,10 +91,11 @@ fn clearly_not(refusal: &Refusal, own: &Outcome, judge: &Judge) -> bool {
 }
 
 /// Where the gains are further apart than errors allow. Own figures only: a sheet must not widen the bounds of its own check.
-fn other_gain(theirs: &Trial, own: &Trial, z: f64) -> Option<String> {
+/// `same` and `z` are the combined standard errors allowed on the same sequences and on others.
+fn other_gain(theirs: &Trial, own: &Trial, same: f64, z: f64) -> Option<String> {
     let error = combined_error(theirs, own);
     // as many tokens are the same sequences, which follow from the chain: chance has no part in the difference
-    let errors = if theirs.tokens == own.tokens { SAME_GAIN } else { z };
+    let errors = if theirs.tokens == own.tokens { same } else { z };
     let apart = (theirs.gain() - own.gain()).abs();
     let (theirs, ours) = (theirs.gain(), own.gain());
     (apart > errors * error && apart > DEVICE * own.before.abs())
@@ -164,7 +150,7 @@ mod tests {
     fn figures_further_apart_than_z_errors_contradict() {
         let own = measured(trial(0.2, 0.01), trial(0.1, 0.01));
         let fewer = |gain: f64| Trial { tokens: 60, ..trial(gain, 0.01) };
-        let says = |assigned: f64, random: f64| contradiction(&measured(fewer(assigned), fewer(random)), &own, &Judge::default());
+        let says = |assigned: f64, random: f64| contradiction(&measured(fewer(assigned), fewer(random)), &own, &Judge::default(), true);
         assert_eq!(says(0.2, 0.1), None);
         assert_eq!(says(0.2, 0.1 + 0.05), None, "within 4 · √2 · 0.01");
         assert!(says(0.2, 0.1 + 0.06).is_some_and(|words| words.starts_with("random gain 0.16000 in the sheet")));
@@ -177,32 +163,32 @@ mod tests {
         // gains as they are, and errors that would make or break the evidence
         for std_error in [0.001, 0.1] {
             assert!(
-                contradiction(&measured(trial(0.2, std_error), trial(0.1, 0.01)), &own, &Judge::default())
+                contradiction(&measured(trial(0.2, std_error), trial(0.1, 0.01)), &own, &Judge::default(), true)
                     .is_some_and(|w| w.contains("standard error"))
             );
         }
         for std_error in [1.0, f64::MAX] {
-            assert!(contradiction(&measured(trial(0.2, std_error), trial(0.5, std_error)), &own, &Judge::default()).is_some());
+            assert!(contradiction(&measured(trial(0.2, std_error), trial(0.5, std_error)), &own, &Judge::default(), true).is_some());
         }
         let huge = Trial { before: 1e9, after: 1e9 - 0.5, std_error: 0.01, tokens: 64 };
-        assert!(contradiction(&measured(trial(0.2, 0.01), huge), &own, &Judge::default()).is_some());
+        assert!(contradiction(&measured(trial(0.2, 0.01), huge), &own, &Judge::default(), true).is_some());
     }
 
     #[test]
     fn the_last_digits_of_two_devices_contradict_nothing() {
         let own = measured(trial(0.2, 0.0), trial(0.1, 0.0));
-        assert_eq!(contradiction(&measured(trial(0.2, 0.0), trial(0.1 + 1e-5, 0.0)), &own, &Judge::default()), None);
-        assert!(contradiction(&measured(trial(0.2, 0.0), trial(0.1 + 1e-3, 0.0)), &own, &Judge::default()).is_some());
+        assert_eq!(contradiction(&measured(trial(0.2, 0.0), trial(0.1 + 1e-5, 0.0)), &own, &Judge::default(), true), None);
+        assert!(contradiction(&measured(trial(0.2, 0.0), trial(0.1 + 1e-3, 0.0)), &own, &Judge::default(), true).is_some());
     }
 
     #[test]
     fn a_refusal_contradicts_a_measurement_only_where_bytes_prove_it() {
         let sound = measured(trial(0.2, 0.01), trial(0.1, 0.01));
         let refused = |refusal| entry(Outcome::Refused(refusal));
-        assert!(contradiction(&refused(Refusal::NotRevealed), &sound, &Judge::default()).is_some());
-        assert!(contradiction(&sound, &refused(Refusal::WrongOwner), &Judge::default()).is_some());
-        assert_eq!(contradiction(&sound, &refused(Refusal::Missing), &Judge::default()), None);
-        assert_eq!(contradiction(&refused(Refusal::Missing), &refused(Refusal::WrongOwner), &Judge::default()), None);
+        assert!(contradiction(&refused(Refusal::NotRevealed), &sound, &Judge::default(), true).is_some());
+        assert!(contradiction(&sound, &refused(Refusal::WrongOwner), &Judge::default(), true).is_some());
+        assert_eq!(contradiction(&sound, &refused(Refusal::Missing), &Judge::default(), true), None);
+        assert_eq!(contradiction(&refused(Refusal::Missing), &refused(Refusal::WrongOwner), &Judge::default(), true), None);
     }
 
     #[test]
@@ -219,10 +205,6 @@ mod tests {
         assert_eq!(spot_checks(&uids[..2], &Digest([1; 32]), &[1; 32], 3).len(), 2);
     }
 
-    fn known(own: &[Entry]) -> BTreeMap<u16, Entry> {
-        own.iter().map(|e| (e.uid, e.clone())).collect()
-    }
-
     fn of(uid: u16, outcome: Outcome) -> Entry {
         Entry { uid, hotkey: Hotkey([uid as u8; 32]), ..entry(outcome) }
     }
@@ -230,30 +212,13 @@ mod tests {
     #[test]
     fn the_same_sequences_leave_little_room_and_other_ones_what_chance_may_do() {
         let own = measured(trial(0.2, 0.01), trial(0.1, 0.01));
-        let says = |tokens: u64| {
+        let says = |tokens: u64, alike: bool| {
             let random = Trial { tokens, ..trial(0.12, 0.01) };
-            contradiction(&measured(trial(0.2, 0.01), random), &own, &Judge::default()).is_some()
+            contradiction(&measured(trial(0.2, 0.01), random), &own, &Judge::default(), alike).is_some()
         };
-        assert!(says(64), "by more than half of √2 · 0.01");
-        assert!(!says(60), "within 4 · √2 · 0.01");
-    }
-
-    #[test]
-    fn what_one_reader_gets_and_another_does_not_is_no_lie_unless_it_is_a_third_of_all() {
-        let own: Vec<Entry> = (0..9).map(|uid| of(uid, measured(trial(0.2, 0.01), trial(0.1, 0.01)).outcome)).collect();
-        let lies = |refused: usize, refusal: Refusal| {
-            let theirs: Vec<Entry> = own
-                .iter()
-                .enumerate()
-                .map(|(i, e)| if i < refused { of(e.uid, Outcome::Refused(refusal.clone())) } else { e.clone() })
-                .collect();
-            is_a_lie(theirs.iter(), &known(&own), 5, &Judge::default())
-        };
-        for refusal in [Refusal::NotRevealed, Refusal::Missing, Refusal::SealedDigest, Refusal::Unopenable, Refusal::PayloadDigest] {
-            assert_eq!([0, 3, 4, 9].map(|refused| lies(refused, refusal.clone())), [false, false, true, true], "{refusal}");
-        }
-        assert!(lies(1, Refusal::WrongOwner) && lies(1, Refusal::LossNotFinite));
-        assert!(lies(1, Refusal::Copy { uid: 3, round: 1, percent: 80 }), "nothing like it was found here");
+        assert!(says(64, true), "by more than half of √2 · 0.01");
+        assert!(!says(60, true), "within 4 · √2 · 0.01");
+        assert!(!says(64, false), "where payloads are clipped otherwise");
     }
 
     #[test]
@@ -262,16 +227,17 @@ mod tests {
         let says = |overlap: f64, norm: f64, refusal: Refusal| {
             let Outcome::Measured { assigned, random, work, .. } = measured(trial(0.2, 0.01), trial(0.1, 0.01)).outcome else { panic!() };
             let own = entry(Outcome::Measured { assigned, random, work, norm, overlap });
-            contradiction(&entry(Outcome::Refused(refusal)), &own, &judge).is_some()
+            contradiction(&entry(Outcome::Refused(refusal)), &own, &judge, true).is_some()
         };
         assert_eq!([0.69, 0.6].map(|overlap| says(overlap, 1.0, refusal.clone())), [false, true]);
         assert_eq!([2.9, 2.0].map(|norm| says(0.0, norm, Refusal::Outlier { percent: 301 })), [false, true]);
-        assert_eq!(contradiction(&entry(Outcome::Refused(refusal)), &entry(Outcome::Unmeasured), &judge), None, "not measured here");
+        assert_eq!(contradiction(&entry(Outcome::Refused(refusal)), &entry(Outcome::Unmeasured), &judge, true), None, "not measured here");
         let sound = measured(trial(0.2, 0.01), trial(0.1, 0.01));
         let copy = |percent: u32, round: u64| entry(Outcome::Refused(Refusal::Copy { uid: 3, round, percent }));
-        assert_eq!([71, 72, 75, 90].map(|percent| contradiction(&sound, &copy(percent, 5), &judge).is_some()), [false, false, true, true]);
-        let lies = |copy: Entry| is_a_lie([&sound].into_iter(), &known(&[copy]), 5, &judge);
-        assert!(lies(copy(90, 5)) && !lies(copy(90, 4)) && !lies(copy(71, 5)), "of an earlier round a lead may know nothing");
+        assert_eq!(
+            [71, 72, 75, 90].map(|percent| contradiction(&sound, &copy(percent, 5), &judge, true).is_some()),
+            [false, false, true, true]
+        );
     }
 
     #[test]

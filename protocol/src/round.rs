@@ -161,58 +161,75 @@ pub enum Fate {
     Open(u64),
     /// If its facts hold, it counts from this block on.
     Stands(u64),
-    /// It counts for nobody.
-    PassedOver,
+    /// Most stake contradicts it.
+    VotedDown,
+    /// Hardly anybody can have its bytes.
+    Withheld,
 }
 
 impl RoundPlan {
     /// The last block in which votes of agreement or contradiction count for a record that was committed in `block`, after a close in block
-    /// `close`: everybody has the first lead's time to measure, and a span to say so.
+    /// `close`: everybody has the first lead's time to measure, a span in which bytes may turn up, and a span to vote.
     pub fn votes_due(&self, close: u64, block: u64) -> u64 {
-        self.record_due(close).max(block) + self.times.span
+        self.record_due(close).max(block) + 2 * self.times.span
+    }
+
+    /// The last block for a round, closed in block `close`, to come to a record that is not voted down: every rank has had its span, and
+    /// the votes on its record their time.
+    pub fn patience(&self, close: u64) -> u64 {
+        self.record_due(close) + (self.ranks.len() as u64 + 2) * self.times.span
     }
 
     /// What the votes up to block `head` make of a record that was committed after a close in block `close`; `ballots` are in the chain's
     /// order, and a validator's later vote takes the place of its earlier one.
     ///
-    /// The record stands once its lead and those who agree hold more than half of the permitted stake, and is passed over once those who
+    /// The record stands once its lead and those who agree hold more than half of the permitted stake, and is voted down once those who
     /// contradict it, or miss its bytes, do; without either it stands when the votes are due, so that a run goes on with whoever is there.
     /// A lead with more than half of the stake needs nobody.
     ///
-    /// It is also passed over once holders of more than half of the stake *besides the lead's* miss the bytes: then hardly anybody could go
-    /// on. Such votes count from a span after the record on, before which nobody honest casts one, and without an end.
+    /// It counts as withheld once holders of more than half of the stake *besides the lead's* miss the bytes: then hardly anybody could go
+    /// on. Such votes count from a span after the record on, before which nobody honest casts one, and without an end, unless most of that
+    /// stake has agreed, and so had the bytes, before.
     pub fn fate(&self, record: &Candidate, close: u64, ballots: &[Ballot], head: u64) -> Fate {
-        let (due, votes_due) = (record.block + self.times.span, self.votes_due(close, record.block));
+        let (missed_from, votes_due) = (record.block + self.times.span, self.votes_due(close, record.block));
         let counts = |b: &&Ballot| match b.vote {
-            Vote::Withheld => b.block >= due,
+            Vote::Withheld => b.block >= missed_from,
             Vote::Agrees | Vote::Contradicts => (record.block..=votes_due).contains(&b.block),
         };
         let mut poll = Poll::new(&self.ranks, record);
         let needs_nobody = poll.is_majority(poll.lead);
         for ballot in ballots.iter().filter(counts) {
             poll.cast(ballot);
-            if !needs_nobody && poll.is_majority(poll.lead + poll.stake_of(Vote::Agrees)) {
+            let [agree, missing, contradict] = [Vote::Agrees, Vote::Withheld, Vote::Contradicts].map(|vote| poll.stake_of(vote));
+            if needs_nobody && poll.is_most_of_the_rest(agree) {
+                return Fate::Stands(record.block);
+            }
+            if !needs_nobody && poll.is_majority(poll.lead + agree) {
                 return Fate::Stands(ballot.block);
             }
-            let missing = poll.stake_of(Vote::Withheld);
-            if poll.is_majority(missing + poll.stake_of(Vote::Contradicts)) || missing * 2 > poll.total - poll.lead {
-                return Fate::PassedOver;
+            if contradict > 0 && ballot.block <= votes_due && poll.is_majority(missing + contradict) {
+                return Fate::VotedDown;
+            }
+            if poll.is_most_of_the_rest(missing) {
+                return Fate::Withheld;
             }
         }
-        match head >= votes_due {
-            _ if needs_nobody => Fate::Stands(record.block),
-            true => Fate::Stands(votes_due),
-            false => Fate::Open(votes_due),
+        if needs_nobody {
+            Fate::Stands(record.block)
+        } else if head >= votes_due {
+            Fate::Stands(votes_due)
+        } else {
+            Fate::Open(votes_due)
         }
     }
 
     /// Whether holders of more than half of the permitted stake besides the lead's said that a seal list's bytes are withheld. The first
     /// that is not and whose facts hold stands; while the bytes of an earlier one are missing, nobody can know, and all wait.
-    pub fn is_withheld(&self, list: &Candidate, ballots: &[Ballot]) -> bool {
+    pub fn is_withheld<'a>(&self, list: &Candidate, ballots: impl Iterator<Item = &'a Ballot>) -> bool {
         let mut poll = Poll::new(&self.ranks, list);
-        let due = list.block + self.times.span;
-        ballots.iter().filter(|b| b.vote == Vote::Withheld && b.block >= due).for_each(|b| poll.cast(b));
-        poll.stake_of(Vote::Withheld) * 2 > poll.total - poll.lead
+        let missed_from = list.block + self.times.span;
+        ballots.filter(|b| b.vote == Vote::Withheld && b.block >= missed_from).for_each(|b| poll.cast(b));
+        poll.is_most_of_the_rest(poll.stake_of(Vote::Withheld))
     }
 }
 
@@ -245,6 +262,10 @@ impl<'a> Poll<'a> {
 
     fn is_majority(&self, stake: u128) -> bool {
         stake * 2 > self.total
+    }
+
+    fn is_most_of_the_rest(&self, stake: u128) -> bool {
+        stake * 2 > self.total - self.lead
     }
 }
 
@@ -333,11 +354,11 @@ mod tests {
         votes.iter().map(|&(k, block, vote)| Ballot { by: Hotkey([k; 32]), block, digest: Digest::of(b"a"), vote }).collect()
     }
 
-    /// A plan of validators with these stakes, and a record of the first in block 112 after a close in block 110: votes count to block 119.
+    /// A plan of validators with these stakes, and a record of the first in block 112 after a close in block 110: votes count to block 121.
     fn fate(stakes: &[u64], votes: &[(u8, u64, Vote)], head: u64) -> Fate {
         let ranks = (1..).zip(stakes).map(|(k, &stake)| Validator { hotkey: Hotkey([k; 32]), stake }).collect();
         let plan = RoundPlan { ranks, ..plan() };
-        assert_eq!(plan.votes_due(110, 112), 119);
+        assert_eq!(plan.votes_due(110, 112), 121);
         plan.fate(&Candidate { block: 112, ..candidate(1, b"a") }, 110, &ballots(votes), head)
     }
 
@@ -346,42 +367,65 @@ mod tests {
     #[test]
     fn a_record_stands_once_most_stake_is_behind_it() {
         let stakes = [40, 20, 20, 20];
-        assert_eq!(fate(&stakes, &[], 118), Fate::Open(119));
+        assert_eq!(fate(&stakes, &[], 120), Fate::Open(121));
         assert_eq!(fate(&stakes, &[(2, 114, Agrees)], 114), Fate::Stands(114), "60 of 100");
-        assert_eq!(fate(&[30, 30, 30, 10], &[(4, 113, Agrees), (2, 115, Agrees)], 118), Fate::Stands(115));
-        assert_eq!(fate(&[50, 50], &[], 118), Fate::Open(119), "half is not most");
+        assert_eq!(fate(&[30, 30, 30, 10], &[(4, 113, Agrees), (2, 115, Agrees)], 120), Fate::Stands(115));
+        assert_eq!(fate(&[50, 50], &[], 120), Fate::Open(121), "half is not most");
         assert_eq!(fate(&[60, 40], &[(2, 113, Contradicts)], 113), Fate::Stands(112), "a lead with most of the stake needs nobody");
         assert_eq!(fate(&[5], &[], 112), Fate::Stands(112));
     }
 
     #[test]
-    fn a_record_is_passed_over_once_most_stake_contradicts_it_and_never_by_less() {
+    fn a_record_is_voted_down_once_most_stake_contradicts_it_and_never_by_less() {
         let stakes = [40, 20, 20, 20];
         let two = [(2, 113, Contradicts), (3, 113, Contradicts)];
-        assert_eq!(fate(&stakes, &two, 118), Fate::Open(119));
-        assert_eq!(fate(&stakes, &two, 119), Fate::Stands(119), "those who are silent had their time");
-        let three = [two[0], two[1], (4, 119, Contradicts)];
-        assert_eq!(fate(&stakes, &three, 119), Fate::PassedOver);
-        assert_eq!(fate(&stakes, &[two[0], two[1], (4, 120, Contradicts)], 130), Fate::Stands(119), "too late");
+        assert_eq!(fate(&stakes, &two, 120), Fate::Open(121));
+        assert_eq!(fate(&stakes, &two, 121), Fate::Stands(121), "those who are silent had their time");
+        let three = [two[0], two[1], (4, 121, Contradicts)];
+        assert_eq!(fate(&stakes, &three, 121), Fate::VotedDown);
+        assert_eq!(fate(&stakes, &[two[0], two[1], (4, 122, Contradicts)], 130), Fate::Stands(121), "too late");
+        assert_eq!(fate(&stakes, &[two[0], two[1], (4, 121, Withheld)], 121), Fate::VotedDown, "or misses the bytes");
+        assert_eq!(fate(&stakes, &[two[0], two[1], (4, 122, Withheld)], 130), Fate::Stands(121), "that, too, in time");
         // a liar with two fifths of the stake cannot keep an honest record from standing
         assert_eq!(fate(&[20, 40, 20, 20], &[(2, 112, Contradicts), (3, 114, Agrees), (4, 114, Agrees)], 114), Fate::Stands(114));
         assert_eq!(
             fate(&[35, 40, 25], &[(2, 114, Withheld), (3, 114, Agrees)], 118),
-            Fate::PassedOver,
+            Fate::Withheld,
             "the price of going on without bytes"
         );
         assert_eq!(fate(&[35, 40, 25], &[(2, 113, Withheld), (3, 114, Agrees)], 118), Fate::Stands(114), "not before a span is over");
     }
 
     #[test]
+    fn bytes_that_come_as_late_as_can_be_leave_time_to_contradict_them() {
+        // a record in the last block of its lead's span, whose bytes are there just before they are missed
+        let plan = RoundPlan { ranks: plan().ranks, ..plan() };
+        let last = plan.record_due(110) + plan.times.span;
+        assert_eq!((plan.record_rank(110, last), plan.record_rank(110, last + 1)), (Some(0), Some(1)));
+        assert!(plan.votes_due(110, last) >= last + 2 * plan.times.span, "seen a span after, there is another to vote");
+    }
+
+    #[test]
+    fn what_was_agreed_on_is_settled_and_what_stood_by_silence_can_only_turn_out_to_be_withheld() {
+        let late = |k: u8| (k, 200, Withheld);
+        let stakes = [40, 20, 20, 20];
+        assert_eq!(fate(&stakes, &[(2, 114, Agrees), late(2), late(3), late(4)], 200), Fate::Stands(114));
+        assert_eq!(fate(&stakes, &[late(3)], 200), Fate::Stands(121));
+        assert_eq!(fate(&stakes, &[late(3), late(4)], 200), Fate::Withheld);
+        // of a lead that needs nobody as well
+        assert_eq!(fate(&[60, 20, 20], &[late(2), late(3)], 200), Fate::Withheld);
+        assert_eq!(fate(&[60, 20, 20], &[(2, 113, Agrees), (3, 113, Agrees), late(2), late(3)], 200), Fate::Stands(112));
+    }
+
+    #[test]
     fn later_votes_take_the_place_of_earlier_ones_and_only_others_with_stake_count() {
         let stakes = [40, 30, 30];
-        assert_eq!(fate(&stakes, &[(1, 113, Agrees), (9, 113, Agrees)], 118), Fate::Open(119));
+        assert_eq!(fate(&stakes, &[(1, 113, Agrees), (9, 113, Agrees)], 120), Fate::Open(121));
         let changed = [(2, 113, Contradicts), (2, 114, Withheld), (2, 115, Contradicts), (3, 116, Contradicts)];
-        assert_eq!(fate(&stakes, &changed[..3], 118), Fate::Open(119));
-        assert_eq!(fate(&stakes, &changed, 118), Fate::PassedOver);
+        assert_eq!(fate(&stakes, &changed[..3], 120), Fate::Open(121));
+        assert_eq!(fate(&stakes, &changed, 120), Fate::VotedDown);
         let other = Ballot { digest: Digest::of(b"b"), ..ballots(&[(2, 113, Agrees)])[0] };
-        assert_eq!(plan().fate(&Candidate { block: 112, ..candidate(2, b"a") }, 110, &[other], 118), Fate::Open(119));
+        assert_eq!(plan().fate(&Candidate { block: 112, ..candidate(2, b"a") }, 110, &[other], 120), Fate::Open(121));
     }
 
     #[test]
@@ -389,20 +433,17 @@ mod tests {
         let (plan, list) = (plan(), candidate(1, b"a"));
         let withheld = |votes: &[(u8, u64)]| {
             let votes: Vec<_> = votes.iter().map(|&(k, block)| (k, block, Withheld)).collect();
-            plan.is_withheld(&list, &ballots(&votes))
+            plan.is_withheld(&list, ballots(&votes).iter())
         };
         assert!(!withheld(&[]));
         // 10 of the other 30 do not suffice, 20 do; the lead's own word, a stranger's and one said twice do not count
         assert!(!withheld(&[(3, 2), (3, 3), (1, 2), (9, 2)]));
         assert!(withheld(&[(2, 2)]));
         assert!(!withheld(&[(2, 1)]), "before a span is over");
-        assert!(!plan.is_withheld(&list, &ballots(&[(2, 2, Contradicts)])));
+        assert!(!plan.is_withheld(&list, ballots(&[(2, 2, Contradicts)]).iter()));
         // alone, nobody is left to say so
         let alone = RoundPlan { ranks: plan.ranks[..1].to_vec(), ..plan.clone() };
-        assert!(!alone.is_withheld(&list, &ballots(&[(1, 2, Withheld), (2, 2, Withheld)])));
-        // of a record too, however late
-        assert_eq!(fate(&[60, 20, 20], &[(2, 114, Withheld), (3, 200, Withheld)], 200), Fate::PassedOver);
-        assert_eq!(fate(&[40, 20, 20, 20], &[(2, 114, Withheld), (3, 200, Withheld)], 200), Fate::PassedOver);
+        assert!(!alone.is_withheld(&list, ballots(&[(1, 2, Withheld), (2, 2, Withheld)]).iter()));
     }
 
     prop_compose! {
@@ -466,8 +507,11 @@ mod tests {
                 match (decided, now) {
                     (Fate::Open(until), _) => prop_assert!(until == due && head <= due),
                     // bytes that most others miss are given up, however late
-                    (Fate::Stands(_), Fate::PassedOver) => {
-                        prop_assert!(ballots.iter().any(|b| b.block <= head && b.vote == Withheld));
+                    (Fate::Stands(_), Fate::Withheld) => {
+                        let stake_of = |of: &dyn Fn(&Validator) -> bool| plan.ranks.iter().filter(|v| of(v)).map(|v| v.stake).sum::<u64>();
+                        let misses = |v: &Validator| ballots.iter().any(|b| b.by == v.hotkey && b.block <= head && b.vote == Withheld);
+                        let others = |v: &Validator| v.hotkey != record.lead;
+                        prop_assert!(2 * stake_of(&|v| others(v) && misses(v)) > stake_of(&others));
                     }
                     (before, now) => prop_assert_eq!(before, now),
                 }

@@ -292,7 +292,17 @@ impl Role for Miner {
                     self.reveal(&close).await;
                     break;
                 }
-                Progress::Pending(..) | Progress::Awaiting(..) => break,
+                // if it is passed over, another one may still measure what is revealed in time
+                Progress::Pending(_, step) => {
+                    self.reveal(&step.close).await;
+                    break;
+                }
+                Progress::Awaiting(_, _, close) => {
+                    if let Some(close) = close {
+                        self.reveal(&close).await;
+                    }
+                    break;
+                }
             }
         }
         Ok(())
