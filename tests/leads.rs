@@ -6,13 +6,16 @@ mod common;
 use std::collections::BTreeSet;
 
 use chain::Chain as _;
-use checkpoints::{Event, Progress, Step};
+use checkpoints::{Event, Progress, Replica, Step, Stopwatch};
 use common::{
     CONFIG, Net, block_on,
     lead::{Lead, Turn, measured},
     tributary,
 };
-use protocol::{Announcement, Countersign, Digest, Hotkey, ObjectKey, Record, Refusal, Signed, Vote, score::Outcome};
+use protocol::{
+    Announcement, Countersign, Digest, Hotkey, ObjectKey, Record, Refusal, Signed, Vote,
+    score::{MinerScore, Outcome},
+};
 
 /// Two miners, the lead that the test plays, with 60 % of the stake, and `others` honest validators that share the rest.
 fn network(others: usize) -> (Net, Lead) {
@@ -284,11 +287,11 @@ fn a_miner_that_a_lead_leaves_off_its_seal_list_is_applied_again_and_the_omissio
     }
 }
 
-/// A miner's mean relative gain in validator-2's own books after a round.
-fn own_gain(net: &Net, number: u64, uid: u16) -> f64 {
+/// A miner's scores in validator-2's own books after a round.
+fn own_score(net: &Net, number: u64, uid: u16) -> MinerScore {
     let of_round = |event| if let Event::Scores { round, scores } = event { (round == number).then_some(scores) } else { None };
     let scores = net.events("validator-2").into_iter().find_map(of_round).expect("scores of the round");
-    scores.iter().find(|score| score.uid == uid).unwrap().gain
+    scores.into_iter().find(|score| score.uid == uid).unwrap()
 }
 
 #[test]
@@ -306,8 +309,9 @@ fn a_sheet_that_lies_about_a_miner_stands_and_is_contradicted_and_the_miner_is_p
         assert_eq!((step.record.signer, uids(step)), (lead.hotkey(), vec![net.roles["miner-2"].uid]), "testimony stands");
         let dissents = dissents(&net, step);
         assert!(dissents.iter().any(|(uid, reason)| *uid == victim && reason.contains("gain")), "{dissents:?}");
-        let (own, sheet) = (own_gain(&net, step.record.value.round, victim), step.sheet.value.standing.of(victim).unwrap().gain);
-        assert!(own > 0.0 && own > sheet, "{own} in its own books, {sheet} in the sheet");
+        let (own, sheet) = (own_score(&net, step.record.value.round, victim), step.sheet.value.standing.of(victim).unwrap());
+        assert_eq!((own.negative & 1, sheet.negative & 1), (0, 1), "it harmed by the sheet, and did not by its own books");
+        assert!(own.score > 0.0, "{own:?}");
     }
     let weights = block_on(net.ledger.weights(1, net.roles["validator-2"].uid));
     assert!(weights.iter().any(|(uid, weight)| *uid == victim && *weight > 0), "{weights:?}");
@@ -360,6 +364,13 @@ fn a_validator_that_contradicts_every_record_holds_up_nobody() {
             })
             .collect();
         assert!(votes.iter().any(|(by, vote)| *by != me && *vote == Vote::Agrees), "{votes:?}");
+    }
+    // and at once: the next block has the votes of the others
+    let (honest, mut replica) = (net.hotkey("validator-2"), Replica::genesis(lead.run.clone()).unwrap());
+    while let Progress::Stepped(step) = common::runtime().block_on(replica.advance(lead.head, &mut Stopwatch::default())).unwrap() {
+        if step.record.signer == honest {
+            assert!(replica.anchor.since <= replica.anchor.record_block + 2, "{:?}", replica.anchor);
+        }
     }
     conclude(&mut net, &lead);
 }
