@@ -122,11 +122,8 @@ impl<'a> Records<'a> {
         if from >= self.from {
             return Ok(false);
         }
-        let commitments = self.run.chain.commitments(self.run.manifest.chain.netuid, from..=self.from - 1).await?;
-        let earlier = commitments.iter().filter_map(|c| {
-            let by = Candidate { lead: c.hotkey, block: c.block, digest: Digest::default() };
-            Some((by, Announcement::decode(&c.data)?))
-        });
+        let earlier = self.run.said(from..=self.from - 1).await?.into_iter();
+        let earlier = earlier.map(|said| (Candidate { lead: said.by, block: said.block, digest: Digest::default() }, said.what));
         self.said.splice(..0, earlier.collect::<Vec<_>>());
         self.from = from;
         Ok(true)

@@ -22,7 +22,8 @@ use crate::{
 /// Options of `tributary status`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The newest record is the one that a validator committed in its turn on top of the record before; `tributary verify` checks its facts.
+The newest record is the one that a validator committed in its turn on top of the record before and that the others' votes let stand;
+`tributary verify` checks its facts.
 
 Columns: stake and emission in TAO; score is what is paid for, gain the mean gain on random data relative to the rounds' medians,
 trains the probability that it trains on its assignment (0 to 1), missed the rounds in a row without a payload, weight the mean share that

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use chain::Commitment;
 use protocol::{
     Announcement, Hotkey, ObjectKey, Record, Validator,
     round::{Ballot, Candidate, Fate, RoundPlan},
@@ -11,8 +10,8 @@ use protocol::{
 use storage::Bucket;
 
 use crate::{
-    Anchor, Expected, Home, Replica, Run, RunError, SnapshotManifest, Trust, copy_snapshot, fetch_document, list_snapshots, read_manifest,
-    read_snapshot,
+    Anchor, Expected, Home, Replica, Run, RunError, Said, SnapshotManifest, Trust, copy_snapshot, fetch_document, list_snapshots,
+    read_manifest, read_snapshot,
 };
 
 /// How many snapshots of one validator are looked at, the newest first.
@@ -109,11 +108,9 @@ async fn on_log(run: &Run, snapshot: &SnapshotManifest) -> Result<bool, RunError
     if open_block > record_block || since > run.chain.head().await?.number {
         return Ok(false);
     }
-    let netuid = run.manifest.chain.netuid;
-    let said = Announcement::Record { run: run.id, round, digest };
-    let says = |c: &Commitment, wanted: &Announcement| Announcement::decode(&c.data).as_ref() == Some(wanted);
-    for by in run.chain.commitments(netuid, record_block..=record_block).await?.into_iter().filter(|c| says(c, &said)) {
-        let candidate = Candidate { lead: by.hotkey, block: by.block, digest };
+    let wanted = Announcement::Record { run: run.id, round, digest };
+    for said in run.said(record_block..=record_block).await?.into_iter().filter(|said| said.what == wanted) {
+        let candidate = Candidate { lead: said.by, block: said.block, digest };
         let Ok(record) = fetch_document::<Record>(run, &candidate, &ObjectKey::Record(round)).await else { continue };
         if fate(run, &record.value, &candidate, open_block, since).await? != Fate::Stands(since) {
             continue;
@@ -121,7 +118,7 @@ async fn on_log(run: &Run, snapshot: &SnapshotManifest) -> Result<bool, RunError
         let by_sheet = Candidate { digest: record.value.score_sheet, ..candidate };
         let Ok(sheet) = fetch_document::<ScoreSheet>(run, &by_sheet, &ObjectKey::ScoreSheet(round)).await else { continue };
         let close = Announcement::SealList { run: run.id, round, digest: record.value.seal_list };
-        let closed = run.chain.commitments(netuid, open_block..=open_block).await?.iter().any(|c| says(c, &close));
+        let closed = run.said(open_block..=open_block).await?.iter().any(|said| said.what == close);
         let anchor = (record.value.round == round).then(|| Anchor::after(&record, &sheet.value, open_block, (record_block, since)));
         if closed && record.value.root == snapshot.root && anchor.as_ref() == Some(&snapshot.anchor) {
             return Ok(true);
@@ -142,8 +139,12 @@ pub async fn fate(run: &Run, record: &Record, candidate: &Candidate, close: u64,
     let (_, ranks) = run.ranks(record.open_block).await?;
     // where the round began does not bear on votes
     let plan = RoundPlan { times: run.manifest.round.clone(), anchor: record.open_block, ranks };
-    let commitments = run.chain.commitments(run.manifest.chain.netuid, candidate.block..=head).await?;
-    let ballot = |c: &Commitment| Ballot::of(&Announcement::decode(&c.data)?, (run.id, record.round), c.hotkey, c.block);
-    let ballots: Vec<Ballot> = commitments.iter().filter_map(ballot).collect();
+    let ballot = |said: Said| match said.what {
+        Announcement::Vote { run: id, round, digest, vote } if (id, round) == (run.id, record.round) => {
+            Some(Ballot { by: said.by, block: said.block, digest, vote })
+        }
+        _ => None,
+    };
+    let ballots: Vec<Ballot> = run.said(candidate.block..=head).await?.into_iter().filter_map(ballot).collect();
     Ok(plan.fate(candidate, close, &ballots, head))
 }

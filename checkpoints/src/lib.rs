@@ -26,7 +26,7 @@ pub use join::{Offer, fate, join, newest_snapshot, offers};
 pub use log::{Absent, Anchor, RoundLog, fetch_document};
 pub use payloads::{check_envelope, fetch_applied, fetch_payload};
 pub use replica::{Close, Progress, Replica, Step};
-pub use run::{Run, RunError, open_folder};
+pub use run::{Run, RunError, Said, open_folder};
 pub use shutdown::{Shutdown, Stopper};
 pub use snapshot::{
     Expected, SNAPSHOT_VERSION, Shard, SnapshotManifest, Trust, copy_snapshot, list_snapshots, read_manifest, read_snapshot, write_snapshot,

@@ -11,7 +11,7 @@ use protocol::{
 use serde::{Deserialize, Serialize};
 use storage::Bucket;
 
-use crate::{Run, RunError, copies::find_copy, payloads::check_envelope};
+use crate::{Run, RunError, Said, copies::find_copy, payloads::check_envelope};
 
 /// Seal lists, and records, of one lead in a round that are looked at: each that has no bytes holds everybody up for a span.
 const MOST_BY_ONE: usize = 3;
@@ -78,28 +78,29 @@ impl RoundLog {
     /// # Errors
     /// Only the chain's own.
     pub async fn read(run: &Run, anchor: &Anchor, head: u64) -> Result<Self, RunError> {
-        let netuid = run.manifest.chain.netuid;
         let (neurons, ranks) = run.ranks(anchor.open_block).await?;
         let plan = RoundPlan { times: run.manifest.round.clone(), anchor: anchor.since, ranks };
         let hotkeys = neurons.iter().map(|n| (n.uid, n.hotkey)).collect();
         let mut log = Self { plan, hotkeys, seal_lists: Vec::new(), records: Vec::new(), ballots: Vec::new() };
-        for commitment in run.chain.commitments(netuid, anchor.since..=head).await? {
-            let Some(said) = Announcement::decode(&commitment.data) else { continue };
-            log.note(run.id, anchor.round, Candidate { lead: commitment.hotkey, block: commitment.block, digest: Digest::default() }, said);
+        for said in run.said(anchor.since..=head).await? {
+            log.note(run.id, anchor.round, &said);
         }
         Ok(log)
     }
 
-    fn note(&mut self, id: RunId, current: u64, by: Candidate, said: Announcement) {
-        self.ballots.extend(Ballot::of(&said, (id, current), by.lead, by.block));
-        match said {
+    fn note(&mut self, id: RunId, current: u64, said: &Said) {
+        let candidate = |digest| Candidate { lead: said.by, block: said.block, digest };
+        match said.what {
             Announcement::SealList { run, round, digest } if (run, round) == (id, current) => {
-                let rank = self.plan.rank_of(&by.lead);
-                if rank.is_some() && rank == self.plan.seal_rank(by.block) {
-                    add(&mut self.seal_lists, Candidate { digest, ..by });
+                let rank = self.plan.rank_of(&said.by);
+                if rank.is_some() && rank == self.plan.seal_rank(said.block) {
+                    add(&mut self.seal_lists, candidate(digest));
                 }
             }
-            Announcement::Record { run, round, digest } if (run, round) == (id, current) => self.records.push(Candidate { digest, ..by }),
+            Announcement::Record { run, round, digest } if (run, round) == (id, current) => self.records.push(candidate(digest)),
+            Announcement::Vote { run, round, digest, vote } if (run, round) == (id, current) => {
+                self.ballots.push(Ballot { by: said.by, block: said.block, digest, vote });
+            }
             _ => {}
         }
     }

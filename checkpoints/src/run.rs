@@ -7,10 +7,21 @@ use std::{
 };
 
 use crate::terms::Amendments;
-use chain::{Chain, ChainError, Neuron};
+use chain::{Chain, ChainError, Commitment, Neuron};
 use compression::{Format, Layout, State};
-use protocol::{Digest, Hotkey, MAX_MANIFEST_BYTES, Manifest, ManifestError, ObjectKey, RunId, Validator};
+use protocol::{Announcement, Digest, Hotkey, MAX_MANIFEST_BYTES, Manifest, ManifestError, ObjectKey, RunId, Validator};
 use storage::{Access, Bucket, StorageError};
+
+/// What somebody announced on the chain.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Said {
+    /// Who.
+    pub by: Hotkey,
+    /// In which block.
+    pub block: u64,
+    /// What.
+    pub what: Announcement,
+}
 
 /// Why a run cannot be joined or followed.
 #[derive(Debug, thiserror::Error)]
@@ -207,6 +218,16 @@ impl Run {
             }
         }
         Ok(known.iter().map(|(hotkey, (_, bucket))| (*hotkey, bucket.clone())).collect())
+    }
+
+    /// What was announced in these blocks, in the chain's order; other commitments are passed over.
+    ///
+    /// # Errors
+    /// Only the chain's own.
+    pub async fn said(&self, blocks: RangeInclusive<u64>) -> Result<Vec<Said>, ChainError> {
+        let commitments = self.chain.commitments(self.manifest.chain.netuid, blocks).await?;
+        let said = |c: Commitment| Some(Said { by: c.hotkey, block: c.block, what: Announcement::decode(&c.data)? });
+        Ok(commitments.into_iter().filter_map(said).collect())
     }
 
     /// The neurons as of block `at` and the validators among them, by rank in a round that opens there. Nobody has a rank where that

@@ -12,7 +12,7 @@ use storage::{Bucket, StorageError};
 use crate::{Anchor, CheckpointError, shards};
 
 /// The snapshot format that this code reads and writes.
-pub const SNAPSHOT_VERSION: u32 = 1;
+pub const SNAPSHOT_VERSION: u32 = 2;
 /// The manifest's file name; the object whose presence makes a snapshot complete.
 const MANIFEST: &str = "manifest";
 /// Bytes that a manifest may have beside what its tensors need: room for the scores of some thousand miners.

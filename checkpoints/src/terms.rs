@@ -60,12 +60,11 @@ impl Run {
         let mut amendments = self.amendments.lock().await;
         let from = amendments.next.max(chain.start_block);
         if from <= anchor.open_block {
-            for commitment in self.chain.commitments(chain.netuid, from..=anchor.open_block).await? {
-                if let Some(Announcement::Amendment { run, from_round, change }) = Announcement::decode(&commitment.data)
+            for said in self.said(from..=anchor.open_block).await?.into_iter().filter(|said| said.by == chain.launch_key) {
+                if let Announcement::Amendment { run, from_round, change } = said.what
                     && run == self.id
-                    && commitment.hotkey == chain.launch_key
                 {
-                    amendments.known.push(Amendment { block: commitment.block, from_round, change });
+                    amendments.known.push(Amendment { block: said.block, from_round, change });
                 }
             }
             amendments.next = anchor.open_block + 1;

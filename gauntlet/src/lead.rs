@@ -94,10 +94,13 @@ impl Validator {
     async fn announce(&self, announcement: Announcement) -> Result<(), ValidatorError> {
         let (chain, netuid) = (&self.node.run.chain, self.node.run.manifest.chain.netuid);
         let head = chain.head().await?.number;
-        let earlier = chain.commitments(netuid, self.node.replica.anchor.since..=head).await?;
+        let earlier = self.node.run.said(self.node.replica.anchor.since..=head).await?;
         let me = self.node.hotkey();
-        let said = earlier.iter().any(|c| c.hotkey == me && Announcement::decode(&c.data).as_ref() == Some(&announcement));
-        let bytes = if said { announcement.encode_again(head + 1) } else { announcement.encode() };
+        let bytes = if earlier.iter().any(|said| said.by == me && said.what == announcement) {
+            announcement.encode_again(head + 1)
+        } else {
+            announcement.encode()
+        };
         Ok(chain.commit(&self.node.keypair, netuid, &bytes).await?)
     }
 

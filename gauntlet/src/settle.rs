@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use chain::Neuron;
-use checkpoints::{Event, Phase, Step, write_snapshot};
+use checkpoints::{Event, Phase, Said, Step, write_snapshot};
 use dataset::Split;
 use protocol::{
     Announcement, Countersign, Digest, Dissent, Hotkey, ObjectKey, Vote,
@@ -107,14 +107,13 @@ impl Validator {
         let mut leads: HashMap<Digest, Hotkey> = HashMap::new();
         let mut accusations: Vec<(Hotkey, Hotkey, Digest)> = Vec::new();
         let permitted = |hotkey: &Hotkey| record.validators.iter().any(|v| v.hotkey == *hotkey);
-        let said = run.chain.commitments(run.manifest.chain.netuid, step.close.block..=since).await?;
-        for by in said.into_iter().filter(|c| permitted(&c.hotkey)) {
-            match Announcement::decode(&by.data) {
-                Some(Announcement::Record { run: id, round, digest }) if (id, round) == (run.id, record.round) => {
-                    leads.entry(digest).or_insert(by.hotkey);
+        for Said { by, what, .. } in run.said(step.close.block..=since).await?.into_iter().filter(|said| permitted(&said.by)) {
+            match what {
+                Announcement::Record { run: id, round, digest } if (id, round) == (run.id, record.round) => {
+                    leads.entry(digest).or_insert(by);
                 }
-                Some(Announcement::Vote { run: id, round, digest, vote: Vote::Contradicts }) if (id, round) == (run.id, record.round) => {
-                    accusations.extend(leads.get(&digest).filter(|_| by.hotkey != me).map(|lead| (by.hotkey, *lead, digest)));
+                Announcement::Vote { run: id, round, digest, vote: Vote::Contradicts } if (id, round) == (run.id, record.round) => {
+                    accusations.extend(leads.get(&digest).filter(|_| by != me).map(|lead| (by, *lead, digest)));
                 }
                 _ => {}
             }

@@ -46,7 +46,7 @@ pub struct Judge {
     pub top: u32,
     /// Payloads per round that a validator measures for itself when another leads.
     pub spot_checks: u32,
-    /// Another validator's loss is contradicted beyond this many combined standard errors.
+    /// Another validator's gain is contradicted beyond this many combined standard errors, where both did not measure the same sequences.
     pub z: f64,
     /// Rounds for which a lead whose testimony was contradicted is checked in full.
     pub distrust: u32,

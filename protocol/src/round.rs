@@ -12,14 +12,14 @@
 
 use std::collections::HashMap;
 
-use crate::{Announcement, Digest, Hotkey, RoundTimes, RunId, Validator, Vote};
+use crate::{Digest, Hotkey, RoundTimes, Validator, Vote};
 
 /// Where a round stands on the chain before its close.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoundPlan {
     /// Lengths of the phases.
     pub times: RoundTimes,
-    /// Block that committed the record before (the start block for round 0).
+    /// Block from which the record before counts (the start block for round 0).
     pub anchor: u64,
     /// Validators by rank at the round's open block.
     pub ranks: Vec<Validator>,
@@ -142,16 +142,6 @@ pub struct Ballot {
     pub digest: Digest,
     /// What it says.
     pub vote: Vote,
-}
-
-impl Ballot {
-    /// What `by` announced in `block`, if it is a vote about something of this round.
-    pub fn of(said: &Announcement, (run, round): (RunId, u64), by: Hotkey, block: u64) -> Option<Self> {
-        match *said {
-            Announcement::Vote { run: r, round: n, digest, vote } if (r, n) == (run, round) => Some(Self { by, block, digest, vote }),
-            _ => None,
-        }
-    }
 }
 
 /// What became of a record by the validators' votes.
