@@ -41,6 +41,16 @@ impl Books {
         *until = (*until).max(round + 1 + u64::from(judge.distrust));
     }
 
+    /// Hears that `accuser` contradicts a record of `lead`. It has looked where this validator may not have: the lead is checked in full from now
+    /// on. But an accusation that was looked into in full, and for which nothing was found, costs the accuser its own word for as long.
+    pub fn hear(&mut self, accuser: Hotkey, lead: Hotkey, cleared: bool, round: u64, judge: &Judge) {
+        if cleared {
+            self.distrust(accuser, round, judge);
+        } else if self.trusts(&accuser, round) {
+            self.distrust(lead, round, judge);
+        }
+    }
+
     /// Whether `lead`'s word of `round` is taken with spot checks only.
     pub fn trusts(&self, lead: &Hotkey, round: u64) -> bool {
         self.distrusted.get(lead).is_none_or(|until| round >= *until)
@@ -107,6 +117,22 @@ mod tests {
         books.enter(&without, &[own], &judge, &pay);
         unaware.enter(&without, &[], &judge, &pay);
         assert_eq!((books.standing.of(2).unwrap().missed, unaware.standing.of(2).unwrap().missed), (0, 1));
+    }
+
+    #[test]
+    fn an_accusation_is_looked_into_and_a_baseless_one_falls_back() {
+        let judge = Judge { distrust: 3, ..Judge::default() };
+        let [accuser, lead] = [1, 2].map(|k| Hotkey([k; 32]));
+        let mut books = Books::default();
+        books.hear(accuser, lead, false, 4, &judge);
+        assert!(!books.trusts(&lead, 5) && books.trusts(&accuser, 5));
+        books.hear(accuser, lead, true, 6, &judge);
+        assert!(!books.trusts(&accuser, 9) && books.trusts(&lead, 8));
+        books.hear(accuser, lead, false, 9, &judge);
+        assert!(books.trusts(&lead, 10), "nobody hears it now");
+        // what is replayed takes nothing back
+        books.distrust(accuser, 2, &judge);
+        assert!(!books.trusts(&accuser, 9) && books.trusts(&accuser, 10));
     }
 
     #[test]

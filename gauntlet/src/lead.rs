@@ -7,6 +7,8 @@ use protocol::{
     score::{Entry, ScoreSheet},
 };
 
+use storage::StorageError;
+
 use crate::{Validator, ValidatorError};
 
 impl Validator {
@@ -88,6 +90,17 @@ impl Validator {
             self.node.warn(format!("{key} in the own bucket is of another course of the round; leaving the round to others")).await;
         }
         Ok(there)
+    }
+
+    /// Signs and uploads a document in place of an earlier one.
+    pub(crate) async fn publish_newest<T: Document + PartialEq>(&self, key: &ObjectKey, document: T) -> Result<(), StorageError> {
+        if let Some(bytes) = self.node.bucket.get(key, T::CAP).await? {
+            if Signed::<T>::parse(&bytes).is_ok_and(|there| there.signer == self.node.hotkey() && there.value == document) {
+                return Ok(());
+            }
+            self.node.bucket.delete(key).await?;
+        }
+        self.node.bucket.put(key, Signed::new(document, &self.node.keypair).to_bytes().to_vec().into()).await
     }
 
     /// Commits a lead's announcement, in other bytes if it was committed before: it did not count then.

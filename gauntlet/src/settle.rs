@@ -90,7 +90,7 @@ impl Validator {
         }
         let digest = record.digest();
         let document = Countersign { run: self.node.run.id, round, record: digest, dissents };
-        if let Err(error) = self.publish_once(&ObjectKey::Countersign(round, digest), document, |there| there.record == digest).await {
+        if let Err(error) = self.publish_newest(&ObjectKey::Countersign(round, digest), document).await {
             self.node.warn(format!("countersignature of round {round}: {error}; there will be none")).await;
         }
         if lies {
@@ -99,8 +99,7 @@ impl Validator {
         Some(Examined { record: digest, lies, in_full })
     }
 
-    /// Whoever contradicts a record on the chain has looked where this validator may not have: its lead is checked in full from now on.
-    /// But an accusation that was looked into in full, and for which nothing was found, costs the accuser its own word for as long.
+    /// Hears who contradicted the round's records on the chain.
     async fn hear_accusers(&mut self, step: &Step, examined: Option<&Examined>) -> Result<(), ValidatorError> {
         let (run, record, me) = (&self.node.run, &step.record.value, self.node.hotkey());
         let since = self.node.replica.anchor.since;
@@ -121,11 +120,7 @@ impl Validator {
         let judge = &self.node.replica.terms.judge;
         for (accuser, lead, digest) in accusations {
             let cleared = lead == me || examined.is_some_and(|e| e.record == digest && e.in_full && !e.lies);
-            if cleared {
-                self.books.distrust(accuser, record.round, judge);
-            } else if self.books.trusts(&accuser, record.round) {
-                self.books.distrust(lead, record.round, judge);
-            }
+            self.books.hear(accuser, lead, cleared, record.round, judge);
         }
         Ok(())
     }

@@ -208,7 +208,8 @@ impl Validator {
     /// Says on the chain whether a record agrees with what was measured here.
     async fn vote_on(&mut self, step: &Step, in_full: bool) -> Result<(), ValidatorError> {
         let digest = step.record.digest();
-        if self.examined.as_ref().is_none_or(|known| known.record != digest) {
+        // somebody's accusation may have been looked into since
+        if self.examined.as_ref().is_none_or(|known| known.record != digest || (in_full && !known.in_full)) {
             self.examined = self.examine(step, in_full).await;
         }
         let Some(Examined { lies, .. }) = self.examined else { return Ok(()) };
