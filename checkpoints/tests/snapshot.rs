@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use checkpoints::{
-    Anchor, CheckpointError, Expected, SnapshotManifest, Trust, copy_snapshot, list_snapshots, read_manifest, read_snapshot, write_snapshot,
+    Anchor, CheckpointError, Expected, SNAPSHOT_VERSION, SnapshotManifest, Trust, copy_snapshot, list_snapshots, read_manifest,
+    read_snapshot, write_snapshot,
 };
 use compression::{Layout, State, TensorSpec};
 use protocol::{Digest, Document, DocumentError, Hotkey, Keypair, ObjectKey, RunId, Signed, score::Standing};
@@ -204,9 +205,13 @@ async fn a_signature_counts_only_for_its_bytes_its_domain_and_trusted_signers() 
 
 #[tokio::test]
 async fn another_format_version_and_unknown_fields_are_refused() {
-    let version = refusal_of_manifest("version", |m| m.version = 2).await;
-    assert!(version.to_string().contains("format version 2"), "{version}");
-    for body in [&b""[..], b"{", b"[]", br#"{"version":1}"#, br#"{"version":1,"more":1}"#] {
+    for other in [SNAPSHOT_VERSION - 1, SNAPSHOT_VERSION + 1] {
+        let refused = refusal_of_manifest(&format!("version-{other}"), |m| m.version = other).await;
+        assert!(refused.to_string().contains(&format!("format version {other}")), "{refused}");
+    }
+    let now = format!(r#"{{"version":{SNAPSHOT_VERSION}"#);
+    for body in ["", "{", "[]", &format!("{now}}}"), &format!(r#"{now},"more":1}}"#)] {
+        let body = body.as_bytes();
         assert!(matches!(SnapshotManifest::decode(body), Err(DocumentError::Body(_))));
     }
 }
