@@ -389,7 +389,7 @@ mod tests {
     #[test]
     fn bytes_that_come_as_late_as_can_be_leave_time_to_contradict_them() {
         // a record in the last block of its lead's span, whose bytes are there just before they are missed
-        let plan = RoundPlan { ranks: plan().ranks, ..plan() };
+        let plan = plan();
         let last = plan.record_due(110) + plan.times.span;
         assert_eq!((plan.record_rank(110, last), plan.record_rank(110, last + 1)), (Some(0), Some(1)));
         assert!(plan.votes_due(110, last) >= last + 2 * plan.times.span, "seen a span after, there is another to vote");
