@@ -96,14 +96,14 @@ pub async fn run(args: ChainArgs) -> Result<()> {
         ChainCommand::Register { path, keys } => {
             let ledger = open(&path)?;
             let hotkey = context::open_hotkey(&keys)?.hotkey();
-            let uid = ledger.register(ledger.config().netuid, hotkey, context::open_wallet(&keys)?.coldkey_public()?)?;
+            let uid = ledger.enroll(ledger.config().netuid, hotkey, context::open_wallet(&keys)?.coldkey_public()?)?;
             println!("{hotkey} has uid {uid} from the next block on");
         }
         ChainCommand::Stake { path, tao, keys } => {
             let ledger = open(&path)?;
             let hotkey = context::open_hotkey(&keys)?.hotkey();
             let rao = tao.checked_mul(RAO_PER_TAO).with_context(|| format!("{tao} TAO are more than there can be"))?;
-            ledger.add_stake(ledger.config().netuid, hotkey, rao)?;
+            ledger.endow(ledger.config().netuid, hotkey, rao)?;
             println!("{hotkey} has {tao} TAO more at stake from the next block on");
         }
         ChainCommand::Advance { path, blocks } => println!("block {}", open(&path)?.advance(blocks)?.number),

@@ -54,9 +54,9 @@ impl World {
         ledger.join(POPULATION)?;
         let register = |name: &str, number: usize, stake: u64| {
             let keypair = keypair(setup.seed, name, number);
-            let uid = ledger.register(config.netuid, keypair.hotkey(), keypair.hotkey())?;
+            let uid = ledger.enroll(config.netuid, keypair.hotkey(), keypair.hotkey())?;
             if stake > 0 {
-                ledger.add_stake(config.netuid, keypair.hotkey(), stake.saturating_mul(RAO_PER_TAO))?;
+                ledger.endow(config.netuid, keypair.hotkey(), stake.saturating_mul(RAO_PER_TAO))?;
             }
             Ok::<_, ArenaError>(Seat { uid, keypair })
         };

@@ -2,8 +2,8 @@
 
 use protocol::Hotkey;
 
+use crate::MAX_COMMITMENT;
 use crate::ledger::LedgerError;
-use crate::{MAX_BUCKET_URL, MAX_COMMITMENT};
 
 /// What a [`Chain`](crate::Chain) answers instead of a result.
 #[derive(Debug, thiserror::Error)]
@@ -76,8 +76,13 @@ pub enum ChainError {
     #[error("SpaceLimitExceeded: a commitment has 1 to {MAX_COMMITMENT} bytes, this one has {0}")]
     SpaceLimitExceeded(usize),
     /// A bucket address that is empty, too long or not printable.
-    #[error("a bucket's address has 1 to {MAX_BUCKET_URL} printable ASCII characters, this one has {0} bytes")]
-    BucketUrl(usize),
+    #[error("a bucket's address has 1 to {most} printable ASCII characters on this chain, this one has {bytes} bytes")]
+    BucketUrl {
+        /// Its length.
+        bytes: usize,
+        /// The longest that this chain takes.
+        most: usize,
+    },
     /// The call's signature is not the named signer's.
     #[error("BadProof: the call's signature is not that of {0}")]
     BadProof(Hotkey),
@@ -87,6 +92,14 @@ pub enum ChainError {
     /// More stake than there is currency.
     #[error("{0} rao are more than the currency's supply")]
     StakeTooLarge(u64),
+    /// A storage, call or runtime function that this chain does not have.
+    #[error("{what} is not in this runtime ({runtime}): the chain is of another version, or does not offer it")]
+    NotInThisRuntime {
+        /// Its name, such as `SubtensorModule.set_weights`.
+        what: String,
+        /// The chain's name and spec version.
+        runtime: String,
+    },
     /// The embedded ledger's own failures.
     #[error(transparent)]
     Ledger(#[from] LedgerError),

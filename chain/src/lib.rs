@@ -4,6 +4,7 @@ pub mod emission;
 mod error;
 pub mod ledger;
 pub mod wallet;
+pub mod weights;
 pub mod yuma;
 
 use std::{ops::RangeInclusive, path::Path, sync::Arc};
@@ -17,7 +18,7 @@ pub use wallet::{Phrase, Wallet, WalletError};
 
 /// The most bytes of one commitment.
 pub const MAX_COMMITMENT: usize = 256;
-/// The most bytes of a bucket's address.
+/// The most bytes of a bucket's address. A chain may take fewer.
 pub const MAX_BUCKET_URL: usize = 512;
 /// The smallest unit of currency: 10⁹ rao are one TAO.
 pub const RAO_PER_TAO: u64 = 1_000_000_000;
@@ -56,7 +57,7 @@ pub struct Neuron {
     pub incentive: u16,
     /// Share of the validators' pay, of 65,535.
     pub dividends: u16,
-    /// Earned in total, in rao.
+    /// Earned, in rao: in total on the ledger, by the newest epoch on Subtensor, which keeps no total.
     pub emission: u64,
 }
 
@@ -90,6 +91,27 @@ pub struct Subnet {
     pub stake_threshold: u64,
     /// How many uids may hold a permit (the owner's comes on top).
     pub max_validators: u16,
+    /// What calls that set weights must name; 0 asks for nothing.
+    pub version_key: u64,
+    /// The fewest entries of a row of weights.
+    pub min_allowed_weights: u16,
+    /// The largest share of a row that one entry may have, of 65,535.
+    pub max_weight_limit: u16,
+    /// Blocks after its registration in which a uid is not replaced.
+    pub immunity_period: u64,
+    /// What a registration costs now, in rao.
+    pub burn: u64,
+    /// How weights must be hidden at first; `None` where they are set in the open.
+    pub commit_reveal: Option<CommitReveal>,
+}
+
+/// A subnet's rule for weights that are committed first and revealed later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitReveal {
+    /// Version of the timelocked form that the chain takes: 4, or 3 on older runtimes; `None` if it takes hashes only.
+    pub timelocked: Option<u16>,
+    /// Epochs from commit to reveal.
+    pub period: u64,
 }
 
 /// A chain as the roles see it: finalized blocks, neurons, small public bytes, weights.
@@ -127,10 +149,28 @@ pub trait Chain: Send + Sync + std::fmt::Debug {
     /// The commitments included in `blocks`, in the chain's order.
     async fn commitments(&self, netuid: u16, blocks: RangeInclusive<u64>) -> Result<Vec<Commitment>, ChainError>;
 
-    /// Sets the signer's row of weights, as (uid, weight).
+    /// What `account` holds and has not staked, in rao.
+    async fn balance(&self, account: Hotkey) -> Result<u64, ChainError>;
+
+    /// Gives `hotkey` a uid, at the price of the subnet's burn, and returns it; returns the uid it has where it is registered.
+    async fn burned_register(&self, coldkey: &Keypair, netuid: u16, hotkey: Hotkey) -> Result<u16, ChainError>;
+
+    /// Moves `rao` from the coldkey's balance to a stake behind `hotkey`.
+    async fn add_stake(&self, coldkey: &Keypair, netuid: u16, hotkey: Hotkey, rao: u64) -> Result<(), ChainError>;
+
+    /// Sets the signer's row of weights in the open, as (uid, weight).
     async fn set_weights(&self, signer: &Keypair, netuid: u16, weights: &[(u16, u16)]) -> Result<(), ChainError>;
 
-    /// The newest row that `uid` set; empty if none.
+    /// Commits to a row of weights by its hash (`weights::commitment`), to be revealed `commit_reveal.period` epochs later.
+    async fn commit_weights(&self, signer: &Keypair, netuid: u16, commitment: Digest) -> Result<(), ChainError>;
+
+    /// Reveals the row and salt of an earlier commit, in the epoch that is due.
+    async fn reveal_weights(&self, signer: &Keypair, netuid: u16, weights: &[(u16, u16)], salt: &[u16]) -> Result<(), ChainError>;
+
+    /// Commits to a row of weights that the chain itself decrypts and sets, at about the block that is returned.
+    async fn commit_timelocked_weights(&self, signer: &Keypair, netuid: u16, weights: &[(u16, u16)]) -> Result<u64, ChainError>;
+
+    /// The newest row that `uid` set (once it is revealed); empty if none.
     async fn weights(&self, netuid: u16, uid: u16) -> Result<Vec<(u16, u16)>, ChainError>;
 }
 

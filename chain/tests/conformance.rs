@@ -73,14 +73,14 @@ impl Harness for Manual {
 
     async fn neuron(&self) -> Keypair {
         let key = Keypair::from_seed(&[self.keys.fetch_add(1, std::sync::atomic::Ordering::Relaxed); 32]);
-        self.operator.register(self.netuid(), key.hotkey(), key.hotkey()).unwrap();
+        self.operator.enroll(self.netuid(), key.hotkey(), key.hotkey()).unwrap();
         self.advance().await;
         key
     }
 
     async fn validator(&self) -> Keypair {
         let key = self.neuron().await;
-        self.operator.add_stake(self.netuid(), key.hotkey(), 1_000).unwrap();
+        self.operator.endow(self.netuid(), key.hotkey(), 1_000).unwrap();
         self.advance().await;
         key
     }

@@ -25,9 +25,9 @@ fn file() -> (tempfile::TempDir, PathBuf) {
 }
 
 fn register(ledger: &Ledger, n: u8, stake: u64) -> u16 {
-    let uid = ledger.register(1, key(n).hotkey(), key(n + 100).hotkey()).unwrap();
+    let uid = ledger.enroll(1, key(n).hotkey(), key(n + 100).hotkey()).unwrap();
     if stake > 0 {
-        ledger.add_stake(1, key(n).hotkey(), stake).unwrap();
+        ledger.endow(1, key(n).hotkey(), stake).unwrap();
     }
     uid
 }
@@ -127,15 +127,15 @@ async fn registering_again_gives_the_same_uid() {
     let (_dir, path) = file();
     let ledger = Ledger::create(&path, &config(Blocks::Manual)).unwrap();
     assert_eq!((register(&ledger, 1, 0), register(&ledger, 2, 0), register(&ledger, 1, 0)), (1, 2, 1));
-    assert_eq!(ledger.register(1, key(0).hotkey(), key(0).hotkey()).unwrap(), 0, "the owner has uid 0");
+    assert_eq!(ledger.enroll(1, key(0).hotkey(), key(0).hotkey()).unwrap(), 0, "the owner has uid 0");
     assert_eq!(ledger.neurons(1, 0).await.unwrap().len(), 1, "the others come with the next block");
     ledger.advance(1).unwrap();
     let neurons = ledger.neurons(1, 1).await.unwrap();
     assert_eq!(neurons.iter().map(|n| (n.uid, n.registered)).collect::<Vec<_>>(), [(0, 0), (1, 1), (2, 1)]);
     assert_eq!(neurons[1].coldkey, key(101).hotkey());
-    assert!(matches!(ledger.add_stake(1, Hotkey([9; 32]), 1), Err(ChainError::HotKeyNotRegisteredInSubNet { .. })));
-    assert!(matches!(ledger.add_stake(1, key(1).hotkey(), MAX_SUPPLY + 1), Err(ChainError::StakeTooLarge(_))));
-    assert!(matches!(ledger.register(7, key(3).hotkey(), key(3).hotkey()), Err(ChainError::SubnetNotExists(7))));
+    assert!(matches!(ledger.endow(1, Hotkey([9; 32]), 1), Err(ChainError::HotKeyNotRegisteredInSubNet { .. })));
+    assert!(matches!(ledger.endow(1, key(1).hotkey(), MAX_SUPPLY + 1), Err(ChainError::StakeTooLarge(_))));
+    assert!(matches!(ledger.enroll(7, key(3).hotkey(), key(3).hotkey()), Err(ChainError::SubnetNotExists(7))));
 }
 
 #[tokio::test]
@@ -155,7 +155,7 @@ async fn permits_follow_stake_at_once_before_the_first_epoch_and_then_at_epochs(
         Err(ChainError::NotEnoughStakeToSetWeights { stake: 49, threshold: 50 })
     ));
     ledger.advance(9).unwrap();
-    ledger.add_stake(1, key(2).hotkey(), 1000).unwrap();
+    ledger.endow(1, key(2).hotkey(), 1000).unwrap();
     ledger.advance(9).unwrap();
     assert_eq!(permits(19).await, [0, 1, 4]);
     ledger.advance(1).unwrap();

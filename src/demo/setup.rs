@@ -177,9 +177,9 @@ fn register(ledger: &Ledger, wallet: &Wallet, args: &DemoArgs) -> Result<Vec<Nod
     let coldkey = wallet.coldkey_public()?;
     let mut add = |name: String, role: Role, stake: u64| -> Result<()> {
         let hotkey = wallet.create_hotkey(&name, &Phrase::generate()?)?.hotkey();
-        let uid = ledger.register(netuid, hotkey, coldkey)?;
+        let uid = ledger.enroll(netuid, hotkey, coldkey)?;
         if stake > 0 {
-            ledger.add_stake(netuid, hotkey, stake * RAO_PER_TAO)?;
+            ledger.endow(netuid, hotkey, stake * RAO_PER_TAO)?;
         }
         nodes.push(Node { name, role, uid, hotkey: hotkey.ss58() });
         Ok(())

@@ -132,9 +132,9 @@ impl Net {
         let mut roles = BTreeMap::new();
         let mut add = |name: String, args: &[&str], stake: u64| {
             let keypair = wallet.create_hotkey(&name, &Phrase::generate().unwrap()).unwrap();
-            let uid = ledger.register(1, keypair.hotkey(), wallet.coldkey_public().unwrap()).unwrap();
+            let uid = ledger.enroll(1, keypair.hotkey(), wallet.coldkey_public().unwrap()).unwrap();
             if stake > 0 {
-                ledger.add_stake(1, keypair.hotkey(), stake * RAO_PER_TAO).unwrap();
+                ledger.endow(1, keypair.hotkey(), stake * RAO_PER_TAO).unwrap();
             }
             let args = args.iter().map(ToString::to_string).collect();
             roles.insert(name.clone(), Role { name, args, uid, keypair });

@@ -136,7 +136,7 @@ impl Tx<'_> {
 
     pub(super) fn set_bucket(&self, signer: &Keypair, url: &str) -> Result<(), Fault> {
         if url.is_empty() || url.len() > MAX_BUCKET_URL || !url.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(ChainError::BucketUrl(url.len()).into());
+            return Err(ChainError::BucketUrl { bytes: url.len(), most: MAX_BUCKET_URL }.into());
         }
         self.may_commit(signer.hotkey())?;
         if self.newest(Kind::Bucket, &signer.hotkey(), self.next())?.as_deref() == Some(url.as_bytes()) {

@@ -71,7 +71,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`ChainError::NoNeuronIdAvailable`] if the subnet is full.
-    pub fn register(&self, netuid: u16, hotkey: Hotkey, coldkey: Hotkey) -> Result<u16, ChainError> {
+    pub fn enroll(&self, netuid: u16, hotkey: Hotkey, coldkey: Hotkey) -> Result<u16, ChainError> {
         self.check(netuid)?;
         lock(&self.db).write(|tx| tx.register(hotkey, coldkey))
     }
@@ -80,7 +80,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`ChainError::HotKeyNotRegisteredInSubNet`], or [`ChainError::StakeTooLarge`] beyond the currency's supply.
-    pub fn add_stake(&self, netuid: u16, hotkey: Hotkey, rao: u64) -> Result<(), ChainError> {
+    pub fn endow(&self, netuid: u16, hotkey: Hotkey, rao: u64) -> Result<(), ChainError> {
         self.check(netuid)?;
         lock(&self.db).write(|tx| tx.add_stake(hotkey, rao))
     }
@@ -215,6 +215,12 @@ impl Chain for Ledger {
             last_epoch: head - head % config.tempo,
             stake_threshold: config.yuma.stake_threshold,
             max_validators: config.yuma.max_validators,
+            version_key: 0,
+            min_allowed_weights: 1,
+            max_weight_limit: u16::MAX,
+            immunity_period: 0,
+            burn: 0,
+            commit_reveal: None,
         })
     }
 
@@ -252,8 +258,36 @@ impl Chain for Ledger {
         self.write(netuid, move |tx| tx.set_weights(&signer, &weights)).await
     }
 
+    async fn balance(&self, _: Hotkey) -> Result<u64, ChainError> {
+        Err(unsupported("balance"))
+    }
+
+    async fn burned_register(&self, _: &Keypair, _: u16, _: Hotkey) -> Result<u16, ChainError> {
+        Err(unsupported("burned_register"))
+    }
+
+    async fn add_stake(&self, _: &Keypair, _: u16, _: Hotkey, _: u64) -> Result<(), ChainError> {
+        Err(unsupported("add_stake"))
+    }
+
+    async fn commit_weights(&self, _: &Keypair, _: u16, _: Digest) -> Result<(), ChainError> {
+        Err(unsupported("commit_weights"))
+    }
+
+    async fn reveal_weights(&self, _: &Keypair, _: u16, _: &[(u16, u16)], _: &[u16]) -> Result<(), ChainError> {
+        Err(unsupported("reveal_weights"))
+    }
+
+    async fn commit_timelocked_weights(&self, _: &Keypair, _: u16, _: &[(u16, u16)]) -> Result<u64, ChainError> {
+        Err(unsupported("commit_timelocked_weights"))
+    }
+
     async fn weights(&self, netuid: u16, uid: u16) -> Result<Vec<(u16, u16)>, ChainError> {
         self.check(netuid)?;
         self.read(move |tx| tx.hotkey_of(uid)?.map_or_else(|| Ok(Vec::new()), |hotkey| tx.weights_of(&hotkey))).await
     }
+}
+
+fn unsupported(call: &str) -> ChainError {
+    ChainError::NotInThisRuntime { what: call.into(), runtime: "embedded ledger".into() }
 }

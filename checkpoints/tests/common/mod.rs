@@ -122,7 +122,7 @@ impl Net {
         let mut peers = Vec::new();
         for seed in 1..=6 {
             let keypair = Keypair::from_seed(&[seed; 32]);
-            let uid = ledger.register(NETUID, keypair.hotkey(), keypair.hotkey()).unwrap();
+            let uid = ledger.enroll(NETUID, keypair.hotkey(), keypair.hotkey()).unwrap();
             let address = format!("{store}/peer-{seed}");
             ledger.set_bucket(&keypair, NETUID, &address).await.unwrap();
             let bucket = Bucket::open(&address, Access::Own).unwrap().join(&id.to_string());
@@ -130,7 +130,7 @@ impl Net {
         }
         let miners = peers.split_off(3);
         for (peer, tao) in peers.iter().zip([3000, 2000, 2000]) {
-            ledger.add_stake(NETUID, peer.keypair.hotkey(), tao * chain::RAO_PER_TAO).unwrap();
+            ledger.endow(NETUID, peer.keypair.hotkey(), tao * chain::RAO_PER_TAO).unwrap();
         }
         ledger.advance(start).unwrap();
         let run = Run::open(&url, ledger.clone(), Access::Trusted).await.unwrap();
