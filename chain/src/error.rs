@@ -1,6 +1,6 @@
 //! Why a chain refuses or fails. Refusals carry the names that Subtensor's pallets give them.
 
-use protocol::Hotkey;
+use protocol::{Digest, Hotkey};
 
 use crate::MAX_COMMITMENT;
 use crate::ledger::LedgerError;
@@ -9,11 +9,8 @@ use crate::ledger::LedgerError;
 #[derive(Debug, thiserror::Error)]
 pub enum ChainError {
     /// An address that names no chain.
-    #[error("{0:?} names no chain: write ledger:///absolute/path.sqlite or ledger:relative/path.sqlite")]
+    #[error("{0:?} names no chain: write ledger:///absolute/path.sqlite, ledger:relative/path.sqlite, or the URLs of Subtensor nodes, ws:// or wss://, separated by commas")]
     Url(String),
-    /// A Subtensor node, which this version cannot speak to.
-    #[error("{0:?} is a Subtensor node, which this version does not support yet: use ledger:///path/to/file.sqlite")]
-    SubtensorUnsupported(String),
     /// No such subnet on this chain.
     #[error("SubnetNotExists: this chain has no subnet {0}")]
     SubnetNotExists(u16),
@@ -99,6 +96,63 @@ pub enum ChainError {
         what: String,
         /// The chain's name and spec version.
         runtime: String,
+    },
+    /// No node of the chain can be used.
+    #[error("no node of the chain answers as it should: {0}")]
+    Unreachable(String),
+    /// A node of some other chain.
+    #[error("{url} is a node of another chain: its genesis is {found}, not {expected}")]
+    WrongGenesis {
+        /// The node.
+        url: String,
+        /// Its genesis.
+        found: Digest,
+        /// The chain's.
+        expected: Digest,
+    },
+    /// A node answered a request with a refusal.
+    #[error("{url} refuses the request: {message} ({code})")]
+    NodeRefused {
+        /// The node.
+        url: String,
+        /// JSON-RPC's code.
+        code: i32,
+        /// The node's words.
+        message: String,
+    },
+    /// An answer that is not of the form that the node's own metadata says, or that this client expects.
+    #[error("what {url} answers cannot be read: {reason}")]
+    Undecodable {
+        /// The node.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The runtime refuses a call, at the pool or at its dispatch.
+    #[error("{name}: {call} is refused{}", if why.is_empty() { String::new() } else { format!(": {why}") })]
+    Refused {
+        /// The call, as `Pallet.call`.
+        call: String,
+        /// The runtime's name of the reason.
+        name: String,
+        /// The runtime's words, if it has any.
+        why: String,
+    },
+    /// A call that no block took.
+    #[error("{call} was in no finalized block after {tries} tries: the chain's blocks may be full or halted; try again")]
+    NotIncluded {
+        /// The call, as `Pallet.call`.
+        call: String,
+        /// How often it was signed and sent.
+        tries: u32,
+    },
+    /// A row of weights that the chain stores otherwise than it was sent.
+    #[error("the weights that block {block} stored ({stored} entries) are not those that were sent")]
+    WeightsDiffer {
+        /// The block that included them.
+        block: u64,
+        /// How many entries it stored.
+        stored: usize,
     },
     /// The embedded ledger's own failures.
     #[error(transparent)]

@@ -3,6 +3,7 @@
 pub mod emission;
 mod error;
 pub mod ledger;
+pub mod subtensor;
 pub mod wallet;
 pub mod weights;
 pub mod yuma;
@@ -14,6 +15,7 @@ use protocol::{Digest, Hotkey, Keypair};
 
 pub use error::ChainError;
 pub use ledger::{Blocks, Ledger, LedgerConfig, LedgerError};
+pub use subtensor::Subtensor;
 pub use wallet::{Phrase, Wallet, WalletError};
 
 /// The most bytes of one commitment.
@@ -174,13 +176,14 @@ pub trait Chain: Send + Sync + std::fmt::Debug {
     async fn weights(&self, netuid: u16, uid: u16) -> Result<Vec<(u16, u16)>, ChainError>;
 }
 
-/// Opens the chain that `url` names: `ledger:///absolute/path.sqlite` or `ledger:path.sqlite` (the path as it is, nothing decoded).
+/// Opens the chain that `url` names: `ledger:///absolute/path.sqlite` or `ledger:path.sqlite` (the path as it is, nothing decoded), or Subtensor's
+/// nodes, `ws://` or `wss://`, separated by commas.
 ///
 /// # Errors
-/// [`ChainError::SubtensorUnsupported`] for `ws://` and `wss://`, [`ChainError::Url`] for anything else, and what [`Ledger::open`] says.
+/// [`ChainError::Url`] for anything else, and what [`Ledger::open`] and [`Subtensor::open`] say.
 pub async fn open(url: &str) -> Result<Arc<dyn Chain>, ChainError> {
     if url.starts_with("ws://") || url.starts_with("wss://") {
-        return Err(ChainError::SubtensorUnsupported(url.to_owned()));
+        return Ok(Arc::new(Subtensor::open(url).await?));
     }
     let rest = url.strip_prefix("ledger:").ok_or_else(|| ChainError::Url(url.to_owned()))?;
     // after `//` comes a host in any other URL, so only an absolute path may follow here

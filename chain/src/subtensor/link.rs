@@ -1,0 +1,251 @@
+//! The link to the chain: several nodes, one of them in use, and the newest finalized block of any.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use protocol::Digest;
+use subxt::SubstrateConfig;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+
+use super::fault::Fault;
+use super::node::Node;
+use crate::{Block, ChainError};
+
+/// First and longest pause before the next attempt.
+const PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Attempts of a request, each on the next node; with their pauses about 15 s.
+const ATTEMPTS: u32 = 6;
+/// How long one request may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Without a finalized block for so long, the node in use is given up.
+const STALLED: Duration = Duration::from_secs(120);
+/// How far a node may be behind the newest block known, and behind the clock, before another is preferred.
+const LAG_BLOCKS: u64 = 10;
+const LAG: Duration = Duration::from_secs(600);
+
+/// Several nodes of one chain.
+#[derive(Debug)]
+pub(super) struct Link {
+    shared: Arc<Shared>,
+    follower: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    urls: Vec<String>,
+    config: SubstrateConfig,
+    genesis: OnceLock<Digest>,
+    node: Mutex<Option<Arc<Node>>>,
+    /// The node to try first.
+    turn: AtomicUsize,
+    head: watch::Sender<Block>,
+}
+
+impl Link {
+    /// Connects to the first of `urls` that answers, and follows the chain until dropped.
+    pub(super) async fn open(urls: Vec<String>) -> Result<Self, ChainError> {
+        let none = Block { number: 0, hash: Digest([0; 32]), time_ms: 0 };
+        let shared = Arc::new(Shared {
+            urls,
+            config: SubstrateConfig::new(),
+            genesis: OnceLock::new(),
+            node: Mutex::new(None),
+            turn: AtomicUsize::new(0),
+            head: watch::Sender::new(none),
+        });
+        let head = shared.read(|node| async move { node.head().await }).await?;
+        shared.publish(head);
+        let follower = tokio::spawn(follow(shared.clone()));
+        Ok(Self { shared, follower })
+    }
+
+    pub(super) fn genesis(&self) -> Digest {
+        *self.shared.genesis.get().expect("set by the first connection, which `open` made")
+    }
+
+    /// The newest finalized block seen.
+    pub(super) fn head(&self) -> Block {
+        *self.shared.head.borrow()
+    }
+
+    /// Waits for a head whose number exceeds `after`.
+    pub(super) async fn next(&self, after: u64) -> Block {
+        let mut heads = self.shared.head.subscribe();
+        let head = heads.wait_for(|head| head.number > after).await.expect("the sender lives as long as this link");
+        *head
+    }
+
+    /// Asks the node in use; where it fails, the next, and so on for a while.
+    pub(super) async fn read<T, F>(&self, ask: impl Fn(Arc<Node>) -> F) -> Result<T, ChainError>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        self.shared.read(ask).await
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+impl Shared {
+    async fn read<T, F>(&self, ask: impl Fn(Arc<Node>) -> F) -> Result<T, ChainError>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        let mut tried = Vec::new();
+        let mut pause = PAUSE;
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            let node = match self.node().await {
+                Ok(node) => node,
+                Err(reasons) => {
+                    tried = reasons;
+                    continue;
+                }
+            };
+            let answer = tokio::time::timeout(PATIENCE, ask(node.clone())).await;
+            match answer.unwrap_or_else(|_| Err(Fault::Node(format!("no answer within {} s", PATIENCE.as_secs())))) {
+                Ok(value) => return Ok(value),
+                Err(fault) if fault.is_nodes() => {
+                    self.lost(&node, &fault).await;
+                    tried.push(format!("{}: {fault}", node.url));
+                }
+                Err(fault) => return Err(self.answer(&node, fault)),
+            }
+        }
+        tried.dedup();
+        Err(ChainError::Unreachable(tried.join("; ")))
+    }
+
+    /// The caller's error for a fault that no other node would mend.
+    fn answer(&self, node: &Node, fault: Fault) -> ChainError {
+        match fault {
+            Fault::Answer(error) => *error,
+            Fault::Missing(what) => ChainError::NotInThisRuntime { what, runtime: node.url.clone() },
+            Fault::Refused { code, message } => ChainError::NodeRefused { url: node.url.clone(), code, message },
+            Fault::Codec(reason) => ChainError::Undecodable { url: node.url.clone(), reason },
+            Fault::Node(_) | Fault::Pruned => ChainError::Unreachable(format!("{}: {fault}", node.url)),
+        }
+    }
+
+    /// The node in use, or the first that can be connected; otherwise why each cannot.
+    async fn node(&self) -> Result<Arc<Node>, Vec<String>> {
+        let mut current = self.node.lock().await;
+        if let Some(node) = &*current {
+            return Ok(node.clone());
+        }
+        let first = self.turn.load(Ordering::Relaxed);
+        let mut reasons = Vec::new();
+        let mut lagging: Option<(Block, Node)> = None;
+        for url in self.urls.iter().cycle().skip(first % self.urls.len()).take(self.urls.len()) {
+            match self.connect(url).await {
+                Ok((head, node)) if self.is_current(&head) => return Ok(self.take(&mut current, node)),
+                Ok((head, node)) => {
+                    reasons.push(format!("{url}: it lags, its newest finalized block is {}", head.number));
+                    if lagging.as_ref().is_none_or(|(best, _)| head.number > best.number) {
+                        lagging = Some((head, node));
+                    }
+                }
+                Err(fault) => reasons.push(format!("{url}: {fault}")),
+            }
+        }
+        // where all are late, the chain itself may have halted
+        match lagging {
+            Some((head, node)) if head.number >= self.head.borrow().number => {
+                tracing::warn!(url = node.url, block = head.number, "no node has a recent finalized block; going on with this one");
+                Ok(self.take(&mut current, node))
+            }
+            _ => Err(reasons),
+        }
+    }
+
+    fn take(&self, current: &mut Option<Arc<Node>>, node: Node) -> Arc<Node> {
+        tracing::info!(url = node.url, "connected");
+        current.insert(Arc::new(node)).clone()
+    }
+
+    /// Connects, and checks that it is the same chain.
+    async fn connect(&self, url: &str) -> Result<(Block, Node), Fault> {
+        let node = Node::connect(url, &self.config).await?;
+        let (found, expected) = (node.genesis(), *self.genesis.get_or_init(|| node.genesis()));
+        if found != expected {
+            return Err(ChainError::WrongGenesis { url: url.to_owned(), found, expected }.into());
+        }
+        let head = tokio::time::timeout(PATIENCE, node.head()).await;
+        let head = head.unwrap_or_else(|_| Err(Fault::Node("it does not name its newest block".into())))?;
+        Ok((head, node))
+    }
+
+    fn is_current(&self, head: &Block) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let age = now.saturating_sub(Duration::from_millis(head.time_ms));
+        head.number + LAG_BLOCKS >= self.head.borrow().number && age < LAG
+    }
+
+    /// Gives up a node; the next one is tried first.
+    async fn lost(&self, node: &Arc<Node>, fault: &Fault) {
+        let mut current = self.node.lock().await;
+        if current.as_ref().is_some_and(|now| Arc::ptr_eq(now, node)) {
+            tracing::warn!(url = node.url, %fault, "node given up");
+            *current = None;
+            self.turn.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Heads only ever rise, whichever node told them.
+    fn publish(&self, head: Block) {
+        self.head.send_if_modified(|newest| {
+            let newer = head.number > newest.number || newest.hash == Digest([0; 32]);
+            if newer {
+                *newest = head;
+            }
+            newer
+        });
+    }
+
+    /// Follows one node's finalized blocks until it fails.
+    async fn follow_once(&self) -> Result<(), String> {
+        let node = self.node().await.map_err(|reasons| reasons.join("; "))?;
+        let followed = async {
+            let mut heads = node.rpc.chain_subscribe_finalized_heads().await?;
+            self.publish(node.head().await?);
+            loop {
+                let Ok(head) = tokio::time::timeout(STALLED, heads.next()).await else {
+                    return Err(Fault::Node(format!("no finalized block for {} s", STALLED.as_secs())));
+                };
+                head.ok_or_else(|| Fault::Node("it ended the subscription".into()))??;
+                // the header's number alone would do, but its hash and time are wanted too
+                self.publish(node.head().await?);
+            }
+        };
+        let ended: Result<(), Fault> = followed.await;
+        match ended {
+            Err(fault) => {
+                self.lost(&node, &fault).await;
+                Err(format!("{}: {fault}", node.url))
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+async fn follow(shared: Arc<Shared>) {
+    let mut pause = PAUSE;
+    loop {
+        let before = shared.head.borrow().number;
+        if let Err(reason) = shared.follow_once().await {
+            tracing::debug!(reason, "not following the chain");
+        }
+        pause = if shared.head.borrow().number > before { PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+        tokio::time::sleep(pause).await;
+    }
+}

@@ -1,0 +1,258 @@
+//! Submission: one signed extrinsic, sent until a finalized block includes it or it can be included no more.
+//!
+//! An extrinsic's bytes are made once and may be sent to several nodes: the same bytes are included once at most. Whether they were is read from the finalized
+//! blocks themselves, so that a lost connection loses nothing.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use protocol::{Domain, Hotkey, Keypair};
+use subxt::SubstrateConfig;
+use subxt::config::DefaultExtrinsicParamsBuilder;
+use subxt::config::substrate::{AccountId32, H256, MultiSignature};
+use subxt::dynamic::Value;
+use subxt::error::DispatchError;
+use subxt::ext::scale_value::Composite;
+use subxt::transactions::Signer;
+
+use super::Subtensor;
+use super::fault::Fault;
+use super::node::Node;
+use crate::{Block, ChainError};
+
+/// Blocks within which an extrinsic must be included.
+const MORTAL: u64 = 32;
+/// How often an extrinsic that was not included, or met a used nonce, is made anew.
+const TRIES: u32 = 5;
+/// Pause before it is, so that the node's pool has seen the block.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long the chain may take for the blocks within which an extrinsic must be included.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+/// A call by its names in the runtime.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The pallet, such as `SubtensorModule`.
+    pub pallet: &'static str,
+    /// The call, such as `set_weights`.
+    pub name: &'static str,
+    /// Its arguments, in order.
+    pub arguments: Vec<Value>,
+}
+
+impl Call {
+    /// Names it as `Pallet.call`.
+    pub(super) fn title(&self) -> String {
+        format!("{}.{}", self.pallet, self.name)
+    }
+
+    /// The call as an argument of another, as `Sudo.sudo` takes it.
+    pub fn into_value(self) -> Value {
+        subxt::dynamic::transaction(self.pallet, self.name, Composite::unnamed(self.arguments)).into_value()
+    }
+}
+
+/// A key that signs extrinsics.
+struct Extrinsics<'a>(&'a Keypair);
+
+impl Signer<SubstrateConfig> for Extrinsics<'_> {
+    fn account_id(&self) -> AccountId32 {
+        AccountId32(self.0.hotkey().0)
+    }
+
+    fn sign(&self, payload: &[u8]) -> MultiSignature {
+        // Substrate signs extrinsics in the same context as free text
+        MultiSignature::Sr25519(self.0.sign(Domain::Text, payload))
+    }
+}
+
+/// Signed bytes on their way.
+#[derive(Clone, Debug)]
+struct Signed {
+    bytes: Vec<u8>,
+    hash: H256,
+    /// The block they are made upon.
+    from: u64,
+}
+
+/// What the pool said.
+enum Pool {
+    Accepted,
+    /// The nonce is used: by another extrinsic, or by these same bytes.
+    Outdated,
+}
+
+impl Subtensor {
+    /// Submits a call and waits until a finalized block includes it; returns that block.
+    ///
+    /// # Errors
+    /// [`ChainError::Refused`] with the runtime's own name and words where the pool or the dispatch refuses it, [`ChainError::NotIncluded`] if no block took it,
+    /// [`ChainError::NotInThisRuntime`] for a name this runtime lacks, and what the link says.
+    pub async fn submit(&self, signer: &Keypair, call: &Call) -> Result<Block, ChainError> {
+        // one extrinsic at a time, so that this process never races itself for a nonce
+        let _turn = self.submitting.lock().await;
+        for _ in 0..TRIES {
+            let signed = self.link.read(|node| async move { sign(&node, signer, call, self.link.head()).await }).await?;
+            match self.send(&signed, call).await? {
+                Pool::Accepted => {
+                    if let Some(block) = self.included(&signed, call).await? {
+                        return Ok(block);
+                    }
+                    tracing::warn!(call = call.title(), from = signed.from, "no block included it; signing anew");
+                }
+                Pool::Outdated => tokio::time::sleep(PAUSE).await,
+            }
+        }
+        Err(ChainError::NotIncluded { call: call.title(), tries: TRIES })
+    }
+
+    /// Hands the bytes to a node's pool.
+    async fn send(&self, signed: &Signed, call: &Call) -> Result<Pool, ChainError> {
+        let sent = &AtomicBool::new(false);
+        let title = &call.title();
+        self.link
+            .read(|node| async move {
+                let before = sent.swap(true, Ordering::Relaxed);
+                match node.rpc.author_submit_extrinsic(&signed.bytes).await.map_err(Fault::from) {
+                    Ok(_) => Ok(Pool::Accepted),
+                    Err(Fault::Refused { code, message }) => verdict(title, code, &message, before),
+                    Err(fault) => Err(fault),
+                }
+            })
+            .await
+    }
+
+    /// The finalized block that includes the bytes; `None` if they can be included no more.
+    async fn included(&self, signed: &Signed, call: &Call) -> Result<Option<Block>, ChainError> {
+        let search = async {
+            for number in signed.from + 1..=signed.from + MORTAL {
+                self.link.next(number - 1).await;
+                let block = self.block_at(number).await?;
+                let found = self.link.read(|node| async move { find(&node, &block, signed.hash, call).await }).await?;
+                if found {
+                    return Ok(Some(block));
+                }
+            }
+            Ok(None)
+        };
+        match tokio::time::timeout(PATIENCE, search).await {
+            Ok(found) => found,
+            Err(_) => Err(ChainError::NotIncluded { call: call.title(), tries: 1 }),
+        }
+    }
+}
+
+/// Signs a call with the account's next nonce, upon the newest block.
+async fn sign(node: &Node, signer: &Keypair, call: &Call, head: Block) -> Result<Signed, Fault> {
+    let at = node.at(&head).await?;
+    let nonce = node.nonce(signer.hotkey()).await?;
+    let parameters = DefaultExtrinsicParamsBuilder::new()
+        .nonce(nonce)
+        .mortal_from_unchecked(MORTAL, head.number, H256(head.hash.0))
+        .build();
+    let transaction = subxt::dynamic::transaction(call.pallet, call.name, call.arguments.clone());
+    let mut signable = at.transactions().create_signable_offline(&transaction, parameters)?;
+    let signed = signable.sign(&Extrinsics(signer))?;
+    Ok(Signed { hash: signed.hash(), bytes: signed.into_encoded(), from: head.number })
+}
+
+/// Whether the block includes the extrinsic, if so with success.
+async fn find(node: &Node, block: &Block, extrinsic: H256, call: &Call) -> Result<bool, Fault> {
+    let Some(included) = node.find(block, extrinsic).await? else { return Ok(false) };
+    let Some(failure) = included.failure else { return Ok(true) };
+    let at = node.at(block).await?;
+    let (name, why) = match DispatchError::decode_from(&failure, at.metadata()) {
+        Ok(DispatchError::Module(error)) => match error.details() {
+            Ok(details) => (details.variant.name.clone(), details.variant.docs.join(" ")),
+            Err(_) => (error.details_string(), String::new()),
+        },
+        Ok(other) => (other.to_string(), String::new()),
+        Err(error) => (error.to_string(), String::new()),
+    };
+    Err(ChainError::Refused { call: call.title(), name, why }.into())
+}
+
+/// What a pool's refusal means. `before`: the same bytes were sent before, so that they may be the ones it knows.
+fn verdict(call: &str, code: i32, message: &str, before: bool) -> Result<Pool, Fault> {
+    const INVALID: i32 = 1010;
+    const BANNED: i32 = 1012;
+    const KNOWN: i32 = 1013;
+    const LOW_PRIORITY: i32 = 1014;
+    let plain = message.to_lowercase();
+    let outdated = plain.contains("outdated") || plain.contains("stale");
+    match code {
+        KNOWN | BANNED => Ok(Pool::Accepted),
+        _ if outdated && before => Ok(Pool::Accepted),
+        LOW_PRIORITY => Ok(Pool::Outdated),
+        _ if outdated || plain.contains("future") => Ok(Pool::Outdated),
+        INVALID => {
+            let (name, why) = custom(&plain).unwrap_or(("InvalidTransaction", message));
+            Err(ChainError::Refused { call: call.to_owned(), name: name.to_owned(), why: why.to_owned() }.into())
+        }
+        _ => Err(ChainError::Refused { call: call.to_owned(), name: format!("PoolError{code}"), why: message.to_owned() }.into()),
+    }
+}
+
+/// Subtensor's own reasons (`CustomTransactionError`), by the number in a message such as `{"invalid":{"custom":6}}` or `Custom error: 6`.
+fn custom(message: &str) -> Option<(&'static str, &'static str)> {
+    let digits = message.split("custom").nth(1)?;
+    let number: String = digits.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+    Some(match number.parse::<u8>().ok()? {
+        1 => ("StakeAmountTooLow", "the amount or the signer's stake is below what the subnet asks for"),
+        2 => ("BalanceTooLow", "the signer's balance does not cover it"),
+        3 => ("SubnetNotExists", "the chain has no such subnet"),
+        4 => ("HotkeyAccountDoesntExist", "nobody ever registered or staked behind this hotkey"),
+        5 => ("NotEnoughStakeToWithdraw", "there is less stake behind the hotkey"),
+        6 => ("RateLimitExceeded", "too soon after the signer's last such call, or too many registrations in this interval; wait some blocks"),
+        7 => ("InsufficientLiquidity", "the subnet's pool cannot serve this amount"),
+        8 => ("SlippageTooHigh", "the price would move beyond the limit"),
+        9 => ("TransferDisallowed", "the subnet does not allow transfers"),
+        10 => ("HotKeyNotRegisteredInNetwork", "the hotkey has no uid in the subnet, register it first"),
+        15 => ("InvalidRevealRound", "the reveal round is not one that the chain waits for"),
+        16 => ("CommitNotFound", "the chain has no such commit"),
+        17 => ("CommitBlockNotInRevealRange", "the commit's epoch to reveal is not now"),
+        18 => ("InputLengthsUnequal", "uids and weights differ in number"),
+        19 => ("UidNotFound", "the hotkey has no uid in the subnet"),
+        255 => ("BadRequest", "the runtime refuses it without a reason"),
+        _ => return None,
+    })
+}
+
+/// An account as `SubtensorModule` takes it.
+pub(super) fn account(hotkey: Hotkey) -> Value {
+    Value::from_bytes(hotkey.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(code: i32, message: &str) -> String {
+        match verdict("Pallet.call", code, message, false) {
+            Ok(Pool::Accepted) => "accepted".into(),
+            Ok(Pool::Outdated) => "outdated".into(),
+            Err(Fault::Answer(error)) => match *error {
+                ChainError::Refused { name, .. } => name,
+                other => other.to_string(),
+            },
+            Err(fault) => fault.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_pools_refusals_have_names() {
+        assert_eq!(refusal(1010, r#"Invalid Transaction {"invalid":{"custom":6}}"#), "RateLimitExceeded");
+        assert_eq!(refusal(1010, "Invalid Transaction \"Custom error: 1\""), "StakeAmountTooLow");
+        assert_eq!(refusal(1010, "Invalid Transaction \"Transaction has a bad signature\""), "InvalidTransaction");
+        assert_eq!(refusal(1010, "Invalid Transaction \"Transaction is outdated\""), "outdated");
+        assert_eq!(refusal(1010, r#"{"invalid":{"stale":null}}"#), "outdated");
+        assert_eq!(refusal(1014, "Priority is too low: (1 vs 1)"), "outdated");
+        assert_eq!(refusal(1013, "Transaction Already Imported"), "accepted");
+        assert_eq!(refusal(1016, "Immediately Dropped"), "PoolError1016");
+    }
+
+    #[test]
+    fn bytes_sent_before_may_be_the_ones_that_used_the_nonce() {
+        assert!(matches!(verdict("c", 1010, "Transaction is outdated", true), Ok(Pool::Accepted)));
+    }
+}
