@@ -102,9 +102,12 @@ pub struct RunArgs {
     /// Address of the run's folder, e.g. file:///srv/store/RUN_ID or s3://bucket/RUN_ID.
     #[arg(long, value_name = "URL", env = "TRIBUTARY_RUN")]
     pub run: String,
-    /// The chain: ledger:/path/to/ledger.sqlite. By default the ledger beside a run in a local folder.
+    /// The chain: Subtensor's nodes (wss://ONE,wss://ANOTHER) or ledger:/path/to/ledger.sqlite. By default the ledger beside a run in a local folder.
     #[arg(long, value_name = "URL", env = "TRIBUTARY_CHAIN")]
     pub chain: Option<String>,
+    /// Let other nodes' buckets be local folders or private addresses, as with a ledger: only where all nodes are your own.
+    #[arg(long)]
+    pub lab: bool,
 }
 
 /// Whose keys.

@@ -103,7 +103,7 @@ pub async fn open_run(args: &RunArgs, participant: Option<&str>) -> Result<Arc<R
     let chain_url = chain_url(args.chain.as_deref(), store_of(&url))?;
     let chain = open_chain(&chain_url, participant).await?;
     // an embedded ledger is a lab, whose buckets may be local folders
-    let peers = if chain_url.starts_with("ledger:") { Access::Trusted } else { Access::Foreign };
+    let peers = if args.lab || chain_url.starts_with("ledger:") { Access::Trusted } else { Access::Foreign };
     Ok(Run::open(&url, chain, peers).await?)
 }
 

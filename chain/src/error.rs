@@ -9,7 +9,9 @@ use crate::ledger::LedgerError;
 #[derive(Debug, thiserror::Error)]
 pub enum ChainError {
     /// An address that names no chain.
-    #[error("{0:?} names no chain: write ledger:///absolute/path.sqlite, ledger:relative/path.sqlite, or the URLs of Subtensor nodes, ws:// or wss://, separated by commas")]
+    #[error(
+        "{0:?} names no chain: write ledger:///absolute/path.sqlite, ledger:relative/path.sqlite, or the URLs of Subtensor nodes, ws:// or wss://, separated by commas"
+    )]
     Url(String),
     /// No such subnet on this chain.
     #[error("SubnetNotExists: this chain has no subnet {0}")]

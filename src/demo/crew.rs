@@ -35,16 +35,19 @@ pub struct Crew {
     children: Vec<Option<Child>>,
     logs: PathBuf,
     lines: mpsc::Receiver<(usize, Option<Event>)>,
-    ledger: Ledger,
+    /// The ledger, if that is the chain: its blocks wait for every process.
+    ledger: Option<Ledger>,
     hotkeys: Vec<String>,
 }
 
 impl Crew {
     /// Starts every node. Blocks flow once all of them take part.
     pub async fn start(lab: &Lab) -> Result<Self> {
-        let ledger = Ledger::open(&lab.ledger())?;
+        let ledger = lab.ledger()?;
         let hotkeys: Vec<String> = lab.nodes.iter().map(|n| n.hotkey.clone()).collect();
-        ledger.expect(&hotkeys.iter().map(String::as_str).collect::<Vec<_>>())?;
+        if let Some(ledger) = &ledger {
+            ledger.expect(&hotkeys.iter().map(String::as_str).collect::<Vec<_>>())?;
+        }
         let (sender, lines) = mpsc::channel(1024);
         let mut children = Vec::new();
         for (index, node) in lab.nodes.iter().enumerate() {
@@ -70,7 +73,9 @@ impl Crew {
     fn gone(&mut self, node: usize) -> News {
         self.children[node] = None;
         // the others need not wait for it any longer
-        let _ = self.ledger.withdraw(&self.hotkeys[node]);
+        if let Some(ledger) = &self.ledger {
+            let _ = ledger.withdraw(&self.hotkeys[node]);
+        }
         let path = self.logs.join(format!("{}.log", self.names[node]));
         let log = std::fs::read_to_string(&path).unwrap_or_default();
         let why = log.lines().last().map_or_else(|| format!("{} is empty; is the disk full?", path.display()), str::to_owned);
@@ -123,6 +128,8 @@ fn spawn(lab: &Lab, node: &Node) -> Result<Child> {
     };
     command.arg(role).arg("--json").args(["--run", &lab.run, "--wallet", lab.wallet(), "--hotkey", &node.name]);
     command.arg("--wallet-path").arg(lab.wallets()).arg("--home").arg(lab.home(node));
+    // all buckets are this demo's own folders
+    command.args(["--chain", &lab.chain, "--lab"]);
     match node.role {
         Role::Cheat => {
             command.args(["--device", "cpu", "--strategy", "noise"]);

@@ -5,6 +5,7 @@ mod report;
 mod screen;
 mod setup;
 mod story;
+mod subtensor;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -48,6 +49,9 @@ pub struct DemoArgs {
     /// At most so many bytes of text.
     #[arg(long, value_name = "BYTES", default_value_t = 12_000_000)]
     max_bytes: u64,
+    /// Run on a development chain of Subtensor's (ws://…), whose root is //Alice, instead of an embedded ledger. The demo makes a subnet of its own there.
+    #[arg(long, value_name = "URL", conflicts_with = "resume")]
+    chain: Option<String>,
     /// Print the summary as JSON.
     #[arg(long)]
     json: bool,

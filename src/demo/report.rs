@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use chain::{Chain as _, Ledger, Neuron, RAO_PER_TAO};
+use chain::{Neuron, RAO_PER_TAO};
 use checkpoints::{Replica, write_snapshot};
 use dataset::{Dataset, Split};
 use model::{Device, Llama};
@@ -31,7 +31,7 @@ struct Report<'a> {
     /// Its held-out bits per byte.
     held_out: f64,
     neurons: Vec<Neuron>,
-    /// By uid, the share of the validators' weights on the ledger.
+    /// By uid, the share of the validators' weights on the chain.
     weights: BTreeMap<u16, f64>,
     /// What the model writes.
     sample: String,
@@ -41,7 +41,7 @@ struct Report<'a> {
 /// Replays the log, writes everything and prints the summary.
 pub async fn finish(lab: &Lab, story: &Story, json: bool) -> Result<()> {
     eprintln!("verifying: replaying {} rounds from genesis", story.next_round());
-    let run = context::open_run(&RunArgs { run: lab.run.clone(), chain: None }, None).await?;
+    let run = context::open_run(&RunArgs { run: lab.run.clone(), chain: Some(lab.chain.clone()), lab: true }, None).await?;
     let replica = verify::replay(run.clone(), Some(story.next_round()), |_| {}).await?;
     compare_roots(story, &replica)?;
     let checkpoint = write_checkpoint(lab, &replica).await?;
@@ -53,7 +53,7 @@ pub async fn finish(lab: &Lab, story: &Story, json: bool) -> Result<()> {
     fs::write(lab.dir.join("sample.txt"), &sample)?;
     write_csv(lab, story)?;
     draw(lab, story).map_err(|e| anyhow!("drawing the loss curve: {e}"))?;
-    let (neurons, weights) = read_ledger(lab).await?;
+    let (neurons, weights) = read_chain(lab).await?;
     let report = Report { lab, story, replica, held_out, neurons, weights, sample, checkpoint };
     let summary = report.summary();
     fs::write(lab.dir.join("summary.json"), serde_json::to_vec_pretty(&summary)?)?;
@@ -145,14 +145,14 @@ fn draw(lab: &Lab, story: &Story) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// What the ledger has at the end: neurons, and each uid's mean share of the validators' rows of weights.
-async fn read_ledger(lab: &Lab) -> Result<(Vec<Neuron>, BTreeMap<u16, f64>)> {
-    let ledger = Ledger::open(&lab.ledger())?;
-    let netuid = ledger.config().netuid;
-    let neurons = ledger.neurons(netuid, ledger.head().await?.number).await?;
+/// What the chain has at the end: neurons, and each uid's mean share of the validators' rows of weights.
+async fn read_chain(lab: &Lab) -> Result<(Vec<Neuron>, BTreeMap<u16, f64>)> {
+    let chain = context::open_chain(&lab.chain, None).await?;
+    let netuid = lab.netuid;
+    let neurons = chain.neurons(netuid, chain.head().await?.number).await?;
     let mut rows = Vec::new();
     for node in lab.nodes.iter().filter(|n| n.role == Role::Validator) {
-        rows.push(ledger.weights(netuid, node.uid).await?);
+        rows.push(chain.weights(netuid, node.uid).await?);
     }
     rows.retain(|row| !row.is_empty());
     let mut weights = BTreeMap::new();
@@ -191,7 +191,7 @@ impl Report<'_> {
         self.weights.get(&node.uid).copied().unwrap_or(0.0)
     }
 
-    /// Share of the miners' weight on the ledger that honest miners have.
+    /// Share of the miners' weight on the chain that honest miners have.
     fn honest_share(&self) -> f64 {
         let sum = |wanted: fn(Role) -> bool| self.lab.nodes.iter().filter(|n| wanted(n.role)).map(|n| self.weight(n)).sum::<f64>();
         let all = sum(Role::mines);
@@ -224,7 +224,7 @@ impl Report<'_> {
             percent(cpu.step),
             percent(cpu.hash)
         );
-        println!("honest miners   {:.1} % of the miners' weight on the ledger\n", 100.0 * self.honest_share());
+        println!("honest miners   {:.1} % of the miners' weight on the chain\n", 100.0 * self.honest_share());
         self.print_nodes();
         println!("\nit writes: {}\n", self.sample.replace('\n', "\n           "));
         let file = |name: &str| lab.dir.join(name).display().to_string();

@@ -3,15 +3,16 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result, bail};
-use chain::{Blocks, Chain as _, Ledger, LedgerConfig, Phrase, RAO_PER_TAO, Wallet};
+use chain::{Blocks, Chain, Ledger, LedgerConfig, Phrase, RAO_PER_TAO, Wallet};
 use dataset::{CollectOptions, PrepareOptions, Source, Tokenizer};
-use protocol::RunConfig;
+use protocol::{Keypair, RunConfig};
 use serde::{Deserialize, Serialize};
 
-use super::DemoArgs;
+use super::{DemoArgs, subtensor};
 use crate::{context, launch};
 
 const MARKER: &str = "demo.json";
@@ -58,6 +59,10 @@ pub struct Lab {
     pub dir: PathBuf,
     /// The run's address.
     pub run: String,
+    /// The chain's address.
+    pub chain: String,
+    /// The subnet.
+    pub netuid: u16,
     /// The processes.
     pub nodes: Vec<Node>,
     /// Bytes of training text per token.
@@ -79,18 +84,14 @@ impl Lab {
         let owner = wallet.create_hotkey("owner", &Phrase::generate()?)?;
         let store = dir.join("store");
         fs::create_dir_all(&store)?;
-        let path = store.join(context::LEDGER_FILE);
-        let tempo = 20;
-        let ledger_config = LedgerConfig { tempo, weights_rate_limit: tempo, ..LedgerConfig::new(Blocks::Lockstep, owner.hotkey()) };
-        let ledger = Ledger::create(&path, &ledger_config)?;
-        ledger.join("demo")?;
-        let nodes = register(&ledger, &wallet, args)?;
-        // registrations count from the next block on
-        let head = ledger.next_block(0).await?.number;
         let store_url = context::url_of(&store.display().to_string())?;
-        let launched = launch::launch(config, &store_url, &ledger, ledger_config.netuid, head, &data, &owner).await?;
-        ledger.leave()?;
-        let lab = Self { dir, run: launched.url, nodes, bytes_per_token };
+        let place = match &args.chain {
+            Some(url) => subtensor::settle(url, &wallet, &owner, args).await?,
+            None => ledger_beside(&store, &wallet, &owner, args).await?,
+        };
+        let Place { chain, url: chain_url, netuid, start, nodes } = place;
+        let launched = launch::launch(config, &store_url, &*chain, netuid, start, &data, &owner).await?;
+        let lab = Self { dir, run: launched.url, chain: chain_url, netuid, nodes, bytes_per_token };
         fs::create_dir_all(lab.logs())?;
         fs::write(lab.dir.join(MARKER), serde_json::to_vec_pretty(&lab)?)?;
         Ok(lab)
@@ -103,9 +104,9 @@ impl Lab {
         serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
     }
 
-    /// The ledger's file.
-    pub fn ledger(&self) -> PathBuf {
-        self.dir.join("store").join(context::LEDGER_FILE)
+    /// The ledger, if that is the chain.
+    pub fn ledger(&self) -> Result<Option<Ledger>> {
+        Ok(self.chain.strip_prefix("ledger:").map(|path| Ledger::open(Path::new(path))).transpose()?)
     }
 
     /// Folder of the processes' logs.
@@ -170,27 +171,57 @@ fn prepare_text(args: &DemoArgs, config: &RunConfig, out: &Path) -> Result<f64> 
     Ok(train.bytes as f64 / train.tokens as f64)
 }
 
-/// Gives every node a hotkey and a uid, and validators their stake: 1000, 990, … TAO, so that ranks are plain.
-fn register(ledger: &Ledger, wallet: &Wallet, args: &DemoArgs) -> Result<Vec<Node>> {
-    let netuid = ledger.config().netuid;
-    let mut nodes = Vec::new();
-    let coldkey = wallet.coldkey_public()?;
-    let mut add = |name: String, role: Role, stake: u64| -> Result<()> {
-        let hotkey = wallet.create_hotkey(&name, &Phrase::generate()?)?.hotkey();
-        let uid = ledger.enroll(netuid, hotkey, coldkey)?;
-        if stake > 0 {
-            ledger.endow(netuid, hotkey, stake * RAO_PER_TAO)?;
+/// A subnet with the demo's nodes.
+pub(super) struct Place {
+    pub(super) chain: Arc<dyn Chain>,
+    pub(super) url: String,
+    pub(super) netuid: u16,
+    /// Block at which the run may start.
+    pub(super) start: u64,
+    pub(super) nodes: Vec<Node>,
+}
+
+/// Blocks from epoch to epoch, and between two weight settings.
+pub(super) const TEMPO: u64 = 20;
+
+/// A new ledger with every node.
+async fn ledger_beside(store: &Path, wallet: &Wallet, owner: &Keypair, args: &DemoArgs) -> Result<Place> {
+    let path = store.join(context::LEDGER_FILE);
+    let config = LedgerConfig { tempo: TEMPO, weights_rate_limit: TEMPO, ..LedgerConfig::new(Blocks::Lockstep, owner.hotkey()) };
+    let ledger = Ledger::create(&path, &config)?;
+    let (netuid, coldkey) = (config.netuid, wallet.coldkey_public()?);
+    ledger.join("demo")?;
+    let mut nodes = crew_of(wallet, args)?;
+    for Planned { node, key, stake } in &mut nodes {
+        node.uid = ledger.enroll(netuid, key.hotkey(), coldkey)?;
+        if *stake > 0 {
+            ledger.endow(netuid, key.hotkey(), *stake * RAO_PER_TAO)?;
         }
-        nodes.push(Node { name, role, uid, hotkey: hotkey.ss58() });
-        Ok(())
+    }
+    // registrations count from the next block on
+    let start = ledger.next_block(0).await?.number;
+    ledger.leave()?;
+    let nodes = nodes.into_iter().map(|planned| planned.node).collect();
+    Ok(Place { chain: Arc::new(ledger), url: format!("ledger:{}", path.display()), netuid, start, nodes })
+}
+
+/// A node that has a key and no uid yet.
+pub(super) struct Planned {
+    pub(super) node: Node,
+    pub(super) key: Keypair,
+    /// In TAO.
+    pub(super) stake: u64,
+}
+
+/// Every node of the demo with a new hotkey; validators have 1000, 990, … TAO, so that ranks are plain.
+pub(super) fn crew_of(wallet: &Wallet, args: &DemoArgs) -> Result<Vec<Planned>> {
+    let miner = |i| (format!("miner-{}", i + 1), if i >= args.miners - args.cheats { Role::Cheat } else { Role::Miner }, 0);
+    let validator = |i| (format!("validator-{}", i + 1), Role::Validator, 1000u64.saturating_sub(10 * i as u64).max(10));
+    let aggregator = ("aggregator".to_owned(), Role::Aggregator, 0);
+    let all = (0..args.miners).map(miner).chain((0..args.validators).map(validator)).chain([aggregator]);
+    let plan = |(name, role, stake): (String, Role, u64)| {
+        let key = wallet.create_hotkey(&name, &Phrase::generate()?)?;
+        Ok(Planned { node: Node { name, role, uid: 0, hotkey: key.hotkey().ss58() }, key, stake })
     };
-    for i in 0..args.miners {
-        let cheat = i >= args.miners - args.cheats;
-        add(format!("miner-{}", i + 1), if cheat { Role::Cheat } else { Role::Miner }, 0)?;
-    }
-    for i in 0..args.validators {
-        add(format!("validator-{}", i + 1), Role::Validator, 1000u64.saturating_sub(10 * i as u64).max(10))?;
-    }
-    add("aggregator".into(), Role::Aggregator, 0)?;
-    Ok(nodes)
+    all.map(plan).collect()
 }

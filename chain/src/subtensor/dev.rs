@@ -12,6 +12,12 @@ use crate::{Chain as _, ChainError};
 /// How often a call that came too soon is repeated, a block later each time.
 const PATIENCE: u32 = 40;
 
+/// The development key //Alice, root of development chains. Its seed is public: it protects nothing anywhere.
+pub fn alice() -> Keypair {
+    const SEED: [u8; 32] = *b"\xe5\xbe\x9a\x50\x92\xb8\x1b\xca\x64\xbe\x81\xd2\x12\xe7\xf2\xf9\xeb\xa1\x83\xbb\x7a\x90\x95\x4f\x7b\x76\x36\x1f\x6e\xdb\x5c\x0a";
+    Keypair::from_seed(&SEED)
+}
+
 /// What a new subnet asks of its neurons.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {

@@ -7,6 +7,8 @@ use subxt::error::{
     StorageValueError,
 };
 
+use subxt::ext::frame_decode::storage::StorageInfoError;
+
 use crate::ChainError;
 
 /// A failure on the way to an answer.
@@ -123,7 +125,9 @@ impl From<StorageError> for Fault {
             E::CannotFetchValue(error) | E::CannotIterateValues(error) | E::StreamFailure(error) => error.into(),
             E::PalletNameNotFound(pallet) => Self::Missing(format!("pallet {pallet}")),
             E::StorageEntryNotFound { pallet_name, entry_name } => Self::Missing(format!("{pallet_name}.{entry_name}")),
-            other => Self::codec(other),
+            E::StorageInfoError(StorageInfoError::PalletNotFound { pallet_name }) => Self::Missing(format!("pallet {pallet_name}")),
+            E::StorageInfoError(StorageInfoError::StorageNotFound { name, pallet_name }) => Self::Missing(format!("{pallet_name}.{name}")),
+            other => absent_or_codec(&other),
         }
     }
 }
@@ -135,7 +139,7 @@ impl From<RuntimeApiError> for Fault {
             E::CannotCallApi(error) => error.into(),
             E::TraitNotFound(name) => Self::Missing(format!("runtime API {name}")),
             E::MethodNotFound { trait_name, method_name } => Self::Missing(format!("{trait_name}.{method_name}")),
-            other => Self::codec(other),
+            other => absent_or_codec(&other),
         }
     }
 }
@@ -148,9 +152,16 @@ impl From<ExtrinsicError> for Fault {
             E::PalletNameNotFound(pallet) => Self::Missing(format!("pallet {pallet}")),
             E::CallNameNotFound { pallet_name, call_name } => Self::Missing(format!("{pallet_name}.{call_name}")),
             E::BlockNotFound(_) => Self::Pruned,
-            other => Self::codec(other),
+            other => absent_or_codec(&other),
         }
     }
+}
+
+/// subxt tells some names that the metadata lacks in words only.
+fn absent_or_codec(error: &impl Display) -> Fault {
+    let message = error.to_string();
+    let absent = ["not found: ", "` not found", "does not exist on type"].iter().any(|words| message.contains(words));
+    if absent { Fault::Missing(format!("something asked for ({message})")) } else { Fault::Codec(message) }
 }
 
 impl From<EventsError> for Fault {

@@ -19,10 +19,11 @@ use futures::{StreamExt, TryStreamExt, stream};
 use protocol::{Digest, Hotkey, Keypair};
 use subxt::dynamic::Value;
 
+use fault::Fault;
 use link::Link;
-use node::{Metagraph, Node};
-use record::{MAX_URL, Record};
+use node::{At, Metagraph, Node};
 pub use record::MIN_COUNTED;
+use record::{MAX_URL, Record};
 pub use submit::Call;
 use submit::account;
 
@@ -93,7 +94,8 @@ impl Subtensor {
 
     async fn exists(&self, netuid: u16) -> Result<(), ChainError> {
         let block = self.link.head();
-        let read = |node: Arc<Node>| async move { node.value::<_, bool>(&node.at(&block).await?, SUBTENSOR, "NetworksAdded", (netuid,)).await };
+        let read =
+            |node: Arc<Node>| async move { node.value::<_, bool>(&node.at(&block).await?, SUBTENSOR, "NetworksAdded", (netuid,)).await };
         match self.link.read(read).await? {
             Some(true) => Ok(()),
             _ => Err(ChainError::SubnetNotExists(netuid)),
@@ -101,12 +103,8 @@ impl Subtensor {
     }
 
     async fn uid_of(&self, netuid: u16, hotkey: Hotkey, block: &Block) -> Result<Option<u16>, ChainError> {
-        let read = |node: Arc<Node>| async move {
-            let at = node.at(block).await?;
-            let uid = node.value::<_, Option<u16>>(&at, SUBTENSOR, "Uids", (netuid, hotkey.0)).await;
-            // the entry has no default, so that an absent one is None already
-            uid.map(Option::flatten)
-        };
+        let read =
+            |node: Arc<Node>| async move { node.value::<_, u16>(&node.at(block).await?, SUBTENSOR, "Uids", (netuid, hotkey.0)).await };
         self.link.read(read).await
     }
 
@@ -155,13 +153,27 @@ impl Subtensor {
                 _ => error,
             },
             "NotEnoughStakeToSetWeights" => match (me().await, self.subnet(netuid).await) {
-                (Some(me), Ok(subnet)) => {
-                    ChainError::NotEnoughStakeToSetWeights { stake: me.stake, threshold: subnet.stake_threshold }
-                }
+                (Some(me), Ok(subnet)) => ChainError::NotEnoughStakeToSetWeights { stake: me.stake, threshold: subnet.stake_threshold },
                 _ => error,
             },
             _ => error,
         }
+    }
+}
+
+/// The call by which runtimes of 2025 take timelocked weights, in their version 3.
+const OLD_TIMELOCKED: &str = "commit_crv3_weights";
+/// The call by which later ones do.
+const TIMELOCKED: &str = "commit_timelocked_weights";
+
+/// The version of timelocked weights that a runtime takes.
+async fn timelocked_version(node: &Node, at: &At) -> Result<Option<u16>, Fault> {
+    if !node::has_call(at, SUBTENSOR, TIMELOCKED) {
+        return Ok(node::has_call(at, SUBTENSOR, OLD_TIMELOCKED).then_some(3));
+    }
+    match node.value::<(), u16>(at, SUBTENSOR, "CommitRevealWeightsVersion", ()).await {
+        Err(Fault::Missing(_)) => Ok(Some(4)),
+        version => version,
     }
 }
 
@@ -213,12 +225,7 @@ impl Chain for Subtensor {
             .read(|node| async move {
                 let at = node.at(&block).await?;
                 let threshold = node.value::<(), u64>(&at, SUBTENSOR, "StakeThreshold", ()).await?.unwrap_or(0);
-                let version = match node.value::<(), u16>(&at, SUBTENSOR, "CommitRevealWeightsVersion", ()).await {
-                    Ok(version) => version.filter(|version| *version >= 3),
-                    Err(fault::Fault::Missing(_)) => None,
-                    Err(fault) => return Err(fault),
-                };
-                Ok((threshold, version))
+                Ok((threshold, timelocked_version(&node, &at).await?))
             })
             .await?;
         let commit_reveal = CommitReveal { timelocked, period: metagraph.commit_reveal_period };
@@ -302,11 +309,8 @@ impl Chain for Subtensor {
     async fn commitments(&self, netuid: u16, blocks: RangeInclusive<u64>) -> Result<Vec<Commitment>, ChainError> {
         self.exists(netuid).await?;
         let last = (*blocks.end()).min(self.link.head().number);
-        let found: Vec<Vec<Commitment>> = stream::iter(*blocks.start()..=last)
-            .map(|number| self.announcements(netuid, number))
-            .buffered(PARALLEL)
-            .try_collect()
-            .await?;
+        let found: Vec<Vec<Commitment>> =
+            stream::iter(*blocks.start()..=last).map(|number| self.announcements(netuid, number)).buffered(PARALLEL).try_collect().await?;
         Ok(found.into_iter().flatten().collect())
     }
 
@@ -322,7 +326,8 @@ impl Chain for Subtensor {
             free: u64,
         }
         let block = self.link.head();
-        let read = |node: Arc<Node>| async move { node.value::<_, Account>(&node.at(&block).await?, "System", "Account", (account.0,)).await };
+        let read =
+            |node: Arc<Node>| async move { node.value::<_, Account>(&node.at(&block).await?, "System", "Account", (account.0,)).await };
         Ok(self.link.read(read).await?.map_or(0, |account| account.data.free))
     }
 
@@ -394,7 +399,9 @@ impl Chain for Subtensor {
 
 impl Subtensor {
     async fn weights_at(&self, netuid: u16, uid: u16, block: &Block) -> Result<Vec<(u16, u16)>, ChainError> {
-        let read = |node: Arc<Node>| async move { node.value::<_, Vec<(u16, u16)>>(&node.at(block).await?, SUBTENSOR, "Weights", (netuid, uid)).await };
+        let read = |node: Arc<Node>| async move {
+            node.value::<_, Vec<(u16, u16)>>(&node.at(block).await?, SUBTENSOR, "Weights", (netuid, uid)).await
+        };
         Ok(self.link.read(read).await?.unwrap_or_default())
     }
 }

@@ -227,6 +227,11 @@ impl Node {
     }
 }
 
+/// Whether a runtime has a call.
+pub(super) fn has_call(at: &At, pallet: &str, call: &str) -> bool {
+    at.metadata_ref().pallet_by_name(pallet).is_some_and(|pallet| pallet.call_variant_by_name(call).is_some())
+}
+
 /// The record in a `Registration`.
 fn record_of(registration: &Value) -> Option<Record> {
     use subxt::ext::scale_value::At as _;

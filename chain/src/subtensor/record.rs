@@ -110,7 +110,9 @@ mod tests {
 
     #[test]
     fn what_others_commit_is_no_record() {
-        for fields in [vec![], vec![vec![]], vec![b"r2:account:key".to_vec()], vec![vec![2, b'x']], vec![vec![1, b' ']], vec![vec![1, 0xff]]] {
+        for fields in
+            [vec![], vec![vec![]], vec![b"r2:account:key".to_vec()], vec![vec![2, b'x']], vec![vec![1, b' ']], vec![vec![1, 0xff]]]
+        {
             assert_eq!(Record::from_fields(&fields), None, "{fields:?}");
         }
         assert_eq!(Record::from_fields(&[vec![1], vec![0; 257]]), None, "more than an announcement");

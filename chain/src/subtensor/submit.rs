@@ -146,10 +146,8 @@ impl Subtensor {
 async fn sign(node: &Node, signer: &Keypair, call: &Call, head: Block) -> Result<Signed, Fault> {
     let at = node.at(&head).await?;
     let nonce = node.nonce(signer.hotkey()).await?;
-    let parameters = DefaultExtrinsicParamsBuilder::new()
-        .nonce(nonce)
-        .mortal_from_unchecked(MORTAL, head.number, H256(head.hash.0))
-        .build();
+    let parameters =
+        DefaultExtrinsicParamsBuilder::new().nonce(nonce).mortal_from_unchecked(MORTAL, head.number, H256(head.hash.0)).build();
     let transaction = subxt::dynamic::transaction(call.pallet, call.name, call.arguments.clone());
     let mut signable = at.transactions().create_signable_offline(&transaction, parameters)?;
     let signed = signable.sign(&Extrinsics(signer))?;
@@ -203,7 +201,10 @@ fn custom(message: &str) -> Option<(&'static str, &'static str)> {
         3 => ("SubnetNotExists", "the chain has no such subnet"),
         4 => ("HotkeyAccountDoesntExist", "nobody ever registered or staked behind this hotkey"),
         5 => ("NotEnoughStakeToWithdraw", "there is less stake behind the hotkey"),
-        6 => ("RateLimitExceeded", "too soon after the signer's last such call, or too many registrations in this interval; wait some blocks"),
+        6 => (
+            "RateLimitExceeded",
+            "too soon after the signer's last such call, or too many registrations in this interval; wait some blocks",
+        ),
         7 => ("InsufficientLiquidity", "the subnet's pool cannot serve this amount"),
         8 => ("SlippageTooHigh", "the price would move beyond the limit"),
         9 => ("TransferDisallowed", "the subnet does not allow transfers"),
