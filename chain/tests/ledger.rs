@@ -114,9 +114,6 @@ async fn urls_name_ledgers() {
     for url in [format!("ledger://{}", path.display()), format!("ledger:{}", path.display())] {
         assert_eq!(chain::open(&url).await.unwrap().genesis().await.unwrap(), genesis);
     }
-    for url in ["wss://entrypoint-finney.opentensor.ai:443", "ws://127.0.0.1:9944"] {
-        assert!(matches!(chain::open(url).await, Err(ChainError::SubtensorUnsupported(_))));
-    }
     for url in ["", "ledger:", "ledger://host/path", "http://x", "/plain/path"] {
         assert!(matches!(chain::open(url).await, Err(ChainError::Url(_))), "{url}");
     }

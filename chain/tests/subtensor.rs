@@ -37,7 +37,7 @@ async fn the_whole_path_of_a_validator() {
     let netuid = chain.create_subnet(&alice(), owner.hotkey(), rules).await.unwrap();
     println!("subnet {:?}", chain.subnet(netuid).await.unwrap());
     for key in [&validator, &miner] {
-        println!("uid {:?}", chain.burned_register(&alice(), netuid, key.hotkey()).await);
+        println!("uid {:?}", chain.register_patiently(&alice(), netuid, key.hotkey()).await);
     }
     chain.add_stake(&alice(), netuid, validator.hotkey(), 1_000_000_000_000).await.unwrap();
     advance(25).await;

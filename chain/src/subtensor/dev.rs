@@ -97,7 +97,9 @@ impl Subtensor {
         for _ in 0..PATIENCE {
             match self.burned_register(coldkey, netuid, hotkey).await {
                 Err(ChainError::Refused { name, .. }) if name == "RateLimitExceeded" || name.starts_with("TooManyRegistrations") => {
-                    self.link.next(self.link.head().number).await;
+                    // on a chain that makes blocks of extrinsics only, this one makes one
+                    let remark = Call { pallet: "System", name: "remark", arguments: vec![Value::from_bytes([])] };
+                    self.submit(coldkey, &remark).await?;
                 }
                 registered => return registered,
             }

@@ -1,8 +1,9 @@
 //! Submission: one signed extrinsic, sent until a finalized block includes it or it can be included no more.
 //!
 //! An extrinsic's bytes are made once and may be sent to several nodes: the same bytes are included once at most. Whether they were is read from the finalized
-//! blocks themselves, so that a lost connection loses nothing.
+//! blocks themselves, so that a lost connection loses nothing. The node is asked to watch them too, only to hear early that its pool dropped them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use subxt::config::substrate::{AccountId32, H256, MultiSignature};
 use subxt::dynamic::Value;
 use subxt::error::DispatchError;
 use subxt::ext::scale_value::Composite;
+use subxt::rpcs::client::RpcSubscription;
+use subxt::rpcs::methods::legacy::TransactionStatus;
 use subxt::transactions::Signer;
 
 use super::Subtensor;
@@ -75,9 +78,13 @@ struct Signed {
     from: u64,
 }
 
+/// A node's words on what becomes of an extrinsic in its pool.
+type Watch = RpcSubscription<TransactionStatus<H256>>;
+
 /// What the pool said.
 enum Pool {
-    Accepted,
+    /// It has the bytes; the watch is `None` where the node offers none.
+    Accepted(Option<Watch>),
     /// The nonce is used: by another extrinsic, or by these same bytes.
     Outdated,
 }
@@ -94,10 +101,11 @@ impl Subtensor {
         for _ in 0..TRIES {
             let signed = self.link.read(|node| async move { sign(&node, signer, call, self.link.head()).await }).await?;
             match self.send(&signed, call).await? {
-                Pool::Accepted => {
-                    if let Some(block) = self.included(&signed, call).await? {
+                Pool::Accepted(watch) => {
+                    if let Some(block) = self.included(&signed, watch, call).await? {
                         return Ok(block);
                     }
+                    self.validity(&signed, call).await?;
                     tracing::warn!(call = call.title(), from = signed.from, "no block included it; signing anew");
                 }
                 Pool::Outdated => tokio::time::sleep(PAUSE).await,
@@ -113,33 +121,93 @@ impl Subtensor {
         self.link
             .read(|node| async move {
                 let before = sent.swap(true, Ordering::Relaxed);
-                match node.rpc.author_submit_extrinsic(&signed.bytes).await.map_err(Fault::from) {
-                    Ok(_) => Ok(Pool::Accepted),
+                match submit(&node, &signed.bytes).await {
                     Err(Fault::Refused { code, message }) => verdict(title, code, &message, before),
-                    Err(fault) => Err(fault),
+                    accepted => accepted,
                 }
             })
             .await
     }
 
-    /// The finalized block that includes the bytes; `None` if they can be included no more.
-    async fn included(&self, signed: &Signed, call: &Call) -> Result<Option<Block>, ChainError> {
-        let search = async {
-            for number in signed.from + 1..=signed.from + MORTAL {
-                self.link.next(number - 1).await;
-                let block = self.block_at(number).await?;
-                let found = self.link.read(|node| async move { find(&node, &block, signed.hash, call).await }).await?;
-                if found {
-                    return Ok(Some(block));
-                }
+    /// The finalized block that includes the bytes; `None` if none did, and it seems that none will.
+    async fn included(&self, signed: &Signed, watch: Option<Watch>, call: &Call) -> Result<Option<Block>, ChainError> {
+        let search = self.search(signed, signed.from + MORTAL, call);
+        tokio::select! {
+            found = tokio::time::timeout(PATIENCE, search) => {
+                found.unwrap_or_else(|_| Err(ChainError::NotIncluded { call: call.title(), tries: 1 }))
             }
-            Ok(None)
-        };
-        match tokio::time::timeout(PATIENCE, search).await {
-            Ok(found) => found,
-            Err(_) => Err(ChainError::NotIncluded { call: call.title(), tries: 1 }),
+            // a block that the pool took it into, and that is finalized, may still be on its way to this node's subscribers
+            () = dropped(watch) => self.search(signed, self.link.head().number, call).await,
         }
     }
+
+    /// Looks for the bytes in every block after they were made, up to `last`.
+    async fn search(&self, signed: &Signed, last: u64, call: &Call) -> Result<Option<Block>, ChainError> {
+        for number in signed.from + 1..=last {
+            self.link.next(number - 1).await;
+            let block = &self.block_at(number).await?;
+            if self.link.read(|node| async move { find(&node, block, signed.hash, call).await }).await? {
+                return Ok(Some(*block));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Subtensor {
+    /// Asks the runtime why the pool gave up an extrinsic; an error if it names a reason that signing anew would not mend.
+    async fn validity(&self, signed: &Signed, call: &Call) -> Result<(), ChainError> {
+        /// `TransactionSource::External`.
+        const EXTERNAL: u8 = 2;
+        let head = self.link.head().hash.0;
+        let question = &[&[EXTERNAL], signed.bytes.as_slice(), &head].concat();
+        let ask = |node: Arc<Node>| async move {
+            Ok(node.rpc.state_call("TaggedTransactionQueue_validate_transaction", Some(question), Some(H256(head))).await?)
+        };
+        match self.link.read(ask).await?.as_slice() {
+            // Err(Invalid(Custom(n)))
+            [1, 0, 7, number, ..] => {
+                let (name, why) =
+                    custom(*number).unwrap_or(("InvalidTransaction", "for a reason of its own that this version has no words for"));
+                Err(ChainError::Refused { call: call.title(), name: name.to_owned(), why: why.to_owned() })
+            }
+            [1, 0, 1, ..] => Err(ChainError::Refused {
+                call: call.title(),
+                name: "Payment".into(),
+                why: "the signer cannot pay its fee: send some TAO to its address".into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Hands bytes to a node's pool, watched if the node can.
+async fn submit(node: &Node, bytes: &[u8]) -> Result<Pool, Fault> {
+    const NO_METHOD: i32 = -32601;
+    match node.rpc.author_submit_and_watch_extrinsic(bytes).await.map_err(Fault::from) {
+        Ok(watch) => Ok(Pool::Accepted(Some(watch))),
+        Err(Fault::Refused { code: NO_METHOD, .. }) => {
+            node.rpc.author_submit_extrinsic(bytes).await?;
+            Ok(Pool::Accepted(None))
+        }
+        Err(fault) => Err(fault),
+    }
+}
+
+/// Waits until the pool gives up an extrinsic, and then for ever if it does not say.
+async fn dropped(watch: Option<Watch>) {
+    if let Some(mut watch) = watch {
+        while let Some(status) = watch.next().await {
+            match status {
+                Ok(TransactionStatus::Invalid | TransactionStatus::Dropped | TransactionStatus::Usurped(_)) => {
+                    return tokio::time::sleep(PAUSE).await;
+                }
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 /// Signs a call with the account's next nonce, upon the newest block.
@@ -179,23 +247,28 @@ fn verdict(call: &str, code: i32, message: &str, before: bool) -> Result<Pool, F
     let plain = message.to_lowercase();
     let outdated = plain.contains("outdated") || plain.contains("stale");
     match code {
-        KNOWN | BANNED => Ok(Pool::Accepted),
-        _ if outdated && before => Ok(Pool::Accepted),
+        KNOWN | BANNED => Ok(Pool::Accepted(None)),
+        _ if outdated && before => Ok(Pool::Accepted(None)),
         LOW_PRIORITY => Ok(Pool::Outdated),
         _ if outdated || plain.contains("future") => Ok(Pool::Outdated),
         INVALID => {
-            let (name, why) = custom(&plain).unwrap_or(("InvalidTransaction", message));
+            let (name, why) = custom_number(&plain).and_then(custom).unwrap_or(("InvalidTransaction", message));
             Err(ChainError::Refused { call: call.to_owned(), name: name.to_owned(), why: why.to_owned() }.into())
         }
         _ => Err(ChainError::Refused { call: call.to_owned(), name: format!("PoolError{code}"), why: message.to_owned() }.into()),
     }
 }
 
-/// Subtensor's own reasons (`CustomTransactionError`), by the number in a message such as `{"invalid":{"custom":6}}` or `Custom error: 6`.
-fn custom(message: &str) -> Option<(&'static str, &'static str)> {
+/// The number in a message such as `{"invalid":{"custom":6}}` or `Custom error: 6`.
+fn custom_number(message: &str) -> Option<u8> {
     let digits = message.split("custom").nth(1)?;
     let number: String = digits.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
-    Some(match number.parse::<u8>().ok()? {
+    number.parse().ok()
+}
+
+/// Subtensor's own reasons (`CustomTransactionError`).
+fn custom(number: u8) -> Option<(&'static str, &'static str)> {
+    Some(match number {
         1 => ("StakeAmountTooLow", "the amount or the signer's stake is below what the subnet asks for"),
         2 => ("BalanceTooLow", "the signer's balance does not cover it"),
         3 => ("SubnetNotExists", "the chain has no such subnet"),
@@ -230,7 +303,7 @@ mod tests {
 
     fn refusal(code: i32, message: &str) -> String {
         match verdict("Pallet.call", code, message, false) {
-            Ok(Pool::Accepted) => "accepted".into(),
+            Ok(Pool::Accepted(_)) => "accepted".into(),
             Ok(Pool::Outdated) => "outdated".into(),
             Err(Fault::Answer(error)) => match *error {
                 ChainError::Refused { name, .. } => name,
@@ -254,6 +327,6 @@ mod tests {
 
     #[test]
     fn bytes_sent_before_may_be_the_ones_that_used_the_nonce() {
-        assert!(matches!(verdict("c", 1010, "Transaction is outdated", true), Ok(Pool::Accepted)));
+        assert!(matches!(verdict("c", 1010, "Transaction is outdated", true), Ok(Pool::Accepted(None))));
     }
 }
