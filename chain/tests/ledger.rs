@@ -81,8 +81,14 @@ fn impossible_configurations_are_refused() {
     no_validators.yuma.max_validators = 0;
     let mut average = good.clone();
     average.yuma.bonds_moving_average = 1_000_001;
+    let mut bounds = good.clone();
+    bounds.burn.min = bounds.burn.start + 1;
+    let mut target = good.clone();
+    target.burn.target = 0;
     let wall = LedgerConfig { blocks: Blocks::Wall { block_ms: 0 }, ..good.clone() };
-    for bad in [LedgerConfig { tempo: 0, ..good }, no_validators, average, wall] {
+    let no_uids = LedgerConfig { max_uids: 0, ..good.clone() };
+    let no_period = LedgerConfig { reveal_period: Some(0), ..good.clone() };
+    for bad in [LedgerConfig { tempo: 0, ..good }, no_validators, average, bounds, target, wall, no_uids, no_period] {
         assert!(matches!(Ledger::create(&path, &bad), Err(ChainError::Ledger(LedgerError::Config(_)))));
     }
     assert!(!path.exists());
@@ -117,7 +123,7 @@ async fn urls_name_ledgers() {
     for url in ["wss://entrypoint-finney.opentensor.ai:443", "ws://127.0.0.1:9944"] {
         assert!(matches!(chain::open(url).await, Err(ChainError::SubtensorUnsupported(_))));
     }
-    for url in ["", "ledger:", "ledger://host/path", "http://x", "/plain/path"] {
+    for url in ["", "ledger:", "ledger://host/path", "http://", "https://user@host", "http://host?query", "/plain/path"] {
         assert!(matches!(chain::open(url).await, Err(ChainError::Url(_))), "{url}");
     }
 }

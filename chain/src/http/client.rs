@@ -138,7 +138,7 @@ impl HttpLedger {
         }
         match status {
             StatusCode::OK => self.read(&body).map_err(Failure::Final),
-            StatusCode::UNPROCESSABLE_ENTITY => Err(Failure::Final(self.read(&body).unwrap_or_else(|error| error))),
+            StatusCode::CONFLICT => Err(Failure::Final(self.read(&body).unwrap_or_else(|error| error))),
             _ => {
                 let said: String = String::from_utf8_lossy(&body).chars().filter(|c| !c.is_control()).take(200).collect();
                 let what = format!("answered {status}: {said}");

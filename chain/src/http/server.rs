@@ -144,7 +144,7 @@ async fn in_time(request: Request, next: Next) -> Response {
 
 type Reply<T> = Result<Json<T>, Refusal>;
 
-/// A chain's refusal, as JSON with status 422; the ledger's own failures stay on this machine.
+/// A chain's refusal, as JSON with status 409; the ledger's own failures stay on this machine.
 struct Refusal(ChainError);
 
 impl IntoResponse for Refusal {
@@ -154,7 +154,7 @@ impl IntoResponse for Refusal {
                 tracing::error!(%error, "a request failed");
                 (StatusCode::INTERNAL_SERVER_ERROR, "the ledger failed; its server's log says why").into_response()
             }
-            error => (StatusCode::UNPROCESSABLE_ENTITY, Json(error)).into_response(),
+            error => (StatusCode::CONFLICT, Json(error)).into_response(),
         }
     }
 }
