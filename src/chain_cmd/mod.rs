@@ -105,8 +105,9 @@ struct NewArgs {
 }
 
 impl NewArgs {
-    fn config(&self, owner: Hotkey) -> LedgerConfig {
+    fn config(&self, owner: Hotkey, owner_coldkey: Hotkey) -> LedgerConfig {
         LedgerConfig {
+            owner_coldkey,
             tempo: self.tempo,
             weights_rate_limit: self.weights_rate_limit,
             max_uids: self.max_uids,
@@ -137,11 +138,11 @@ pub fn run(args: ChainArgs) -> Result<()> {
 async fn look_after(command: LedgerCommand) -> Result<()> {
     match command {
         LedgerCommand::New(args) => {
-            let owner = context::open_hotkey(&args.keys)?.hotkey();
+            let (owner, coldkey) = (context::open_hotkey(&args.keys)?.hotkey(), context::open_wallet(&args.keys)?.coldkey_public()?);
             if args.path.exists() {
                 bail!("{} exists; a ledger is never overwritten", args.path.display());
             }
-            let ledger = Ledger::create(&args.path, &args.config(owner))?;
+            let ledger = Ledger::create(&args.path, &args.config(owner, coldkey))?;
             println!("ledger:{} with genesis {}", args.path.display(), ledger.genesis().await?);
         }
         LedgerCommand::Fund { path, coldkey, tao } => {
