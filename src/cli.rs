@@ -87,7 +87,7 @@ impl Cli {
             Command::Codec(args) => codec::run(args),
             Command::Data(args) => data::run(args),
             Command::Wallet(args) => wallet::run(args),
-            Command::Chain(args) => context::block_on(chain_cmd::run(args)),
+            Command::Chain(args) => chain_cmd::run(args),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Self::command(), "tributary", &mut std::io::stdout());
                 Ok(())

@@ -6,8 +6,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use chain::{Blocks, Chain, ChainError, Ledger, LedgerConfig, MAX_BUCKET_URL, MAX_COMMITMENT, Neuron};
-use protocol::Keypair;
+use chain::{Blocks, Chain, ChainError, Ledger, LedgerConfig, MAX_BUCKET_URL, MAX_COMMITMENT, Neuron, RAO_PER_TAO, weights};
+use protocol::{Digest, Keypair};
 
 /// What the suite needs beyond the trait.
 #[async_trait]
@@ -22,12 +22,30 @@ trait Harness: Sync {
     async fn neuron(&self) -> Keypair;
     /// Registers a fresh hotkey with a permit.
     async fn validator(&self) -> Keypair;
+    /// A fresh coldkey with some 1,000 TAO.
+    async fn coldkey(&self) -> Keypair;
 
     /// Lets a block pass and returns the head.
     async fn next(&self) -> u64 {
         let before = self.chain().head().await.unwrap().number;
         self.advance().await;
         self.chain().next_block(before).await.unwrap().number
+    }
+
+    /// Lets blocks pass until an epoch has ended.
+    async fn epoch(&self) {
+        let last = async || self.chain().subnet(self.netuid()).await.unwrap().last_epoch;
+        let before = last().await;
+        while last().await == before {
+            self.next().await;
+        }
+    }
+
+    /// Lets as many blocks pass as one validator waits from weights to weights.
+    async fn pause(&self) {
+        for _ in 0..self.chain().subnet(self.netuid()).await.unwrap().weights_rate_limit {
+            self.next().await;
+        }
     }
 
     /// The standing of `key` at the head.
@@ -46,14 +64,33 @@ struct Manual {
 }
 
 impl Manual {
-    async fn new() -> Self {
+    async fn create(reveal_period: Option<u64>) -> (Self, String) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("chain.sqlite");
         let mut config = LedgerConfig::new(Blocks::Manual, Keypair::from_seed(&[0; 32]).hotkey());
-        (config.tempo, config.weights_rate_limit) = (10, 3);
+        (config.tempo, config.weights_rate_limit, config.reveal_period) = (10, 3, reveal_period);
         let operator = Ledger::create(&path, &config).unwrap();
         let client = chain::open(&format!("ledger://{}", path.display())).await.unwrap();
-        Self { operator, client, keys: 1.into(), _dir: dir }
+        (Self { operator, client, keys: 1.into(), _dir: dir }, path.display().to_string())
+    }
+
+    async fn local(reveal_period: Option<u64>) -> Self {
+        Self::create(reveal_period).await.0
+    }
+
+    /// The same chain, seen through a server.
+    async fn served(reveal_period: Option<u64>) -> Self {
+        let (mut manual, path) = Self::create(reveal_period).await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let ledger = Arc::new(Ledger::open(path.as_ref()).unwrap());
+        tokio::spawn(chain::serve(ledger, listener, std::future::pending()));
+        manual.client = chain::open(&url).await.unwrap();
+        manual
+    }
+
+    fn key(&self) -> Keypair {
+        Keypair::from_seed(&[self.keys.fetch_add(1, std::sync::atomic::Ordering::Relaxed); 32])
     }
 }
 
@@ -72,7 +109,7 @@ impl Harness for Manual {
     }
 
     async fn neuron(&self) -> Keypair {
-        let key = Keypair::from_seed(&[self.keys.fetch_add(1, std::sync::atomic::Ordering::Relaxed); 32]);
+        let key = self.key();
         self.operator.enroll(self.netuid(), key.hotkey(), key.hotkey()).unwrap();
         self.advance().await;
         key
@@ -84,10 +121,43 @@ impl Harness for Manual {
         self.advance().await;
         key
     }
+
+    async fn coldkey(&self) -> Keypair {
+        let key = self.key();
+        self.operator.fund(key.hotkey(), 1_000 * RAO_PER_TAO).unwrap();
+        self.advance().await;
+        key
+    }
 }
 
-/// Runs each check on its own chain.
+/// Runs each check on its own chain: those for weights in the open, and those for committed weights.
 macro_rules! suite {
+    ($module:ident: $harness:expr) => {
+        mod $module {
+            use super::*;
+
+            suite!($harness(None).await =>
+                blocks_form_a_chain
+                waiting_ends_with_a_new_block_only
+                the_past_of_neurons_does_not_change
+                buckets_are_replaced
+                commitments_keep_the_chains_order
+                commitments_are_stored_once
+                weights_read_back
+                weights_are_refused_by_name
+                only_registered_keys_may_write
+                judged_miners_are_paid
+                balances_pay_for_registration
+                stake_comes_from_the_balance
+                nothing_is_committed_where_weights_are_open
+                unknown_subnets_are_named
+            );
+            suite!($harness(Some(1)).await =>
+                committed_weights_are_revealed_in_their_epoch
+                commits_expire
+            );
+        }
+    };
     ($harness:expr => $($name:ident)*) => {
         $(#[tokio::test]
         async fn $name() {
@@ -96,19 +166,8 @@ macro_rules! suite {
     };
 }
 
-suite!(Manual::new().await =>
-    blocks_form_a_chain
-    waiting_ends_with_a_new_block_only
-    the_past_of_neurons_does_not_change
-    buckets_are_replaced
-    commitments_keep_the_chains_order
-    commitments_are_stored_once
-    weights_read_back
-    weights_are_refused_by_name
-    only_registered_keys_may_write
-    judged_miners_are_paid
-    unknown_subnets_are_named
-);
+suite!(ledger: Manual::local);
+suite!(served: Manual::served);
 
 /// Asserts which error a call gave.
 #[track_caller]
@@ -218,9 +277,7 @@ mod checks {
         let own = h.standing(&validator).await.unwrap();
         let miner = h.neuron().await;
         let miner = h.standing(&miner).await.unwrap().uid;
-        for _ in 0..chain.subnet(netuid).await.unwrap().weights_rate_limit {
-            h.next().await;
-        }
+        h.pause().await;
         assert_eq!(chain.weights(netuid, own.uid).await.unwrap(), []);
         let weights = [(miner, 65535), (0, 12345)];
         chain.set_weights(&validator, netuid, &weights).await.unwrap();
@@ -237,9 +294,7 @@ mod checks {
         let own = h.standing(&validator).await.unwrap().uid;
         let miner = h.neuron().await;
         let stranger = Keypair::from_seed(&[99; 32]);
-        for _ in 0..chain.subnet(netuid).await.unwrap().weights_rate_limit {
-            h.next().await;
-        }
+        h.pause().await;
         refused(chain.set_weights(&stranger, netuid, &[(0, 1)]).await, "HotKeyNotRegisteredInSubNet");
         refused(chain.set_weights(&miner, netuid, &[(0, 1)]).await, "NeuronNoValidatorPermit");
         refused(chain.set_weights(&validator, netuid, &[]).await, "WeightVecLengthIsLow");
@@ -251,9 +306,7 @@ mod checks {
         h.next().await;
         refused(chain.set_weights(&validator, netuid, &[(0, 2)]).await, "SettingWeightsTooFast");
         assert_eq!(chain.weights(netuid, own).await.unwrap(), [(0, 1)], "a refused row changes nothing");
-        for _ in 0..chain.subnet(netuid).await.unwrap().weights_rate_limit {
-            h.next().await;
-        }
+        h.pause().await;
         chain.set_weights(&validator, netuid, &[(0, 2)]).await.unwrap();
     }
 
@@ -271,10 +324,7 @@ mod checks {
         let (chain, netuid) = (h.chain(), h.netuid());
         let (miner, idle, validator) = (h.neuron().await, h.neuron().await, h.validator().await);
         let uid = h.standing(&miner).await.unwrap().uid;
-        let subnet = chain.subnet(netuid).await.unwrap();
-        for _ in 0..subnet.weights_rate_limit {
-            h.next().await;
-        }
+        h.pause().await;
         chain.set_weights(&validator, netuid, &[(uid, 65535)]).await.unwrap();
         let set = h.next().await;
         while chain.subnet(netuid).await.unwrap().last_epoch <= set {
@@ -285,6 +335,93 @@ mod checks {
         assert_eq!((idle.incentive, idle.emission), (0, 0));
         let validator = h.standing(&validator).await.unwrap();
         assert!(validator.dividends > 65_000 && validator.emission > 0, "{validator:?}");
+    }
+
+    pub async fn balances_pay_for_registration(h: &impl Harness) {
+        let (chain, netuid) = (h.chain(), h.netuid());
+        let (rich, poor) = (h.coldkey().await, Keypair::from_seed(&[98; 32]));
+        let hotkey = Keypair::from_seed(&[99; 32]);
+        refused(chain.burned_register(&poor, netuid, hotkey.hotkey()).await, "NotEnoughBalanceToStake");
+        let (before, burn) = (chain.balance(rich.hotkey()).await.unwrap(), chain.subnet(netuid).await.unwrap().burn);
+        assert!(burn > 0 && before > burn);
+        let uid = chain.burned_register(&rich, netuid, hotkey.hotkey()).await.unwrap();
+        h.next().await;
+        let neuron = h.standing(&hotkey).await.unwrap();
+        assert_eq!((neuron.uid, neuron.coldkey), (uid, rich.hotkey()));
+        let after = chain.balance(rich.hotkey()).await.unwrap();
+        assert!(after <= before - burn, "{before} {after} {burn}");
+        assert_eq!(chain.burned_register(&poor, netuid, hotkey.hotkey()).await.unwrap(), uid, "it has one, which costs nobody anything");
+        assert_eq!(chain.balance(poor.hotkey()).await.unwrap(), 0);
+    }
+
+    pub async fn stake_comes_from_the_balance(h: &impl Harness) {
+        let (chain, netuid) = (h.chain(), h.netuid());
+        let (coldkey, other, hotkey) = (h.coldkey().await, h.coldkey().await, h.neuron().await);
+        let before = chain.balance(coldkey.hotkey()).await.unwrap();
+        chain.add_stake(&coldkey, netuid, hotkey.hotkey(), 100 * RAO_PER_TAO).await.unwrap();
+        chain.add_stake(&other, netuid, hotkey.hotkey(), 10 * RAO_PER_TAO).await.unwrap();
+        assert_eq!(chain.balance(coldkey.hotkey()).await.unwrap(), before, "not before its block");
+        h.next().await;
+        assert!(chain.balance(coldkey.hotkey()).await.unwrap() <= before - 100 * RAO_PER_TAO);
+        let stake = h.standing(&hotkey).await.unwrap().stake;
+        // where stake is bought from a pool, the price has moved a little
+        assert!((105 * RAO_PER_TAO..=110 * RAO_PER_TAO).contains(&stake), "{stake}");
+        refused(chain.add_stake(&coldkey, netuid, hotkey.hotkey(), before).await, "NotEnoughBalanceToStake");
+        refused(chain.add_stake(&coldkey, netuid, hotkey.hotkey(), 0).await, "AmountTooLow");
+    }
+
+    pub async fn nothing_is_committed_where_weights_are_open(h: &impl Harness) {
+        let (chain, netuid) = (h.chain(), h.netuid());
+        let validator = h.validator().await;
+        h.pause().await;
+        assert_eq!(chain.subnet(netuid).await.unwrap().commit_reveal, None);
+        refused(chain.commit_weights(&validator, netuid, Digest([7; 32])).await, "CommitRevealDisabled");
+        refused(chain.reveal_weights(&validator, netuid, &[(0, 1)], &[]).await, "CommitRevealDisabled");
+    }
+
+    /// Commits `validator` to `row` and lets a block pass.
+    async fn commit(h: &impl Harness, validator: &Keypair, row: &[(u16, u16)], salt: &[u16]) {
+        let version_key = h.chain().subnet(h.netuid()).await.unwrap().version_key;
+        let hash = weights::commitment(&validator.hotkey(), h.netuid(), row, salt, version_key);
+        h.chain().commit_weights(validator, h.netuid(), hash).await.unwrap();
+        h.next().await;
+    }
+
+    pub async fn committed_weights_are_revealed_in_their_epoch(h: &impl Harness) {
+        let (chain, netuid) = (h.chain(), h.netuid());
+        let (validator, miner) = (h.validator().await, h.neuron().await);
+        let (uid, own) = (h.standing(&miner).await.unwrap().uid, h.standing(&validator).await.unwrap().uid);
+        h.epoch().await;
+        refused(chain.set_weights(&validator, netuid, &[(uid, 1)]).await, "CommitRevealEnabled");
+        let stranger = Keypair::from_seed(&[99; 32]);
+        refused(chain.commit_weights(&stranger, netuid, Digest([7; 32])).await, "HotKeyNotRegisteredInSubNet");
+        refused(chain.reveal_weights(&validator, netuid, &[(uid, 65535)], &[1, 2]).await, "NoWeightsCommitFound");
+        commit(h, &validator, &[(uid, 65535)], &[1, 2]).await;
+        refused(chain.reveal_weights(&validator, netuid, &[(uid, 65535)], &[1, 2]).await, "RevealTooEarly");
+        refused(chain.commit_weights(&validator, netuid, Digest([7; 32])).await, "CommittingWeightsTooFast");
+        for _ in 0..chain.subnet(netuid).await.unwrap().commit_reveal.unwrap().period {
+            h.epoch().await;
+        }
+        refused(chain.reveal_weights(&validator, netuid, &[(uid, 65535)], &[1, 3]).await, "InvalidRevealCommitHashNotMatch");
+        refused(chain.reveal_weights(&miner, netuid, &[(uid, 65535)], &[1, 2]).await, "NoWeightsCommitFound");
+        assert_eq!(chain.weights(netuid, own).await.unwrap(), []);
+        chain.reveal_weights(&validator, netuid, &[(uid, 65535)], &[1, 2]).await.unwrap();
+        h.next().await;
+        assert_eq!(chain.weights(netuid, own).await.unwrap(), [(uid, 65535)]);
+        refused(chain.reveal_weights(&validator, netuid, &[(uid, 65535)], &[1, 2]).await, "NoWeightsCommitFound");
+        h.epoch().await;
+        assert!(h.standing(&miner).await.unwrap().incentive > 65_000);
+    }
+
+    pub async fn commits_expire(h: &impl Harness) {
+        let (chain, netuid) = (h.chain(), h.netuid());
+        let validator = h.validator().await;
+        h.epoch().await;
+        commit(h, &validator, &[(0, 65535)], &[5]).await;
+        for _ in 0..=chain.subnet(netuid).await.unwrap().commit_reveal.unwrap().period {
+            h.epoch().await;
+        }
+        refused(chain.reveal_weights(&validator, netuid, &[(0, 65535)], &[5]).await, "ExpiredWeightCommit");
     }
 
     pub async fn unknown_subnets_are_named(h: &impl Harness) {
@@ -298,5 +435,9 @@ mod checks {
         refused(chain.set_bucket(&key, unknown, "https://x.example").await, "SubnetNotExists");
         refused(chain.commit(&key, unknown, b"x").await, "SubnetNotExists");
         refused(chain.set_weights(&key, unknown, &[(0, 1)]).await, "SubnetNotExists");
+        refused(chain.burned_register(&key, unknown, key.hotkey()).await, "SubnetNotExists");
+        refused(chain.add_stake(&key, unknown, key.hotkey(), 1).await, "SubnetNotExists");
+        refused(chain.commit_weights(&key, unknown, Digest([7; 32])).await, "SubnetNotExists");
+        refused(chain.reveal_weights(&key, unknown, &[(0, 1)], &[]).await, "SubnetNotExists");
     }
 }

@@ -81,8 +81,14 @@ fn impossible_configurations_are_refused() {
     no_validators.yuma.max_validators = 0;
     let mut average = good.clone();
     average.yuma.bonds_moving_average = 1_000_001;
+    let mut bounds = good.clone();
+    bounds.burn.min = bounds.burn.start + 1;
+    let mut target = good.clone();
+    target.burn.target = 0;
     let wall = LedgerConfig { blocks: Blocks::Wall { block_ms: 0 }, ..good.clone() };
-    for bad in [LedgerConfig { tempo: 0, ..good }, no_validators, average, wall] {
+    let no_uids = LedgerConfig { max_uids: 0, ..good.clone() };
+    let no_period = LedgerConfig { reveal_period: Some(0), ..good.clone() };
+    for bad in [LedgerConfig { tempo: 0, ..good }, no_validators, average, bounds, target, wall, no_uids, no_period] {
         assert!(matches!(Ledger::create(&path, &bad), Err(ChainError::Ledger(LedgerError::Config(_)))));
     }
     assert!(!path.exists());
@@ -114,7 +120,7 @@ async fn urls_name_ledgers() {
     for url in [format!("ledger://{}", path.display()), format!("ledger:{}", path.display())] {
         assert_eq!(chain::open(&url).await.unwrap().genesis().await.unwrap(), genesis);
     }
-    for url in ["", "ledger:", "ledger://host/path", "http://x", "/plain/path"] {
+    for url in ["", "ledger:", "ledger://host/path", "http://", "https://user@host", "http://host?query", "/plain/path", "ws://a,http://b"] {
         assert!(matches!(chain::open(url).await, Err(ChainError::Url(_))), "{url}");
     }
 }

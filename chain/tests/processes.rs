@@ -18,7 +18,7 @@ const WATCH: Duration = Duration::from_millis(150);
 fn create(blocks: Blocks) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("chain.sqlite");
-    let config = LedgerConfig { tempo: 7, ..LedgerConfig::new(blocks, key().hotkey()) };
+    let config = LedgerConfig { tempo: 7, emission_per_block: 0, ..LedgerConfig::new(blocks, key().hotkey()) };
     Ledger::create(&path, &config).unwrap();
     (dir, path)
 }
@@ -80,6 +80,8 @@ async fn child() {
                 let data = format!("{argument}/{n}");
                 ledger.commit(&key(), 1, data.as_bytes()).await.unwrap();
                 println!("say {data}");
+                ledger.add_stake(&key(), 1, key().hotkey(), 1).await.unwrap();
+                println!("say staked");
             }
         }
     }
@@ -188,8 +190,10 @@ async fn a_killed_process_is_not_waited_for() {
 #[tokio::test]
 async fn what_was_accepted_survives_kill_9_at_any_write() {
     let (_dir, path) = create(Blocks::Wall { block_ms: 3 });
-    let mut accepted = Vec::new();
-    for round in 0..6u64 {
+    let funds = 1_000_000;
+    Ledger::open(&path).unwrap().fund(key().hotkey(), funds).unwrap();
+    let (mut accepted, mut killed) = (Vec::new(), 0);
+    for round in 0..10u64 {
         let mut writers = ["x", "y"].map(|name| spawn(&path, "write", &format!("{name}{round}")));
         for (_, lines) in &mut writers {
             accepted.push(said(lines).unwrap());
@@ -198,6 +202,7 @@ async fn what_was_accepted_survives_kill_9_at_any_write() {
         for (mut child, mut lines) in writers {
             child.kill().unwrap();
             child.wait().unwrap();
+            killed += 1;
             accepted.extend(std::iter::from_fn(|| said(&mut lines)));
         }
         let ledger = Ledger::open(&path).unwrap();
@@ -205,9 +210,14 @@ async fn what_was_accepted_survives_kill_9_at_any_write() {
         let included = ledger.head().await.unwrap().number;
         ledger.next_block(included).await.unwrap();
         let all = ledger.commitments(1, 0..=u64::MAX).await.unwrap();
-        for data in &accepted {
+        let (staked, committed): (Vec<_>, Vec<_>) = accepted.iter().partition(|said| *said == "staked");
+        for data in committed {
             assert_eq!(all.iter().filter(|c| c.data == data.as_bytes()).count(), 1, "{data}");
         }
+        // each killed writer may have been about to say one more
+        let stake = ledger.neurons(1, included + 1).await.unwrap()[0].stake;
+        assert!((staked.len() as u64..=staked.len() as u64 + killed).contains(&stake), "{stake} staked, {} accepted", staked.len());
+        assert_eq!(ledger.balance(key().hotkey()).await.unwrap(), funds - stake);
     }
     let check: String = rusqlite::Connection::open(&path).unwrap().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(check, "ok");

@@ -1,10 +1,13 @@
 //! `tributary chain`: make and look after an embedded ledger.
 
+mod serve;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use chain::{Blocks, Chain as _, Ledger, LedgerConfig, RAO_PER_TAO};
 use clap::{Args, Subcommand};
+use protocol::Hotkey;
 
 use crate::{cli::KeyArgs, context};
 
@@ -17,22 +20,16 @@ pub struct ChainArgs {
 
 #[derive(Debug, Subcommand)]
 enum ChainCommand {
+    /// Share a ledger with other machines over HTTP.
+    Serve(serve::ServeArgs),
+    #[command(flatten)]
+    Ledger(LedgerCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum LedgerCommand {
     /// Make a new ledger with one subnet, owned by the hotkey.
-    New {
-        /// The ledger's file.
-        path: PathBuf,
-        /// Where blocks come from: wall:MILLISECONDS, lockstep (virtual time), or manual.
-        #[arg(long, default_value = "wall:12000", value_parser = parse_blocks)]
-        blocks: Blocks,
-        /// Blocks from epoch to epoch.
-        #[arg(long, default_value_t = 360)]
-        tempo: u64,
-        /// Blocks between two weight settings of one validator.
-        #[arg(long, default_value_t = 100)]
-        weights_rate_limit: u64,
-        #[command(flatten)]
-        keys: KeyArgs,
-    },
+    New(NewArgs),
     /// Give a hotkey a uid.
     Register {
         /// The ledger's file.
@@ -40,7 +37,16 @@ enum ChainCommand {
         #[command(flatten)]
         keys: KeyArgs,
     },
-    /// Add stake to a hotkey; enough of it makes a validator.
+    /// Mint TAO for a coldkey, which may then register hotkeys and stake.
+    Fund {
+        /// The ledger's file.
+        path: PathBuf,
+        /// The coldkey's address.
+        coldkey: Hotkey,
+        /// How much, in TAO.
+        tao: u64,
+    },
+    /// Mint stake for a hotkey; enough of it makes a validator.
     Stake {
         /// The ledger's file.
         path: PathBuf,
@@ -72,6 +78,46 @@ enum ChainCommand {
     },
 }
 
+#[derive(Debug, Args)]
+struct NewArgs {
+    /// The ledger's file.
+    path: PathBuf,
+    /// Where blocks come from: wall:MILLISECONDS, lockstep (virtual time), or manual.
+    #[arg(long, default_value = "wall:12000", value_parser = parse_blocks)]
+    blocks: Blocks,
+    /// Blocks from epoch to epoch.
+    #[arg(long, default_value_t = 360)]
+    tempo: u64,
+    /// Blocks between two weight settings of one validator.
+    #[arg(long, default_value_t = 100)]
+    weights_rate_limit: u64,
+    /// How many uids there can be; a later registration then replaces the neuron that earned least.
+    #[arg(long, default_value_t = 256)]
+    max_uids: u16,
+    /// Blocks after its registration in which a uid is not replaced.
+    #[arg(long, default_value_t = 4096)]
+    immunity: u64,
+    /// Have weights committed by their hash and revealed so many epochs later.
+    #[arg(long, value_name = "EPOCHS")]
+    commit_reveal: Option<u64>,
+    #[command(flatten)]
+    keys: KeyArgs,
+}
+
+impl NewArgs {
+    fn config(&self, owner: Hotkey, owner_coldkey: Hotkey) -> LedgerConfig {
+        LedgerConfig {
+            owner_coldkey,
+            tempo: self.tempo,
+            weights_rate_limit: self.weights_rate_limit,
+            max_uids: self.max_uids,
+            immunity_period: self.immunity,
+            reveal_period: self.commit_reveal,
+            ..LedgerConfig::new(self.blocks, owner)
+        }
+    }
+}
+
 fn parse_blocks(text: &str) -> Result<Blocks, String> {
     match text.split_once(':') {
         None if text == "lockstep" => Ok(Blocks::Lockstep),
@@ -82,38 +128,51 @@ fn parse_blocks(text: &str) -> Result<Blocks, String> {
 }
 
 /// Runs the command.
-pub async fn run(args: ChainArgs) -> Result<()> {
+pub fn run(args: ChainArgs) -> Result<()> {
     match args.command {
-        ChainCommand::New { path, blocks, tempo, weights_rate_limit, keys } => {
-            let owner = context::open_hotkey(&keys)?.hotkey();
-            if path.exists() {
-                bail!("{} exists; a ledger is never overwritten", path.display());
+        ChainCommand::Serve(args) => serve::run(args),
+        ChainCommand::Ledger(command) => context::block_on(look_after(command)),
+    }
+}
+
+async fn look_after(command: LedgerCommand) -> Result<()> {
+    match command {
+        LedgerCommand::New(args) => {
+            let (owner, coldkey) = (context::open_hotkey(&args.keys)?.hotkey(), context::open_wallet(&args.keys)?.coldkey_public()?);
+            if args.path.exists() {
+                bail!("{} exists; a ledger is never overwritten", args.path.display());
             }
-            let config = LedgerConfig { tempo, weights_rate_limit, ..LedgerConfig::new(blocks, owner) };
-            let ledger = Ledger::create(&path, &config)?;
-            println!("ledger:{} with genesis {}", path.display(), ledger.genesis().await?);
+            let ledger = Ledger::create(&args.path, &args.config(owner, coldkey))?;
+            println!("ledger:{} with genesis {}", args.path.display(), ledger.genesis().await?);
         }
-        ChainCommand::Register { path, keys } => {
+        LedgerCommand::Fund { path, coldkey, tao } => {
+            open(&path)?.fund(coldkey, rao(tao)?)?;
+            println!("{coldkey} has {tao} TAO more from the next block on");
+        }
+        LedgerCommand::Register { path, keys } => {
             let ledger = open(&path)?;
             let hotkey = context::open_hotkey(&keys)?.hotkey();
             let uid = ledger.enroll(ledger.config().netuid, hotkey, context::open_wallet(&keys)?.coldkey_public()?)?;
             println!("{hotkey} has uid {uid} from the next block on");
         }
-        ChainCommand::Stake { path, tao, keys } => {
+        LedgerCommand::Stake { path, tao, keys } => {
             let ledger = open(&path)?;
             let hotkey = context::open_hotkey(&keys)?.hotkey();
-            let rao = tao.checked_mul(RAO_PER_TAO).with_context(|| format!("{tao} TAO are more than there can be"))?;
-            ledger.endow(ledger.config().netuid, hotkey, rao)?;
+            ledger.endow(ledger.config().netuid, hotkey, rao(tao)?)?;
             println!("{hotkey} has {tao} TAO more at stake from the next block on");
         }
-        ChainCommand::Advance { path, blocks } => println!("block {}", open(&path)?.advance(blocks)?.number),
-        ChainCommand::Show { path, json } => show(&open(&path)?, json).await?,
-        ChainCommand::Audit { path } => {
+        LedgerCommand::Advance { path, blocks } => println!("block {}", open(&path)?.advance(blocks)?.number),
+        LedgerCommand::Show { path, json } => show(&open(&path)?, json).await?,
+        LedgerCommand::Audit { path } => {
             open(&path)?.audit()?;
             println!("every block and every signature holds");
         }
     }
     Ok(())
+}
+
+fn rao(tao: u64) -> Result<u64> {
+    tao.checked_mul(RAO_PER_TAO).with_context(|| format!("{tao} TAO are more than there can be"))
 }
 
 fn open(path: &Path) -> Result<Ledger> {
