@@ -3,6 +3,7 @@
 pub mod emission;
 mod error;
 pub mod ledger;
+pub mod schedule;
 pub mod timelock;
 pub mod wallet;
 pub mod weights;

@@ -7,7 +7,7 @@ use ark_ec::hashing::{HashToCurve, curve_maps::wb::WBMap, map_to_curve_hasher::M
 use ark_ec::pairing::Pairing;
 use ark_ec::{AffineRepr, CurveGroup};
 use ark_ff::{PrimeField, field_hashers::DefaultFieldHasher};
-use ark_serialize::{CanonicalDeserialize, CanonicalSerialize};
+use ark_serialize::CanonicalSerialize;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
