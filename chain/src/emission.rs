@@ -12,28 +12,42 @@ pub fn issued(per_block: u64, block: u64) -> u64 {
     per_block.saturating_mul(block).min(MAX_SUPPLY)
 }
 
-/// What each uid earns of `pot` rao (index = uid; all of it is always paid). `owner` is the owner's uid.
+/// What each uid earns, in rao; index = uid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pay {
+    /// As owner or miner: its coldkey's alone.
+    pub own: Vec<u64>,
+    /// As validator: shared with those who stake behind it.
+    pub dividends: Vec<u64>,
+}
+
+/// Splits `pot` rao among the uids; all of it is always paid. `owner` is the owner's uid.
 ///
 /// Without any incentive the miners' share goes to the validators, and without anybody to pay among those to the owner.
 ///
 /// # Panics
 /// If `owner` is not an index of `dividends`, or the two slices differ in length.
-pub fn split(pot: u64, owner: usize, incentive: &[u16], dividends: &[u16]) -> Vec<u64> {
+pub fn split(pot: u64, owner: usize, incentive: &[u16], dividends: &[u16]) -> Pay {
     assert_eq!(incentive.len(), dividends.len(), "one entry per uid");
     let owners = percent(pot, OWNER_PERCENT);
     let miners = percent(pot, MINERS_PERCENT);
-    let mut paid = vec![0; dividends.len()];
-    let mut validators = pot - owners - miners;
-    match apportion(miners, incentive) {
-        Some(shares) => add(&mut paid, &shares),
-        None => validators += miners,
+    let nothing = || vec![0; dividends.len()];
+    let mined = apportion(miners, incentive);
+    let validators = pot - owners - if mined.is_some() { miners } else { 0 };
+    let validated = apportion(validators, dividends);
+    let mut own = mined.unwrap_or_else(nothing);
+    own[owner] += owners + if validated.is_some() { 0 } else { validators };
+    Pay { own, dividends: validated.unwrap_or_else(nothing) }
+}
+
+/// Splits a validator's dividends: its own coldkey's take (`take` of 65,535), and of the rest each staker's share by stake. All of it is
+/// its own while nobody stakes.
+pub fn delegated(dividends: u64, take: u16, stakes: &[u64]) -> (u64, Vec<u64>) {
+    let own = (u128::from(dividends) * u128::from(take) / u128::from(u16::MAX)) as u64;
+    match apportion(dividends - own, stakes) {
+        Some(shares) => (own, shares),
+        None => (dividends, vec![0; stakes.len()]),
     }
-    match apportion(validators, dividends) {
-        Some(shares) => add(&mut paid, &shares),
-        None => paid[owner] += validators,
-    }
-    paid[owner] += owners;
-    paid
 }
 
 /// ⌊amount · percent / 100⌋.
@@ -44,25 +58,19 @@ fn percent(amount: u64, percent: u64) -> u64 {
 /// `amount` in proportion to `shares`, rounded so that the parts sum to it exactly; `None` if all shares are 0.
 ///
 /// Part i is the difference of ⌊amount · (sum of the first i + 1 shares) / total⌋ and the same of the first i, hence within one rao of its due.
-fn apportion(amount: u64, shares: &[u16]) -> Option<Vec<u64>> {
-    let total: u128 = shares.iter().copied().map(u128::from).sum();
+fn apportion<T: Copy + Into<u128>>(amount: u64, shares: &[T]) -> Option<Vec<u64>> {
+    let total: u128 = shares.iter().map(|&share| share.into()).sum();
     if total == 0 {
         return None;
     }
     let mut seen = 0u128;
     let mut given = 0;
-    let part = |&share: &u16| {
-        seen += u128::from(share);
+    let part = |&share: &T| {
+        seen += share.into();
         let upto = (u128::from(amount) * seen / total) as u64;
         upto - std::mem::replace(&mut given, upto)
     };
     Some(shares.iter().map(part).collect())
-}
-
-fn add(paid: &mut [u64], shares: &[u64]) {
-    for (total, share) in paid.iter_mut().zip(shares) {
-        *total += share;
-    }
 }
 
 #[cfg(test)]
@@ -73,13 +81,14 @@ mod tests {
 
     #[test]
     fn the_shares_are_18_41_41() {
-        assert_eq!(split(1000, 0, &[0, 0, 100, 300], &[0, 7, 0, 0]), [180, 410, 102, 308]);
+        let pay = split(1000, 0, &[0, 0, 100, 300], &[0, 7, 0, 0]);
+        assert_eq!(pay, Pay { own: vec![180, 0, 102, 308], dividends: vec![0, 410, 0, 0] });
     }
 
     #[test]
     fn without_incentive_validators_get_the_miners_share_and_without_validators_the_owner() {
-        assert_eq!(split(1000, 0, &[0, 0], &[0, 9]), [180, 820]);
-        assert_eq!(split(1000, 0, &[0, 0], &[0, 0]), [1000, 0]);
+        assert_eq!(split(1000, 0, &[0, 0], &[0, 9]), Pay { own: vec![180, 0], dividends: vec![0, 820] });
+        assert_eq!(split(1000, 0, &[0, 0], &[0, 0]), Pay { own: vec![1000, 0], dividends: vec![0, 0] });
     }
 
     #[test]
@@ -96,8 +105,20 @@ mod tests {
             owner in any::<prop::sample::Index>(),
         ) {
             let (incentive, dividends): (Vec<u16>, Vec<u16>) = shares.into_iter().unzip();
-            let paid = split(pot, owner.index(incentive.len()), &incentive, &dividends);
-            prop_assert_eq!(paid.iter().sum::<u64>(), pot);
+            let pay = split(pot, owner.index(incentive.len()), &incentive, &dividends);
+            prop_assert_eq!(pay.own.iter().chain(&pay.dividends).sum::<u64>(), pot);
+        }
+
+        #[test]
+        fn stakers_and_take_are_all_the_dividends(
+            dividends in 0..=MAX_SUPPLY,
+            take in any::<u16>(),
+            stakes in prop::collection::vec(0..=MAX_SUPPLY, 0..16),
+        ) {
+            let (own, shares) = delegated(dividends, take, &stakes);
+            prop_assert_eq!(own + shares.iter().sum::<u64>(), dividends);
+            prop_assert!(own >= (u128::from(dividends) * u128::from(take) / 65_535) as u64);
+            prop_assert!(stakes.iter().zip(&shares).all(|(&stake, &share)| stake > 0 || share == 0));
         }
 
         #[test]

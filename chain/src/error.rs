@@ -1,15 +1,18 @@
 //! Why a chain refuses or fails. Refusals carry the names that Subtensor's pallets give them.
 
-use protocol::Hotkey;
+use protocol::{Digest, Hotkey};
+use serde::{Deserialize, Serialize};
 
 use crate::MAX_COMMITMENT;
 use crate::ledger::LedgerError;
 
 /// What a [`Chain`](crate::Chain) answers instead of a result.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum ChainError {
     /// An address that names no chain.
-    #[error("{0:?} names no chain: write ledger:///absolute/path.sqlite or ledger:relative/path.sqlite")]
+    #[error(
+        "{0:?} names no chain: write ledger:///absolute/path.sqlite, ledger:relative/path.sqlite, or http://HOST:PORT of a served ledger"
+    )]
     Url(String),
     /// A Subtensor node, which this version cannot speak to.
     #[error("{0:?} is a Subtensor node, which this version does not support yet: use ledger:///path/to/file.sqlite")]
@@ -60,9 +63,44 @@ pub enum ChainError {
         /// The first block that may include its next weights.
         next: u64,
     },
-    /// A weight vector without entries.
-    #[error("WeightVecLengthIsLow: a weight vector needs at least one entry")]
+    /// Weights committed again before the rate limit passed.
+    #[error("CommittingWeightsTooFast: the subnet takes commits of uid {uid} again from block {next}")]
+    CommittingWeightsTooFast {
+        /// The signer's uid.
+        uid: u16,
+        /// The first block that may include its next commit.
+        next: u64,
+    },
+    /// A row with fewer entries than the subnet's `min_allowed_weights`, or none.
+    #[error("WeightVecLengthIsLow: the row has fewer entries than the subnet's min_allowed_weights")]
     WeightVecLengthIsLow,
+    /// A row of which one entry has more than the subnet's `max_weight_limit`.
+    #[error("MaxWeightExceeded: an entry's share of the row is above the subnet's max_weight_limit")]
+    MaxWeightExceeded,
+    /// A version key below the subnet's.
+    #[error("IncorrectWeightVersionKey: the weights name an older version than the subnet asks for, update this software")]
+    IncorrectWeightVersionKey,
+    /// Weights in the open where the subnet wants them committed first.
+    #[error("CommitRevealEnabled: the subnet takes weights only by commit and reveal")]
+    CommitRevealEnabled,
+    /// A commit or reveal where weights are set in the open.
+    #[error("CommitRevealDisabled: the subnet takes weights in the open")]
+    CommitRevealDisabled,
+    /// More commits than a hotkey may have open.
+    #[error("TooManyUnrevealedCommits: reveal the weights committed earlier first")]
+    TooManyUnrevealedCommits,
+    /// A reveal without an open commit.
+    #[error("NoWeightsCommitFound: no commit of this hotkey waits for its reveal")]
+    NoWeightsCommitFound,
+    /// A reveal before its epoch.
+    #[error("RevealTooEarly: this commit is to be revealed in a later epoch")]
+    RevealTooEarly,
+    /// A reveal after its epoch.
+    #[error("ExpiredWeightCommit: the epoch for revealing this commit is over, commit anew")]
+    ExpiredWeightCommit,
+    /// Revealed weights that are not those committed.
+    #[error("InvalidRevealCommitHashNotMatch: no open commit is that of these weights, salt and version key")]
+    InvalidRevealCommitHashNotMatch,
     /// A uid that appears twice.
     #[error("DuplicateUids: uid {0} appears twice in the weights")]
     DuplicateUids(u16),
@@ -87,11 +125,60 @@ pub enum ChainError {
     #[error("BadProof: the call's signature is not that of {0}")]
     BadProof(Hotkey),
     /// The subnet has no uid left.
-    #[error("NoNeuronIdAvailable: the subnet has all its {0} uids")]
+    #[error("NoNeuronIdAvailable: none of the subnet's {0} uids can be replaced")]
     NoNeuronIdAvailable(u16),
+    /// A hotkey that another coldkey registered first.
+    #[error("NonAssociatedColdKey: {0} belongs to another coldkey")]
+    NonAssociatedColdKey(Hotkey),
+    /// A balance below what a call costs.
+    #[error("NotEnoughBalanceToStake: the coldkey has {balance} rao, the call needs {needed}")]
+    NotEnoughBalanceToStake {
+        /// What the coldkey has, in rao.
+        balance: u64,
+        /// What the call takes, in rao.
+        needed: u64,
+    },
+    /// A stake below what is to be taken from it.
+    #[error("NotEnoughStakeToWithdraw: the coldkey has {staked} rao behind this hotkey, {asked} were asked for")]
+    NotEnoughStakeToWithdraw {
+        /// The coldkey's stake behind the hotkey, in rao.
+        staked: u64,
+        /// What was asked for, in rao.
+        asked: u64,
+    },
+    /// An amount too small to move.
+    #[error("AmountTooLow: {0} rao are too little to move")]
+    AmountTooLow(u64),
     /// More stake than there is currency.
     #[error("{0} rao are more than the currency's supply")]
     StakeTooLarge(u64),
+    /// A call signed for a block that is over or not next.
+    #[error("StaleCall: the call was signed for block {block}, the next block is {next}: sign it again")]
+    StaleCall {
+        /// The block it was signed for.
+        block: u64,
+        /// The block that takes calls now.
+        next: u64,
+    },
+    /// A call signed for another chain.
+    #[error("OtherGenesis: the call was signed for the chain {found}, this one is {expected}")]
+    OtherGenesis {
+        /// The genesis that the call names.
+        found: Digest,
+        /// The chain's genesis.
+        expected: Digest,
+    },
+    /// A call whose body cannot be read.
+    #[error("MalformedCall: the body of this {0} call cannot be read")]
+    MalformedCall(String),
+    /// A server that does not answer, or not as a ledger does.
+    #[error("the ledger at {url} {what}")]
+    Server {
+        /// Its address.
+        url: String,
+        /// What happened.
+        what: String,
+    },
     /// A storage, call or runtime function that this chain does not have.
     #[error("{what} is not in this runtime ({runtime}): the chain is of another version, or does not offer it")]
     NotInThisRuntime {
@@ -102,5 +189,6 @@ pub enum ChainError {
     },
     /// The embedded ledger's own failures.
     #[error(transparent)]
+    #[serde(skip)]
     Ledger(#[from] LedgerError),
 }

@@ -2,6 +2,7 @@
 
 pub mod emission;
 mod error;
+mod http;
 pub mod ledger;
 pub mod schedule;
 pub mod timelock;
@@ -13,9 +14,11 @@ use std::{ops::RangeInclusive, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use protocol::{Digest, Hotkey, Keypair};
+use serde::{Deserialize, Serialize};
 
 pub use error::ChainError;
-pub use ledger::{Blocks, Ledger, LedgerConfig, LedgerError};
+pub use http::{HttpLedger, serve};
+pub use ledger::{Blocks, Burn, Ledger, LedgerConfig, LedgerError};
 pub use wallet::{Phrase, Wallet, WalletError};
 
 /// The most bytes of one commitment.
@@ -28,7 +31,7 @@ pub const RAO_PER_TAO: u64 = 1_000_000_000;
 pub const MAX_SUPPLY: u64 = 21_000_000 * RAO_PER_TAO;
 
 /// A finalized block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Block {
     /// Height; genesis is 0.
     pub number: u64,
@@ -39,7 +42,7 @@ pub struct Block {
 }
 
 /// A uid's standing at some block.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Neuron {
     /// Number within the subnet.
     pub uid: u16,
@@ -64,7 +67,7 @@ pub struct Neuron {
 }
 
 /// Bytes a hotkey put on the chain, in the chain's order: block, then index within the block.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commitment {
     /// Block that includes it.
     pub block: u64,
@@ -73,11 +76,12 @@ pub struct Commitment {
     /// Who committed.
     pub hotkey: Hotkey,
     /// 1 to [`MAX_COMMITMENT`] bytes.
+    #[serde(with = "hex::serde")]
     pub data: Vec<u8>,
 }
 
 /// A subnet's parameters that roles need.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subnet {
     /// Its number.
     pub netuid: u16,
@@ -108,7 +112,7 @@ pub struct Subnet {
 }
 
 /// A subnet's rule for weights that are committed first and revealed later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommitReveal {
     /// Version of the timelocked form that the chain takes: 4, or 3 on older runtimes; `None` if it takes hashes only.
     pub timelocked: Option<u16>,
@@ -176,13 +180,18 @@ pub trait Chain: Send + Sync + std::fmt::Debug {
     async fn weights(&self, netuid: u16, uid: u16) -> Result<Vec<(u16, u16)>, ChainError>;
 }
 
-/// Opens the chain that `url` names: `ledger:///absolute/path.sqlite` or `ledger:path.sqlite` (the path as it is, nothing decoded).
+/// Opens the chain that `url` names: `ledger:///absolute/path.sqlite` or `ledger:path.sqlite` (the path as it is, nothing decoded), or
+/// `http://host:port` or `https://host` of a ledger that is served.
 ///
 /// # Errors
-/// [`ChainError::SubtensorUnsupported`] for `ws://` and `wss://`, [`ChainError::Url`] for anything else, and what [`Ledger::open`] says.
+/// [`ChainError::SubtensorUnsupported`] for `ws://` and `wss://`, [`ChainError::Url`] for anything else, and what [`Ledger::open`] and
+/// [`HttpLedger::open`] say.
 pub async fn open(url: &str) -> Result<Arc<dyn Chain>, ChainError> {
     if url.starts_with("ws://") || url.starts_with("wss://") {
         return Err(ChainError::SubtensorUnsupported(url.to_owned()));
+    }
+    if url.starts_with("http://") || url.starts_with("https://") {
+        return Ok(Arc::new(HttpLedger::open(url).await?));
     }
     let rest = url.strip_prefix("ledger:").ok_or_else(|| ChainError::Url(url.to_owned()))?;
     // after `//` comes a host in any other URL, so only an absolute path may follow here

@@ -45,6 +45,9 @@ impl Tx<'_> {
             if self.head.number.is_multiple_of(self.config.tempo) {
                 self.run_epoch()?;
             }
+            if self.head.number.is_multiple_of(self.config.burn.interval) {
+                self.adjust_burn()?;
+            }
         }
         Ok(())
     }

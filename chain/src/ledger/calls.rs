@@ -1,58 +1,30 @@
 //! Calls: the ledger's log. Each is stamped with the block that includes it; what a call means is read from the log.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
-
 use protocol::{Digest, Domain, Hotkey, Keypair, verify};
 use rusqlite::{OptionalExtension, Row, params};
 
+use super::action::{Action, Kind};
 use super::db::{Tx, U64};
 use super::error::Fault;
-use crate::{ChainError, Commitment, MAX_BUCKET_URL, MAX_COMMITMENT, Neuron};
-
-/// What a call does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// A bucket's address; signed.
-    Bucket,
-    /// A commitment's bytes; signed.
-    Commit,
-    /// (uid, weight) pairs, each two u16 LE; signed.
-    Weights,
-    /// Hotkey ‖ coldkey, by the operator.
-    Register,
-    /// Hotkey ‖ rao u64 LE, by the operator.
-    Stake,
-}
-
-impl Kind {
-    const ALL: [Self; 5] = [Self::Bucket, Self::Commit, Self::Weights, Self::Register, Self::Stake];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Bucket => "bucket",
-            Self::Commit => "commit",
-            Self::Weights => "weights",
-            Self::Register => "register",
-            Self::Stake => "stake",
-        }
-    }
-
-    fn of(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
-    }
-}
+use crate::ChainError;
 
 /// A call in its block. Operator's calls have no signer: who may write the file may make them.
-#[derive(Clone, Debug)]
-pub(super) struct Call {
-    block: u64,
-    kind: Kind,
-    body: Vec<u8>,
-    proof: Option<(Hotkey, [u8; 64])>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Call {
+    pub(crate) block: u64,
+    pub(crate) kind: Kind,
+    pub(crate) body: Vec<u8>,
+    pub(crate) proof: Option<(Hotkey, [u8; 64])>,
 }
 
 impl Call {
+    /// An action for `block` of the ledger and subnet named, signed.
+    pub(crate) fn signed(genesis: &Digest, netuid: u16, block: u64, action: &Action, signer: &Keypair) -> Self {
+        let mut call = Self { block, kind: action.kind(), body: action.body(), proof: None };
+        call.proof = Some((signer.hotkey(), signer.sign(Domain::Call, &call.message(genesis, netuid).0)));
+        call
+    }
+
     /// The bytes that the block's hash binds.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let (signer, signature) = self.proof.map_or((vec![], vec![]), |(signer, signature)| (signer.0.to_vec(), signature.to_vec()));
@@ -60,38 +32,79 @@ impl Call {
     }
 
     /// What the signer signs: a digest of ledger, subnet, block, kind and body, as an extrinsic's payload is signed on Substrate.
-    fn message(&self, tx: &Tx<'_>) -> Digest {
-        let netuid = tx.config.netuid.to_le_bytes();
-        let parts: [&[u8]; 5] = [&tx.genesis.0, &netuid, &self.block.to_le_bytes(), self.kind.name().as_bytes(), &self.body];
+    fn message(&self, genesis: &Digest, netuid: u16) -> Digest {
+        let parts: [&[u8]; 5] = [&genesis.0, &netuid.to_le_bytes(), &self.block.to_le_bytes(), self.kind.name().as_bytes(), &self.body];
         Digest::derive("tributary 2026 ledger call v1", &parts)
     }
 
     /// Whether the signature, where the kind needs one, is the signer's.
     pub(super) fn is_authentic(&self, tx: &Tx<'_>) -> bool {
-        match (self.kind, &self.proof) {
-            (Kind::Register | Kind::Stake, proof) => proof.is_none(),
-            (_, Some((signer, signature))) => verify(signer, Domain::Call, &self.message(tx).0, signature),
-            (_, None) => false,
+        match &self.proof {
+            None => self.kind.is_operators(),
+            Some((signer, signature)) => {
+                let message = self.message(&tx.genesis, tx.config.netuid);
+                !self.kind.is_operators() && verify(signer, Domain::Call, &message.0, signature)
+            }
         }
+    }
+
+    fn signer(&self) -> Option<Hotkey> {
+        self.proof.map(|(signer, _)| signer)
     }
 }
 
-/// Weights as a call's body.
-fn encode(weights: &[(u16, u16)]) -> Vec<u8> {
-    weights.iter().flat_map(|(uid, weight)| [uid.to_le_bytes(), weight.to_le_bytes()]).flatten().collect()
-}
-
-fn decode(body: &[u8]) -> Vec<(u16, u16)> {
-    body.as_chunks::<4>().0.iter().map(|&[a, b, c, d]| (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]))).collect()
-}
-
 impl Tx<'_> {
-    /// Puts a call into the next block, if its signature holds.
-    fn insert(&self, call: &Call) -> Result<(), Fault> {
+    /// Signs an action for the next block and applies it.
+    pub(super) fn submit(&self, signer: &Keypair, action: &Action) -> Result<Option<u16>, Fault> {
+        self.apply(&Call::signed(&self.genesis, self.config.netuid, self.next(), action, signer))
+    }
+
+    /// Applies an operator's action in the next block.
+    pub(super) fn operate(&self, action: &Action) -> Result<Option<u16>, Fault> {
+        self.apply(&Call { block: self.next(), kind: action.kind(), body: action.body(), proof: None })
+    }
+
+    /// Puts a call into the next block and does what it says; the uid, where it asks for one. A call that is in its block already is
+    /// acknowledged and not applied again, so whoever heard no answer may send the same bytes once more.
+    pub(super) fn apply(&self, call: &Call) -> Result<Option<u16>, Fault> {
         if !call.is_authentic(self) {
-            let signer = call.proof.map_or(Hotkey([0; 32]), |(signer, _)| signer);
-            return Err(ChainError::BadProof(signer).into());
+            return Err(ChainError::BadProof(call.signer().unwrap_or(Hotkey([0; 32]))).into());
         }
+        let action = Action::parse(call.kind, &call.body).ok_or_else(|| ChainError::MalformedCall(call.kind.name().into()))?;
+        if !self.is_included(call)? {
+            if call.block != self.next() {
+                return Err(ChainError::StaleCall { block: call.block, next: self.next() }.into());
+            }
+            if self.perform(&action, call.signer())? {
+                self.insert(call)?;
+            }
+        }
+        match action {
+            Action::Register { hotkey, .. } | Action::BurnedRegister { hotkey } => Ok(self.neuron(&hotkey)?.map(|neuron| neuron.uid)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Changes the state as an action says; false if that is how it is already.
+    fn perform(&self, action: &Action, signer: Option<Hotkey>) -> Result<bool, Fault> {
+        let signer = || signer.ok_or(ChainError::BadProof(Hotkey([0; 32])));
+        let done = |result: Result<(), Fault>| result.map(|()| true);
+        match action {
+            Action::Bucket(url) => self.set_bucket(&signer()?, url),
+            Action::Commit(data) => self.commit(&signer()?, data),
+            Action::Weights(row) => done(self.set_weights(signer()?, row)),
+            Action::CommitWeights(hash) => done(self.commit_weights(signer()?, hash)),
+            Action::RevealWeights { row, salt } => done(self.reveal_weights(signer()?, row, salt)),
+            Action::BurnedRegister { hotkey } => self.burned_register(&signer()?, *hotkey),
+            Action::AddStake { hotkey, rao } => done(self.add_stake(&signer()?, *hotkey, *rao)),
+            Action::RemoveStake { hotkey, rao } => done(self.remove_stake(&signer()?, *hotkey, *rao)),
+            Action::Register { hotkey, coldkey } => self.register(*hotkey, *coldkey),
+            Action::Endow { hotkey, rao } => done(self.endow(*hotkey, *rao)),
+            Action::Fund { coldkey, rao } => done(self.credit(coldkey, *rao)),
+        }
+    }
+
+    fn insert(&self, call: &Call) -> Result<(), Fault> {
         let (signer, signature) = call.proof.map(|(signer, signature)| (signer.0, signature)).unzip();
         let mut statement = self.conn.prepare_cached(
             "INSERT INTO call (block, idx, kind, signer, body, signature)
@@ -101,15 +114,15 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Puts an operator's call into the next block.
-    pub(super) fn operate(&self, kind: Kind, body: Vec<u8>) -> Result<(), Fault> {
-        self.insert(&Call { block: self.next(), kind, body, proof: None })
-    }
-
-    fn submit(&self, signer: &Keypair, kind: Kind, body: &[u8]) -> Result<(), Fault> {
-        let mut call = Call { block: self.next(), kind, body: body.to_vec(), proof: None };
-        call.proof = Some((signer.hotkey(), signer.sign(Domain::Call, &call.message(self).0)));
-        self.insert(&call)
+    /// Whether these very bytes, the signature's too, are in the call's block.
+    fn is_included(&self, call: &Call) -> Result<bool, Fault> {
+        let Some((signer, signature)) = call.proof else {
+            return Ok(false);
+        };
+        let mut statement = self
+            .conn
+            .prepare_cached("SELECT 1 FROM call WHERE kind = ?1 AND signer = ?2 AND block = ?3 AND signature = ?4 AND body = ?5")?;
+        Ok(statement.exists(params![call.kind.name(), signer.0, U64(call.block), signature, call.body])?)
     }
 
     /// The calls that block `number` includes, in order.
@@ -119,112 +132,12 @@ impl Tx<'_> {
         rows.map(|call| call?.ok_or_else(|| Fault::Damaged(format!("block {number} includes a call of no known kind")))).collect()
     }
 
-    /// The body of the signer's newest call of a kind, up to `block`.
-    fn newest(&self, kind: Kind, signer: &Hotkey, block: u64) -> Result<Option<Vec<u8>>, Fault> {
+    /// The body of the signer's newest call of a kind, in `blocks` from the first to the last.
+    pub(super) fn newest(&self, kind: Kind, signer: &Hotkey, (first, last): (u64, u64)) -> Result<Option<Vec<u8>>, Fault> {
         let mut statement = self.conn.prepare_cached(
-            "SELECT body FROM call WHERE kind = ?1 AND signer = ?2 AND block <= ?3 ORDER BY block DESC, idx DESC LIMIT 1",
+            "SELECT body FROM call WHERE kind = ?1 AND signer = ?2 AND block BETWEEN ?3 AND ?4 ORDER BY block DESC, idx DESC LIMIT 1",
         )?;
-        Ok(statement.query_row(params![kind.name(), signer.0, U64(block)], |row| row.get(0)).optional()?)
-    }
-
-    fn may_commit(&self, hotkey: Hotkey) -> Result<(), Fault> {
-        match self.neuron(&hotkey)? {
-            Some(_) => Ok(()),
-            None => Err(ChainError::AccountNotAllowedCommit { hotkey, netuid: self.config.netuid }.into()),
-        }
-    }
-
-    pub(super) fn set_bucket(&self, signer: &Keypair, url: &str) -> Result<(), Fault> {
-        if url.is_empty() || url.len() > MAX_BUCKET_URL || !url.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(ChainError::BucketUrl { bytes: url.len(), most: MAX_BUCKET_URL }.into());
-        }
-        self.may_commit(signer.hotkey())?;
-        if self.newest(Kind::Bucket, &signer.hotkey(), self.next())?.as_deref() == Some(url.as_bytes()) {
-            return Ok(());
-        }
-        self.submit(signer, Kind::Bucket, url.as_bytes())
-    }
-
-    pub(super) fn buckets(&self) -> Result<Vec<(Hotkey, String)>, Fault> {
-        let mut statement = self.conn.prepare_cached(
-            "SELECT signer, body FROM call WHERE kind = 'bucket' AND signer IS NOT NULL AND block <= ?1 ORDER BY block, idx",
-        )?;
-        let rows = statement.query_map([U64(self.head.number)], |row| Ok((Hotkey(row.get(0)?), row.get::<_, Vec<u8>>(1)?)))?;
-        let newest: BTreeMap<_, _> = rows.collect::<Result<_, _>>()?;
-        Ok(newest.into_iter().map(|(hotkey, url)| (hotkey, String::from_utf8_lossy(&url).into_owned())).collect())
-    }
-
-    pub(super) fn commit(&self, signer: &Keypair, data: &[u8]) -> Result<(), Fault> {
-        if data.is_empty() || data.len() > MAX_COMMITMENT {
-            return Err(ChainError::SpaceLimitExceeded(data.len()).into());
-        }
-        self.may_commit(signer.hotkey())?;
-        let mut statement = self.conn.prepare_cached("SELECT 1 FROM call WHERE kind = 'commit' AND signer = ?1 AND body = ?2")?;
-        if statement.exists(params![signer.hotkey().0, data])? {
-            return Ok(());
-        }
-        self.submit(signer, Kind::Commit, data)
-    }
-
-    pub(super) fn commitments(&self, blocks: &RangeInclusive<u64>) -> Result<Vec<Commitment>, Fault> {
-        let last = (*blocks.end()).min(self.head.number);
-        let mut statement = self.conn.prepare_cached(
-            "SELECT block, idx, signer, body FROM call WHERE block BETWEEN ?1 AND ?2 AND kind = 'commit' ORDER BY block, idx",
-        )?;
-        let rows = statement.query_map([U64(*blocks.start()), U64(last)], |row| {
-            Ok(Commitment { block: row.get::<_, U64>(0)?.0, index: row.get(1)?, hotkey: Hotkey(row.get(2)?), data: row.get(3)? })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    pub(super) fn set_weights(&self, signer: &Keypair, weights: &[(u16, u16)]) -> Result<(), Fault> {
-        let hotkey = signer.hotkey();
-        let refused = ChainError::HotKeyNotRegisteredInSubNet { hotkey, netuid: self.config.netuid };
-        let mut neuron = self.neuron(&hotkey)?.ok_or(refused)?;
-        self.may_weigh(&neuron)?;
-        self.check_weights(neuron.uid, weights)?;
-        self.submit(signer, Kind::Weights, &encode(weights))?;
-        neuron.last_update = self.next();
-        self.put_standing(&neuron, self.next())
-    }
-
-    /// Stake, permit and rate limit, in the order in which Subtensor checks them.
-    fn may_weigh(&self, neuron: &Neuron) -> Result<(), ChainError> {
-        let threshold = self.config.yuma.stake_threshold;
-        if neuron.stake < threshold && neuron.hotkey != self.config.owner {
-            return Err(ChainError::NotEnoughStakeToSetWeights { stake: neuron.stake, threshold });
-        }
-        if !neuron.permit {
-            return Err(ChainError::NeuronNoValidatorPermit(neuron.uid));
-        }
-        // an update at block 0 is the genesis registration, which limits nobody
-        let next = if neuron.last_update == 0 { 0 } else { neuron.last_update.saturating_add(self.config.weights_rate_limit) };
-        if self.next() < next {
-            return Err(ChainError::SettingWeightsTooFast { uid: neuron.uid, next });
-        }
-        Ok(())
-    }
-
-    fn check_weights(&self, own: u16, weights: &[(u16, u16)]) -> Result<(), Fault> {
-        let mut seen = BTreeSet::new();
-        let uids = self.uids()?;
-        for &(uid, _) in weights {
-            if !seen.insert(uid) {
-                return Err(ChainError::DuplicateUids(uid).into());
-            }
-            if uid >= uids {
-                return Err(ChainError::UidVecContainInvalidOne(uid).into());
-            }
-            if uid == own && uid != 0 {
-                return Err(ChainError::SelfWeight(uid).into());
-            }
-        }
-        if weights.is_empty() { Err(ChainError::WeightVecLengthIsLow.into()) } else { Ok(()) }
-    }
-
-    /// The newest weights of `hotkey` at the head.
-    pub(super) fn weights_of(&self, hotkey: &Hotkey) -> Result<Vec<(u16, u16)>, Fault> {
-        Ok(decode(&self.newest(Kind::Weights, hotkey, self.head.number)?.unwrap_or_default()))
+        Ok(statement.query_row(params![kind.name(), signer.0, U64(first), U64(last)], |row| row.get(0)).optional()?)
     }
 }
 
@@ -240,38 +153,75 @@ fn call_of(row: &Row<'_>, block: u64) -> rusqlite::Result<Option<Call>> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use crate::ledger::action::VersionedRow;
     use crate::ledger::db::Db;
     use crate::{Blocks, LedgerConfig};
 
     use super::*;
 
+    fn db(config: impl FnOnce(&mut LedgerConfig)) -> (tempfile::TempDir, Db, Keypair) {
+        let dir = tempfile::tempdir().unwrap();
+        let owner = Keypair::from_seed(&[1; 32]);
+        let mut new = LedgerConfig::new(Blocks::Manual, owner.hotkey());
+        config(&mut new);
+        let db = Db::create(&dir.path().join("chain.sqlite"), &new).unwrap();
+        (dir, db, owner)
+    }
+
+    fn sign(db: &Db, signer: &Keypair, block: u64, action: &Action) -> Call {
+        Call::signed(&db.genesis, db.config.netuid, block, action, signer)
+    }
+
     #[test]
     fn nobody_calls_in_another_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let [owner, thief] = [1, 2].map(|n| Keypair::from_seed(&[n; 32]));
-        let mut db = Db::create(&dir.path().join("chain.sqlite"), &LedgerConfig::new(Blocks::Manual, owner.hotkey())).unwrap();
-        let mut call = Call { block: 1, kind: Kind::Commit, body: b"x".to_vec(), proof: None };
-        let by_thief = db.read(|tx| Ok(thief.sign(Domain::Call, &call.message(tx).0))).unwrap();
-        for proof in [None, Some((owner.hotkey(), by_thief)), Some((owner.hotkey(), [0; 64]))] {
-            call.proof = proof;
-            assert!(matches!(db.write(|tx| tx.insert(&call)), Err(ChainError::BadProof(_))));
+        let (_dir, mut db, owner) = db(|_| {});
+        let thief = Keypair::from_seed(&[2; 32]);
+        let call = sign(&db, &owner, 1, &Action::Commit(b"x".to_vec()));
+        let (_, by_thief) = sign(&db, &thief, 1, &Action::Commit(b"x".to_vec())).proof.unwrap();
+        let forgeries = [
+            Call { proof: None, ..call.clone() },
+            Call { proof: Some((owner.hotkey(), by_thief)), ..call.clone() },
+            Call { proof: Some((owner.hotkey(), [0; 64])), ..call.clone() },
+            // a right signature holds for its own block, kind and bytes alone
+            Call { block: 2, ..call.clone() },
+            Call { body: b"y".to_vec(), ..call.clone() },
+            Call { kind: Kind::Bucket, ..call.clone() },
+            // what only the operator may do has no signature that could make it right
+            sign(&db, &owner, 1, &Action::Fund { coldkey: owner.hotkey(), rao: 1 }),
+        ];
+        for forgery in forgeries {
+            assert!(matches!(db.write(|tx| tx.apply(&forgery)), Err(ChainError::BadProof(_))), "{forgery:?}");
         }
-        // a right signature holds for its own block and bytes alone
-        let by_owner = db.read(|tx| Ok(owner.sign(Domain::Call, &call.message(tx).0))).unwrap();
-        call.proof = Some((owner.hotkey(), by_owner));
-        for other in
-            [Call { block: 2, ..call.clone() }, Call { body: b"y".to_vec(), ..call.clone() }, Call { kind: Kind::Bucket, ..call.clone() }]
-        {
-            assert!(matches!(db.write(|tx| tx.insert(&other)), Err(ChainError::BadProof(_))));
-        }
-        db.write(|tx| tx.insert(&call)).unwrap();
+        db.write(|tx| tx.apply(&call)).unwrap();
         assert_eq!(db.read(|tx| Ok(tx.calls_in(1)?.len())).unwrap(), 1);
     }
 
     #[test]
-    fn weights_survive_their_encoding() {
-        let weights = [(0, 65535), (258, 1)];
-        assert_eq!(encode(&weights), [0, 0, 255, 255, 2, 1, 1, 0]);
-        assert_eq!(decode(&encode(&weights)), weights);
+    fn a_call_is_applied_once_however_often_it_comes() {
+        let (_dir, mut db, owner) = db(|_| {});
+        db.write(|tx| tx.operate(&Action::Fund { coldkey: owner.hotkey(), rao: 100 })).unwrap();
+        let action = Action::AddStake { hotkey: owner.hotkey(), rao: 10 };
+        let (call, again) = (sign(&db, &owner, 1, &action), sign(&db, &owner, 1, &action));
+        for call in [&call, &call, &again] {
+            db.write(|tx| tx.apply(call)).unwrap();
+        }
+        db.write(|tx| tx.produce_until(5)).unwrap();
+        db.write(|tx| tx.apply(&call)).unwrap();
+        assert_eq!(db.read(|tx| tx.balance(&owner.hotkey(), 5)).unwrap(), 80, "two signatures are two calls");
+        let late = sign(&db, &owner, 5, &action);
+        assert!(matches!(db.write(|tx| tx.apply(&late)), Err(ChainError::StaleCall { block: 5, next: 6 })));
+        let early = sign(&db, &owner, 7, &action);
+        assert!(matches!(db.write(|tx| tx.apply(&early)), Err(ChainError::StaleCall { block: 7, next: 6 })));
+    }
+
+    #[test]
+    fn weights_of_an_older_version_are_refused() {
+        let (_dir, mut db, owner) = db(|config| config.version_key = 7);
+        let mut set = |version_key| {
+            let row = VersionedRow { version_key, weights: vec![(0, 1)] };
+            db.write(|tx| tx.submit(&owner, &Action::Weights(row)))
+        };
+        assert!(matches!(set(6), Err(ChainError::IncorrectWeightVersionKey)));
+        set(7).unwrap();
     }
 }

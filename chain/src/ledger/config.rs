@@ -6,7 +6,11 @@ use protocol::{Digest, Hotkey};
 use serde::{Deserialize, Serialize};
 
 use super::LedgerError;
-use crate::{Block, RAO_PER_TAO, yuma};
+use super::burn::Burn;
+use crate::{Block, MAX_SUPPLY, RAO_PER_TAO, yuma};
+
+/// The most uids; consensus is quadratic in their number.
+const MAX_UIDS: u16 = 1024;
 
 /// Time from block to block where blocks do not follow the wall clock: Subtensor's 12 seconds.
 pub const VIRTUAL_BLOCK_MS: u64 = 12_000;
@@ -44,6 +48,22 @@ pub struct LedgerConfig {
     pub tempo: u64,
     /// Blocks between two weight settings of one uid.
     pub weights_rate_limit: u64,
+    /// What rows of weights must name at least; 0 asks for nothing.
+    pub version_key: u64,
+    /// The fewest entries of a row, or all uids where there are fewer.
+    pub min_allowed_weights: u16,
+    /// The largest share of a row that one entry may have, of 65,535.
+    pub max_weight_limit: u16,
+    /// Epochs from committing a row by its hash to revealing it; `None` if rows are set in the open.
+    pub reveal_period: Option<u64>,
+    /// How many uids there can be.
+    pub max_uids: u16,
+    /// Blocks after its registration in which a uid is not replaced, unless all are as young.
+    pub immunity_period: u64,
+    /// The price of a registration.
+    pub burn: Burn,
+    /// What a validator's coldkey keeps of dividends before stakers share the rest, of 65,535.
+    pub take: u16,
     /// Rao that each block creates.
     pub emission_per_block: u64,
     /// Parameters of consensus, stake threshold and number of permits among them.
@@ -51,7 +71,8 @@ pub struct LedgerConfig {
 }
 
 impl LedgerConfig {
-    /// Subtensor's defaults, from now on: netuid 1, tempo 360, rate limit 100, one TAO per block, and `owner` as its own coldkey.
+    /// Subtensor's defaults, from now on: netuid 1, tempo 360, rate limit 100, 256 uids, immunity of 4,096 blocks, a take of 18 %, one TAO per
+    /// block; weights in the open; and `owner` as its own coldkey.
     pub fn new(blocks: Blocks, owner: Hotkey) -> Self {
         Self {
             blocks,
@@ -61,6 +82,14 @@ impl LedgerConfig {
             owner_coldkey: owner,
             tempo: 360,
             weights_rate_limit: 100,
+            version_key: 0,
+            min_allowed_weights: 1,
+            max_weight_limit: u16::MAX,
+            reveal_period: None,
+            max_uids: 256,
+            immunity_period: 4_096,
+            burn: Burn::default(),
+            take: 11_796,
             emission_per_block: RAO_PER_TAO,
             yuma: yuma::Params::default(),
         }
@@ -72,6 +101,12 @@ impl LedgerConfig {
         refuse(self.tempo == 0, "a tempo of 0 blocks")?;
         refuse(self.blocks == Blocks::Wall { block_ms: 0 }, "blocks of 0 ms")?;
         refuse(self.yuma.max_validators == 0, "0 validators")?;
+        refuse(!(1..=MAX_UIDS).contains(&self.max_uids), "0 uids, or more than 1,024")?;
+        refuse(self.max_weight_limit == 0, "a limit of 0 on every weight")?;
+        refuse(self.reveal_period.is_some_and(|period| !(1..=100).contains(&period)), "a reveal period other than 1 to 100 epochs")?;
+        let Burn { start, min, max, interval, target } = self.burn;
+        refuse(interval == 0 || target == 0, "a burn that adapts over 0 blocks or to 0 registrations")?;
+        refuse(min > start || start > max || max > MAX_SUPPLY, "a burn outside its bounds, or bounds beyond the supply")?;
         refuse(self.yuma.bonds_moving_average > 1_000_000, "a bonds moving average above 1,000,000 millionths")
     }
 

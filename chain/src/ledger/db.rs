@@ -14,7 +14,7 @@ use super::lockstep::Seat;
 use crate::{Block, ChainError};
 
 /// The format of the file, kept in SQLite's `user_version`.
-pub(super) const FORMAT: i32 = 1;
+pub(super) const FORMAT: i32 = 2;
 /// "TRIB", kept in SQLite's `application_id`.
 const APPLICATION: i32 = 0x5452_4942;
 /// How long another process may hold the file's write lock.
@@ -29,13 +29,25 @@ const SCHEMA: &str = "
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX call_by_signer ON call (kind, signer, block, idx);
     CREATE UNIQUE INDEX commitment ON call (signer, body) WHERE kind = 'commit';
-    CREATE TABLE neuron (uid INTEGER PRIMARY KEY, hotkey BLOB NOT NULL UNIQUE, coldkey BLOB NOT NULL, registered INTEGER NOT NULL) STRICT;
+    CREATE TABLE neuron (
+        uid INTEGER NOT NULL, registered INTEGER NOT NULL, hotkey BLOB NOT NULL, coldkey BLOB NOT NULL,
+        PRIMARY KEY (uid, registered)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX neuron_by_hotkey ON neuron (hotkey, registered);
     CREATE TABLE standing (
         uid INTEGER NOT NULL, block INTEGER NOT NULL, stake INTEGER NOT NULL, permit INTEGER NOT NULL, last_update INTEGER NOT NULL,
         incentive INTEGER NOT NULL, dividends INTEGER NOT NULL, emission INTEGER NOT NULL,
         PRIMARY KEY (uid, block)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE bonds (uid INTEGER PRIMARY KEY, row BLOB NOT NULL) STRICT;
+    CREATE TABLE balance (account BLOB NOT NULL, block INTEGER NOT NULL, rao INTEGER NOT NULL, PRIMARY KEY (account, block)) STRICT, WITHOUT ROWID;
+    CREATE TABLE stake (
+        hotkey BLOB NOT NULL, coldkey BLOB NOT NULL, block INTEGER NOT NULL, rao INTEGER NOT NULL,
+        PRIMARY KEY (hotkey, coldkey, block)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE burn (block INTEGER PRIMARY KEY, rao INTEGER NOT NULL) STRICT;
+    CREATE TABLE weights_commit (id INTEGER PRIMARY KEY, hotkey BLOB NOT NULL, block INTEGER NOT NULL, hash BLOB NOT NULL) STRICT;
+    CREATE INDEX weights_commit_by_hotkey ON weights_commit (hotkey, id);
     CREATE TABLE participant (
         name TEXT PRIMARY KEY, pid INTEGER NOT NULL, started INTEGER NOT NULL, instance INTEGER NOT NULL, joined INTEGER NOT NULL, waiting INTEGER
     ) STRICT;

@@ -1,6 +1,9 @@
 //! An epoch on the ledger: Yuma consensus over the weights set so far, then the pay of all blocks since the epoch before.
 
+use std::collections::BTreeMap;
+
 use ndarray::Array2;
+use protocol::Hotkey;
 use rusqlite::params;
 
 use super::db::Tx;
@@ -16,22 +19,41 @@ impl Tx<'_> {
         let outputs = yuma::epoch(&self.epoch_inputs(&neurons, last_epoch)?, &self.config.yuma);
         let per_block = self.config.emission_per_block;
         let pot = emission::issued(per_block, block) - emission::issued(per_block, last_epoch);
-        let paid = emission::split(pot, 0, &outputs.incentive, &outputs.validator_pay);
+        let pay = emission::split(pot, 0, &outputs.incentive, &outputs.validator_pay);
+        self.pay_out(&neurons, &pay)?;
         for (uid, mut neuron) in neurons.into_iter().enumerate() {
             neuron.permit = outputs.permit[uid];
             neuron.incentive = outputs.incentive[uid];
             neuron.dividends = outputs.dividends[uid];
-            neuron.emission += paid[uid];
+            neuron.emission += pay.own[uid] + pay.dividends[uid];
             self.put_standing(&neuron, block)?;
         }
         self.store_bonds(&outputs.bonds)
+    }
+
+    /// Pays coldkeys: the owner and miners to their own, validators' dividends to their own by the take and to all stakers by stake.
+    fn pay_out(&self, neurons: &[Neuron], pay: &emission::Pay) -> Result<(), Fault> {
+        let block = self.head.number;
+        let mut credits: BTreeMap<Hotkey, u64> = BTreeMap::new();
+        for (uid, neuron) in neurons.iter().enumerate() {
+            *credits.entry(neuron.coldkey).or_default() += pay.own[uid];
+            let (coldkeys, stakes): (Vec<_>, Vec<_>) = self.stakers(&neuron.hotkey, block)?.into_iter().unzip();
+            let (own, shares) = emission::delegated(pay.dividends[uid], self.config.take, &stakes);
+            for (coldkey, share) in coldkeys.into_iter().zip(shares).chain([(neuron.coldkey, own)]) {
+                *credits.entry(coldkey).or_default() += share;
+            }
+        }
+        for (coldkey, rao) in credits.into_iter().filter(|&(_, rao)| rao > 0) {
+            self.put_balance(&coldkey, block, self.balance(&coldkey, block)? + rao)?;
+        }
+        Ok(())
     }
 
     fn epoch_inputs(&self, neurons: &[Neuron], last_epoch: u64) -> Result<yuma::Inputs, Fault> {
         let n = neurons.len();
         let mut weights = Array2::zeros((n, n));
         for neuron in neurons.iter().filter(|neuron| neuron.permit) {
-            for (uid, weight) in self.weights_of(&neuron.hotkey)? {
+            for (uid, weight) in self.weights_of(neuron)? {
                 if let Some(entry) = weights.get_mut((usize::from(neuron.uid), usize::from(uid))) {
                     *entry = f64::from(weight);
                 }

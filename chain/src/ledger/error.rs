@@ -67,6 +67,9 @@ pub enum LedgerError {
     /// Blocks are not made by hand here.
     #[error("this ledger makes its blocks by itself: only one created with manual blocks can be advanced")]
     NotManual,
+    /// Blocks that wait for processes of one machine cannot be shared by others.
+    #[error("a ledger in lockstep cannot be served: its blocks wait for processes of this machine; create one with wall:MILLISECONDS")]
+    LockstepIsLocal,
     /// The runtime is shutting down.
     #[error("the runtime stopped before the ledger answered")]
     Stopped,

@@ -1,7 +1,11 @@
 //! The embedded chain: one SQLite file, shared by the processes of one machine.
 
+mod accounts;
+pub(crate) mod action;
 mod blocks;
-mod calls;
+mod burn;
+pub(crate) mod calls;
+pub(crate) mod commitments;
 mod config;
 mod db;
 mod epoch;
@@ -9,6 +13,7 @@ mod error;
 mod lockstep;
 mod neurons;
 mod process;
+mod weights;
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -17,13 +22,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use protocol::{Digest, Hotkey, Keypair};
 
+use action::{Action, VersionedRow};
+pub use burn::Burn;
+use calls::Call;
+use commitments::Page;
 pub use config::{Blocks, LedgerConfig, VIRTUAL_BLOCK_MS};
 use db::{Db, FORMAT, Tx};
 use error::Fault;
 pub use error::LedgerError;
 use lockstep::{Look, Seen, Waiting};
 
-use crate::{Block, Chain, ChainError, Commitment, Neuron, Subnet};
+use crate::{Block, Chain, ChainError, CommitReveal, Commitment, Neuron, Subnet};
 
 /// A chain in an SQLite file.
 ///
@@ -67,22 +76,53 @@ impl Ledger {
         &self.config
     }
 
-    /// Gives `hotkey` the next uid from the next block on, or returns the uid it has.
+    /// Gives `hotkey` a uid from the next block on, or returns the uid it has. The operator's: it costs nothing.
     ///
     /// # Errors
-    /// [`ChainError::NoNeuronIdAvailable`] if the subnet is full.
+    /// [`ChainError::NonAssociatedColdKey`] if another coldkey registered it before, [`ChainError::NoNeuronIdAvailable`] if only the owner's
+    /// uid exists and can exist.
     pub fn enroll(&self, netuid: u16, hotkey: Hotkey, coldkey: Hotkey) -> Result<u16, ChainError> {
-        self.check(netuid)?;
-        lock(&self.db).write(|tx| tx.register(hotkey, coldkey))
+        let uid = self.operate(netuid, &Action::Register { hotkey, coldkey })?;
+        uid.ok_or(ChainError::NoNeuronIdAvailable(self.config.max_uids))
     }
 
-    /// Adds `rao` to a neuron's stake from the next block on. Until the first epoch has run, permits follow at once; later each epoch gives them.
+    /// Mints `rao` and stakes it behind a neuron, in its coldkey's name, from the next block on. Until the first epoch has run, permits follow at
+    /// once; later each epoch gives them.
     ///
     /// # Errors
     /// [`ChainError::HotKeyNotRegisteredInSubNet`], or [`ChainError::StakeTooLarge`] beyond the currency's supply.
     pub fn endow(&self, netuid: u16, hotkey: Hotkey, rao: u64) -> Result<(), ChainError> {
+        self.operate(netuid, &Action::Endow { hotkey, rao }).map(drop)
+    }
+
+    /// Mints `rao` for `coldkey` from the next block on.
+    ///
+    /// # Errors
+    /// [`ChainError::StakeTooLarge`] if the balance would exceed the currency's supply.
+    pub fn fund(&self, coldkey: Hotkey, rao: u64) -> Result<(), ChainError> {
+        self.operate(self.config.netuid, &Action::Fund { coldkey, rao }).map(drop)
+    }
+
+    fn operate(&self, netuid: u16, action: &Action) -> Result<Option<u16>, ChainError> {
         self.check(netuid)?;
-        lock(&self.db).write(|tx| tx.add_stake(hotkey, rao))
+        lock(&self.db).write(|tx| tx.operate(action))
+    }
+
+    /// Moves `rao` of the coldkey's stake behind `hotkey` back to its balance.
+    ///
+    /// # Errors
+    /// [`ChainError::NotEnoughStakeToWithdraw`], or [`ChainError::AmountTooLow`] for nothing.
+    pub async fn remove_stake(&self, coldkey: &Keypair, netuid: u16, hotkey: Hotkey, rao: u64) -> Result<(), ChainError> {
+        self.submit(coldkey, netuid, Action::RemoveStake { hotkey, rao }).await.map(drop)
+    }
+
+    /// The coldkeys that stake behind `hotkey` and how much each does, in rao, by coldkey.
+    ///
+    /// # Errors
+    /// SQLite's reason.
+    pub async fn stakers(&self, netuid: u16, hotkey: Hotkey) -> Result<Vec<(Hotkey, u64)>, ChainError> {
+        self.check(netuid)?;
+        self.read(move |tx| tx.stakers(&hotkey, tx.head.number)).await
     }
 
     /// Makes `blocks` blocks at once and returns the head.
@@ -161,9 +201,26 @@ impl Ledger {
         self.run(|db| db.read(f)).await
     }
 
-    async fn write(&self, netuid: u16, f: impl FnOnce(&mut Tx<'_>) -> Result<(), Fault> + Send + 'static) -> Result<(), ChainError> {
+    /// Signs `action` for the next block and applies it; the uid, where it asks for one.
+    async fn submit(&self, signer: &Keypair, netuid: u16, action: Action) -> Result<Option<u16>, ChainError> {
         self.check(netuid)?;
-        self.run(|db| db.write(f)).await
+        let signer = signer.clone();
+        self.run(move |db| db.write(|tx| tx.submit(&signer, &action))).await
+    }
+
+    /// Applies a call that came signed from elsewhere.
+    pub(crate) async fn apply(&self, call: Call) -> Result<Option<u16>, ChainError> {
+        self.run(move |db| db.write(|tx| tx.apply(&call))).await
+    }
+
+    /// One page of commitments.
+    pub(crate) async fn commitments_page(&self, netuid: u16, page: Page) -> Result<Vec<Commitment>, ChainError> {
+        self.check(netuid)?;
+        self.read(move |tx| tx.commitments(page)).await
+    }
+
+    fn row(&self, weights: &[(u16, u16)]) -> VersionedRow {
+        VersionedRow { version_key: self.config.version_key, weights: weights.to_vec() }
     }
 }
 
@@ -205,7 +262,7 @@ impl Chain for Ledger {
 
     async fn subnet(&self, netuid: u16) -> Result<Subnet, ChainError> {
         self.check(netuid)?;
-        let head = self.head().await?.number;
+        let (head, burn) = self.read(|tx| Ok((tx.head.number, tx.burn()?))).await?;
         let config = &self.config;
         Ok(Subnet {
             netuid,
@@ -215,12 +272,12 @@ impl Chain for Ledger {
             last_epoch: head - head % config.tempo,
             stake_threshold: config.yuma.stake_threshold,
             max_validators: config.yuma.max_validators,
-            version_key: 0,
-            min_allowed_weights: 1,
-            max_weight_limit: u16::MAX,
-            immunity_period: 0,
-            burn: 0,
-            commit_reveal: None,
+            version_key: config.version_key,
+            min_allowed_weights: config.min_allowed_weights,
+            max_weight_limit: config.max_weight_limit,
+            immunity_period: config.immunity_period,
+            burn,
+            commit_reveal: config.reveal_period.map(|period| CommitReveal { timelocked: None, period }),
         })
     }
 
@@ -234,8 +291,7 @@ impl Chain for Ledger {
     }
 
     async fn set_bucket(&self, signer: &Keypair, netuid: u16, url: &str) -> Result<(), ChainError> {
-        let (signer, url) = (signer.clone(), url.to_owned());
-        self.write(netuid, move |tx| tx.set_bucket(&signer, &url)).await
+        self.submit(signer, netuid, Action::Bucket(url.to_owned())).await.map(drop)
     }
 
     async fn buckets(&self, netuid: u16) -> Result<Vec<(Hotkey, String)>, ChainError> {
@@ -244,50 +300,44 @@ impl Chain for Ledger {
     }
 
     async fn commit(&self, signer: &Keypair, netuid: u16, data: &[u8]) -> Result<(), ChainError> {
-        let (signer, data) = (signer.clone(), data.to_vec());
-        self.write(netuid, move |tx| tx.commit(&signer, &data)).await
+        self.submit(signer, netuid, Action::Commit(data.to_vec())).await.map(drop)
     }
 
     async fn commitments(&self, netuid: u16, blocks: RangeInclusive<u64>) -> Result<Vec<Commitment>, ChainError> {
-        self.check(netuid)?;
-        self.read(move |tx| tx.commitments(&blocks)).await
+        self.commitments_page(netuid, Page { start: (*blocks.start(), 0), end: *blocks.end(), limit: u32::MAX }).await
+    }
+
+    async fn balance(&self, account: Hotkey) -> Result<u64, ChainError> {
+        self.read(move |tx| tx.balance(&account, tx.head.number)).await
+    }
+
+    async fn burned_register(&self, coldkey: &Keypair, netuid: u16, hotkey: Hotkey) -> Result<u16, ChainError> {
+        let uid = self.submit(coldkey, netuid, Action::BurnedRegister { hotkey }).await?;
+        uid.ok_or(ChainError::NoNeuronIdAvailable(self.config.max_uids))
+    }
+
+    async fn add_stake(&self, coldkey: &Keypair, netuid: u16, hotkey: Hotkey, rao: u64) -> Result<(), ChainError> {
+        self.submit(coldkey, netuid, Action::AddStake { hotkey, rao }).await.map(drop)
     }
 
     async fn set_weights(&self, signer: &Keypair, netuid: u16, weights: &[(u16, u16)]) -> Result<(), ChainError> {
-        let (signer, weights) = (signer.clone(), weights.to_vec());
-        self.write(netuid, move |tx| tx.set_weights(&signer, &weights)).await
+        self.submit(signer, netuid, Action::Weights(self.row(weights))).await.map(drop)
     }
 
-    async fn balance(&self, _: Hotkey) -> Result<u64, ChainError> {
-        Err(unsupported("balance"))
+    async fn commit_weights(&self, signer: &Keypair, netuid: u16, commitment: Digest) -> Result<(), ChainError> {
+        self.submit(signer, netuid, Action::CommitWeights(commitment)).await.map(drop)
     }
 
-    async fn burned_register(&self, _: &Keypair, _: u16, _: Hotkey) -> Result<u16, ChainError> {
-        Err(unsupported("burned_register"))
-    }
-
-    async fn add_stake(&self, _: &Keypair, _: u16, _: Hotkey, _: u64) -> Result<(), ChainError> {
-        Err(unsupported("add_stake"))
-    }
-
-    async fn commit_weights(&self, _: &Keypair, _: u16, _: Digest) -> Result<(), ChainError> {
-        Err(unsupported("commit_weights"))
-    }
-
-    async fn reveal_weights(&self, _: &Keypair, _: u16, _: &[(u16, u16)], _: &[u16]) -> Result<(), ChainError> {
-        Err(unsupported("reveal_weights"))
+    async fn reveal_weights(&self, signer: &Keypair, netuid: u16, weights: &[(u16, u16)], salt: &[u16]) -> Result<(), ChainError> {
+        self.submit(signer, netuid, Action::RevealWeights { row: self.row(weights), salt: salt.to_vec() }).await.map(drop)
     }
 
     async fn commit_timelocked_weights(&self, _: &Keypair, _: u16, _: &[(u16, u16)]) -> Result<u64, ChainError> {
-        Err(unsupported("commit_timelocked_weights"))
+        Err(ChainError::NotInThisRuntime { what: "commit_timelocked_weights".into(), runtime: "embedded ledger".into() })
     }
 
     async fn weights(&self, netuid: u16, uid: u16) -> Result<Vec<(u16, u16)>, ChainError> {
         self.check(netuid)?;
-        self.read(move |tx| tx.hotkey_of(uid)?.map_or_else(|| Ok(Vec::new()), |hotkey| tx.weights_of(&hotkey))).await
+        self.read(move |tx| tx.neuron_at(uid)?.map_or_else(|| Ok(Vec::new()), |neuron| tx.weights_of(&neuron))).await
     }
-}
-
-fn unsupported(call: &str) -> ChainError {
-    ChainError::NotInThisRuntime { what: call.into(), runtime: "embedded ledger".into() }
 }

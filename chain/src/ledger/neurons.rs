@@ -1,23 +1,22 @@
 //! Neurons, with the history of their standing: one row per uid and block at which it changed.
 
+use std::collections::BTreeMap;
+
 use protocol::Hotkey;
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::calls::Kind;
 use super::db::{Tx, U64};
 use super::error::Fault;
-use crate::{ChainError, MAX_SUPPLY, Neuron, yuma};
+use crate::{ChainError, Neuron};
 
-/// The most uids; consensus is quadratic in their number.
-const MAX_UIDS: u16 = 1024;
-
-/// Neurons with their newest standing up to block ?1.
+/// Neurons with their newest standing up to block ?1: of a uid's holders the newest, and its newest row.
 macro_rules! neurons_sql {
     ($rest:literal) => {
         concat!(
             "SELECT n.uid, hotkey, coldkey, registered, stake, permit, last_update, incentive, dividends, emission
              FROM neuron n JOIN standing s ON s.uid = n.uid
-             AND s.block = (SELECT max(block) FROM standing WHERE uid = n.uid AND block <= ?1) ",
+             AND s.block = (SELECT max(block) FROM standing WHERE uid = n.uid AND block <= ?1)
+             WHERE registered = (SELECT max(registered) FROM neuron WHERE uid = n.uid AND registered <= ?1) ",
             $rest
         )
     };
@@ -48,26 +47,29 @@ impl Tx<'_> {
 
     /// The neuron of `hotkey`, with what is on its way into the next block.
     pub(super) fn neuron(&self, hotkey: &Hotkey) -> Result<Option<Neuron>, Fault> {
-        let mut statement = self.conn.prepare_cached(neurons_sql!("WHERE hotkey = ?2"))?;
+        let mut statement = self.conn.prepare_cached(neurons_sql!("AND hotkey = ?2"))?;
         Ok(statement.query_row(params![U64(self.next()), hotkey.0], neuron_of).optional()?)
     }
 
-    /// The hotkey of `uid` at the head.
-    pub(super) fn hotkey_of(&self, uid: u16) -> Result<Option<Hotkey>, Fault> {
-        let mut statement = self.conn.prepare_cached("SELECT hotkey FROM neuron WHERE uid = ?1 AND registered <= ?2")?;
-        Ok(statement.query_row(params![uid, U64(self.head.number)], |row| row.get(0)).optional()?.map(Hotkey))
+    /// The neuron of `uid` at the head.
+    pub(super) fn neuron_at(&self, uid: u16) -> Result<Option<Neuron>, Fault> {
+        let mut statement = self.conn.prepare_cached(neurons_sql!("AND n.uid = ?2"))?;
+        Ok(statement.query_row(params![U64(self.head.number), uid], neuron_of).optional()?)
     }
 
     /// How many uids there are, those on their way included.
     pub(super) fn uids(&self) -> Result<u16, Fault> {
-        Ok(self.conn.prepare_cached("SELECT count(*) FROM neuron")?.query_row([], |row| row.get(0))?)
+        Ok(self.conn.prepare_cached("SELECT count(DISTINCT uid) FROM neuron")?.query_row([], |row| row.get(0))?)
     }
 
+    /// Makes `hotkey` the holder of `uid` from `block` on, with whatever stake is behind it.
     pub(super) fn insert_neuron(&self, uid: u16, hotkey: Hotkey, coldkey: Hotkey, block: u64) -> Result<(), Fault> {
-        let mut statement = self.conn.prepare_cached("INSERT INTO neuron (uid, hotkey, coldkey, registered) VALUES (?1, ?2, ?3, ?4)")?;
-        statement.execute(params![uid, hotkey.0, coldkey.0, U64(block)])?;
+        // a uid may change hands twice on its way into one block: the last holder counts
+        let mut statement =
+            self.conn.prepare_cached("INSERT OR REPLACE INTO neuron (uid, registered, hotkey, coldkey) VALUES (?1, ?2, ?3, ?4)")?;
+        statement.execute(params![uid, U64(block), hotkey.0, coldkey.0])?;
         let permit = hotkey == self.config.owner;
-        let (stake, incentive, dividends, emission) = (0, 0, 0, 0);
+        let (stake, incentive, dividends, emission) = (self.total_stake(&hotkey)?, 0, 0, 0);
         let neuron = Neuron { uid, hotkey, coldkey, stake, permit, registered: block, last_update: block, incentive, dividends, emission };
         self.put_standing(&neuron, block)
     }
@@ -91,39 +93,50 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Gives `hotkey` the next uid, or returns the one it has.
-    pub(super) fn register(&self, hotkey: Hotkey, coldkey: Hotkey) -> Result<u16, Fault> {
-        if let Some(neuron) = self.neuron(&hotkey)? {
-            return Ok(neuron.uid);
+    /// Gives `hotkey` a uid at the price of the burn, which nobody gets. False if it has one.
+    pub(super) fn burned_register(&self, coldkey: &Hotkey, hotkey: Hotkey) -> Result<bool, Fault> {
+        if self.neuron(&hotkey)?.is_some() {
+            return Ok(false);
         }
-        let uid = self.uids()?;
-        if uid >= MAX_UIDS {
-            return Err(ChainError::NoNeuronIdAvailable(MAX_UIDS).into());
+        self.debit(coldkey, self.burn()?)?;
+        self.register(hotkey, *coldkey)
+    }
+
+    /// Gives `hotkey` the next uid, or that of the least useful neuron where all are taken. False if it has one.
+    pub(super) fn register(&self, hotkey: Hotkey, coldkey: Hotkey) -> Result<bool, Fault> {
+        if self.neuron(&hotkey)?.is_some() {
+            return Ok(false);
         }
-        self.operate(Kind::Register, [hotkey.0, coldkey.0].concat())?;
+        // pay goes to the coldkey, so nobody may register another's hotkey again
+        if self.first_coldkey(&hotkey)?.is_some_and(|first| first != coldkey) {
+            return Err(ChainError::NonAssociatedColdKey(hotkey).into());
+        }
+        let uids = self.uids()?;
+        let uid = if uids < self.config.max_uids { uids } else { self.replaceable()? };
+        self.conn.prepare_cached("DELETE FROM bonds WHERE uid = ?1")?.execute([uid])?;
         self.insert_neuron(uid, hotkey, coldkey, self.next())?;
-        Ok(uid)
+        Ok(true)
     }
 
-    pub(super) fn add_stake(&self, hotkey: Hotkey, rao: u64) -> Result<(), Fault> {
-        let refused = ChainError::HotKeyNotRegisteredInSubNet { hotkey, netuid: self.config.netuid };
-        let mut neuron = self.neuron(&hotkey)?.ok_or(refused)?;
-        neuron.stake = neuron.stake.checked_add(rao).filter(|&stake| stake <= MAX_SUPPLY).ok_or(ChainError::StakeTooLarge(rao))?;
-        self.operate(Kind::Stake, [&hotkey.0[..], &rao.to_le_bytes()].concat())?;
-        self.put_standing(&neuron, self.next())?;
-        // epochs give the permits, but a new network must be able to judge before its first one
-        if self.next() <= self.config.tempo { self.grant_permits() } else { Ok(()) }
+    /// The coldkey that registered `hotkey` first.
+    fn first_coldkey(&self, hotkey: &Hotkey) -> Result<Option<Hotkey>, Fault> {
+        let mut statement = self.conn.prepare_cached("SELECT coldkey FROM neuron WHERE hotkey = ?1 ORDER BY registered LIMIT 1")?;
+        Ok(statement.query_row([hotkey.0], |row| row.get(0)).optional()?.map(Hotkey))
     }
 
-    fn grant_permits(&self) -> Result<(), Fault> {
+    /// The uid to replace: of those outside immunity, or of all if there is none, the one that the newest epoch paid least, and of
+    /// equals the oldest; never the owner's.
+    fn replaceable(&self) -> Result<u16, Fault> {
+        let last_epoch = self.head.number - self.head.number % self.config.tempo;
+        let before: BTreeMap<_, _> =
+            self.neurons(last_epoch.saturating_sub(1))?.into_iter().map(|neuron| ((neuron.uid, neuron.hotkey), neuron.emission)).collect();
+        let rank = |neuron: &Neuron| {
+            let immune = self.next() - neuron.registered < self.config.immunity_period;
+            let earlier = before.get(&(neuron.uid, neuron.hotkey)).copied().unwrap_or(0);
+            (immune, neuron.emission.saturating_sub(earlier), neuron.registered, neuron.uid)
+        };
         let neurons = self.neurons(self.next())?;
-        let stake: Vec<u64> = neurons.iter().map(|neuron| neuron.stake).collect();
-        for (mut neuron, permit) in neurons.into_iter().zip(yuma::permits(&stake, Some(0), &self.config.yuma)) {
-            if neuron.permit != permit {
-                neuron.permit = permit;
-                self.put_standing(&neuron, self.next())?;
-            }
-        }
-        Ok(())
+        let least = neurons.iter().skip(1).map(rank).min();
+        least.map(|(.., uid)| uid).ok_or_else(|| ChainError::NoNeuronIdAvailable(self.config.max_uids).into())
     }
 }
