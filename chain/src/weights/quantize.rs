@@ -13,9 +13,11 @@ pub struct Rules {
     pub max_limit: u16,
 }
 
-impl From<&Subnet> for Rules {
-    fn from(subnet: &Subnet) -> Self {
-        Self { min_allowed: subnet.min_allowed_weights, max_limit: subnet.max_weight_limit }
+impl Rules {
+    /// The rules of a subnet that has so many uids: where there are fewer than it asks for, all are enough.
+    pub fn new(subnet: &Subnet, uids: usize) -> Self {
+        let uids = u16::try_from(uids).unwrap_or(u16::MAX);
+        Self { min_allowed: subnet.min_allowed_weights.min(uids), max_limit: subnet.max_weight_limit }
     }
 }
 
@@ -235,7 +237,7 @@ mod tests {
         // a quarter at most, and two weights: the others are raised
         assert_eq!(
             quantize(&[(1, 0.9), (2, 0.1), (3, 0.0), (4, 0.0), (5, 0.0)], limited(16_384)).unwrap()[2..],
-            [(3, 43688), (4, 43688), (5, 43688)]
+            [(3, 43689), (4, 43689), (5, 43689)]
         );
     }
 
