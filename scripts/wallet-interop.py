@@ -106,7 +106,7 @@ def we_open_theirs(tributary, root):
     check("an encrypted coldkey", tributary.opens("theirs", phrase, "--coldkey", password=PASSWORD))
     check("not with another password", tributary.sign("theirs", "--coldkey", password="wrong") is None)
     keyfile = wallet.coldkey_file
-    masked = {keyfile.env_var_name: keyfile.save_password_to_env(PASSWORD)}
+    masked = {keyfile.env_var_name(): keyfile.save_password_to_env(PASSWORD)}
     check("an encrypted coldkey by btcli's variable", tributary.opens("theirs", phrase, "--coldkey", env=masked))
     damaged = {name: "not masked" for name in masked}
     check("not by a damaged one", tributary.sign("theirs", "--coldkey", env=damaged | {"BT_PW": PASSWORD}) is None)

@@ -99,8 +99,8 @@ struct Saved {
 }
 
 impl Submitter {
-    /// A submitter for one subnet that keeps a pending commit in `file`, and takes up the one that is there. A damaged file is set aside with a
-    /// warning: its commit expires, and the row is set anew.
+    /// A submitter for one subnet that keeps a pending commit in `file`, and takes up the one that is there. A damaged file is passed over with
+    /// a warning: its commit expires, and the row is set anew.
     ///
     /// # Errors
     /// [`SubmitError::Io`] if the file can't be read.
