@@ -3,9 +3,10 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use chain::wallet::{password_variable, unmask_password};
 use chain::{Phrase, Wallet, WalletError};
 use clap::{ArgGroup, Args, Subcommand};
 use protocol::{Domain, Hotkey, Keypair};
@@ -14,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::{cli::KeyArgs, context, output};
 
-/// The environment variable with a key's password.
+/// The environment variable with any key's password, plain. btcli's own variables, one for each key file, come before it.
 const PASSWORD_VARIABLE: &str = "BT_PW";
 /// The longest password or message line that is read, in bytes.
 const MAX_LINE: u64 = 4096;
@@ -135,8 +136,8 @@ struct MessageArgs {
 
 #[derive(Debug, Args)]
 struct PasswordArgs {
-    /// Read the password from this open file descriptor, up to the line's end. Otherwise it is taken from the environment variable BT_PW, and
-    /// otherwise asked for.
+    /// Read the password from this open file descriptor, up to the line's end. Otherwise it is taken from the environment: from the variable
+    /// that btcli fills for the key file (BT_PW_ and its path), or from BT_PW, where it stands as it is; and otherwise asked for.
     #[arg(long, value_name = "N")]
     password_fd: Option<u32>,
 }
@@ -167,7 +168,7 @@ fn new(args: &NewArgs) -> Result<()> {
         Ok(wallet) if args.encrypt => bail!("wallet {} exists; --encrypt is for a new wallet's coldkey, so leave it out", wallet.name()),
         Ok(wallet) => wallet,
         Err(WalletError::Missing(_)) => {
-            let password = if args.encrypt { Some(args.password.choose()?) } else { None };
+            let password = if args.encrypt { Some(args.password.choose(&root.join(&args.name).join("coldkey"))?) } else { None };
             let phrase = Phrase::generate()?;
             let wallet = Wallet::create(&root, &args.name, &phrase, password.as_deref().map(String::as_str))?;
             args.reveal("coldkey", &phrase);
@@ -199,7 +200,7 @@ fn sign(args: &SignArgs) -> Result<()> {
         false => wallet.hotkey(&args.keys.hotkey, password),
     };
     let keypair = match open(None) {
-        Err(WalletError::PasswordNeeded(path)) => open(Some(&args.password.ask(&path.display().to_string())?))?,
+        Err(WalletError::PasswordNeeded(path)) => open(Some(&args.password.ask(&path)?))?,
         opened => opened?,
     };
     output::report(&SignedText::new(&keypair, &args.message.read()?), args.json);
@@ -227,17 +228,17 @@ impl MessageArgs {
 }
 
 impl PasswordArgs {
-    /// The password of an existing key.
-    fn ask(&self, key: &str) -> Result<Zeroizing<String>> {
-        match self.given()? {
+    /// The password of an existing key file.
+    fn ask(&self, file: &Path) -> Result<Zeroizing<String>> {
+        match self.given(file)? {
             Some(password) => Ok(password),
-            None => prompt(&format!("Password of {key}: ")),
+            None => prompt(&format!("Password of {}: ", file.display())),
         }
     }
 
-    /// A password for a new key.
-    fn choose(&self) -> Result<Zeroizing<String>> {
-        if let Some(password) = self.given()? {
+    /// A password for a new key file.
+    fn choose(&self, file: &Path) -> Result<Zeroizing<String>> {
+        if let Some(password) = self.given(file)? {
             return Ok(password);
         }
         let password = prompt("Password for the new coldkey: ")?;
@@ -245,10 +246,14 @@ impl PasswordArgs {
         Ok(password)
     }
 
-    fn given(&self) -> Result<Option<Zeroizing<String>>> {
-        match self.password_fd {
-            Some(descriptor) => read_descriptor(descriptor).map(Some),
-            None => Ok(std::env::var(PASSWORD_VARIABLE).ok().map(Zeroizing::new)),
+    fn given(&self, file: &Path) -> Result<Option<Zeroizing<String>>> {
+        if let Some(descriptor) = self.password_fd {
+            return read_descriptor(descriptor).map(Some);
+        }
+        let variable = password_variable(file);
+        match std::env::var(&variable).map(Zeroizing::new) {
+            Ok(value) => Ok(Some(unmask_password(&variable, &value)?)),
+            Err(_) => Ok(std::env::var(PASSWORD_VARIABLE).ok().map(Zeroizing::new)),
         }
     }
 }

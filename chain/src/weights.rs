@@ -1,5 +1,11 @@
 //! Rows of weights: their u16 form within a subnet's rules, the hash of a committed row, and a submitter that takes the path the chain asks for.
 
+mod quantize;
+mod submitter;
+
+pub use quantize::{QuantizeError, Rules, quantize};
+pub use submitter::{Standing, SubmitError, Submitter};
+
 use blake2::digest::consts::U32;
 use blake2::{Blake2b, Digest as _};
 use protocol::{Digest, Hotkey};

@@ -1,6 +1,6 @@
 //! Why a validator stops.
 
-use chain::ChainError;
+use chain::{ChainError, weights::SubmitError};
 use checkpoints::{HomeError, Passing, RunError};
 use storage::StorageError;
 
@@ -13,6 +13,9 @@ pub enum ValidatorError {
     /// The chain failed.
     #[error(transparent)]
     Chain(#[from] ChainError),
+    /// Submitted weights could not be followed.
+    #[error("weights: {0}")]
+    Weights(#[from] SubmitError),
     /// The validator's own bucket failed.
     #[error("own bucket: {0}")]
     Storage(#[from] StorageError),
@@ -34,9 +37,9 @@ impl Passing for ValidatorError {
     fn passes(&self) -> bool {
         match self {
             Self::Run(error) => error.passes(),
-            Self::Chain(error) => error.passes(),
+            Self::Chain(error) | Self::Weights(SubmitError::Chain(error)) => error.passes(),
             Self::Storage(error) => error.passes(),
-            Self::Home(_) | Self::Model(_) | Self::Dataset(_) | Self::Random(_) => false,
+            Self::Weights(_) | Self::Home(_) | Self::Model(_) | Self::Dataset(_) | Self::Random(_) => false,
         }
     }
 }

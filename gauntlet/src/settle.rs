@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 
-use chain::Neuron;
+use chain::weights::{QuantizeError, Rules, Standing, quantize};
+use chain::{Neuron, Subnet};
 use checkpoints::{Event, Phase, Said, Step, write_snapshot};
 use dataset::Split;
 use protocol::{
@@ -15,9 +16,6 @@ use crate::{Validator, ValidatorError, envelopes::LeftOff, review::Review, valid
 
 /// Size of a snapshot's files.
 const SHARD_BYTES: usize = 1 << 30;
-/// Blocks after which weights that cannot be read back are set again.
-const CONFIRMED_WITHIN: u64 = 10;
-
 /// What was found of another's record.
 #[derive(Debug)]
 pub(crate) struct Examined {
@@ -27,14 +25,6 @@ pub(crate) struct Examined {
     pub lies: bool,
     /// Whether everybody was measured.
     pub in_full: bool,
-}
-
-/// Weights that were submitted and not read back yet.
-#[derive(Debug)]
-pub(crate) struct Intent {
-    weights: Vec<(u16, u16)>,
-    /// The head when they were submitted.
-    at: u64,
 }
 
 impl Validator {
@@ -185,52 +175,59 @@ impl Validator {
         }
     }
 
-    /// Sets weights once per epoch, and reads them back. When they were set last is read from the chain, so that what did not get there
-    /// is set again.
+    /// Submits weights once per epoch. When they were set last is read from the chain, so that what did not get there is set again.
     pub(crate) async fn pay(&mut self, head: u64) -> Result<(), ValidatorError> {
         let netuid = self.node.run.manifest.chain.netuid;
         let chain = self.node.run.chain.clone();
         let (subnet, neurons) = (chain.subnet(netuid).await?, chain.neurons(netuid, head).await?);
         let hotkey = self.node.hotkey();
         let Some(me) = neurons.iter().find(|n| n.hotkey == hotkey) else { return Ok(()) };
-        self.confirm(me, head).await?;
-        if self.intent.is_some() || head + 1 < me.last_update + subnet.tempo.max(subnet.weights_rate_limit) {
+        self.follow_weights(me.uid).await?;
+        if self.submitter.is_waiting() || head + 1 < me.last_update + subnet.tempo.max(subnet.weights_rate_limit) {
             return Ok(());
         }
-        let owner = neurons.iter().find(|n| n.hotkey == subnet.owner).map_or(0, |n| n.uid);
-        let Some(weights) = self.weights(&neurons, me, owner).await? else { return Ok(()) };
-        match chain.set_weights(&self.node.keypair, netuid, &weights).await {
-            Ok(()) => self.intent = Some(Intent { weights, at: head }),
-            Err(error) => self.node.warn(format!("weights: {error}; trying again after the next round")).await,
+        let Some(weights) = self.weights(&subnet, &neurons, me).await? else { return Ok(()) };
+        if let Err(error) = self.submitter.submit(&*chain, &self.node.keypair, weights).await {
+            self.node.warn(format!("weights: {error}; trying again after the next round")).await;
         }
         Ok(())
     }
 
-    /// What was submitted counts once it is read back.
-    async fn confirm(&mut self, me: &Neuron, head: u64) -> Result<(), ValidatorError> {
-        let Some(intent) = self.intent.take() else { return Ok(()) };
-        let row = self.node.run.chain.weights(self.node.run.manifest.chain.netuid, me.uid).await?;
-        if row == intent.weights {
-            self.node.events.tell(Event::Weights { weights: intent.weights }).await;
-        } else if head <= intent.at + CONFIRMED_WITHIN {
-            self.intent = Some(intent);
-        } else {
-            self.node.warn(format!("weights submitted at block {} are not on the chain; setting them again", intent.at)).await;
+    /// Reveals what is to be revealed, and tells what was read back: only then do weights count.
+    pub(crate) async fn follow_weights(&mut self, uid: u16) -> Result<(), ValidatorError> {
+        let chain = self.node.run.chain.clone();
+        match self.submitter.follow(&*chain, &self.node.keypair, uid).await? {
+            Standing::Idle | Standing::Waiting => {}
+            Standing::Confirmed(weights) => self.node.events.tell(Event::Weights { weights }).await,
+            Standing::Refused(error) => self.node.warn(format!("revealing weights: {error}; trying again in a few blocks")).await,
+            Standing::Lost { block, why } => {
+                self.node.warn(format!("weights submitted at block {block} {why}; setting them again")).await;
+            }
         }
         Ok(())
     }
 
-    /// The weights that follow from the books; `None` while there is nothing to pay for and nothing to take back.
-    async fn weights(&self, neurons: &[Neuron], me: &Neuron, owner: u16) -> Result<Option<Vec<(u16, u16)>>, ValidatorError> {
+    /// The weights that follow from the books, within the subnet's rules; `None` while there is nothing to pay for and nothing to take back.
+    async fn weights(&self, subnet: &Subnet, neurons: &[Neuron], me: &Neuron) -> Result<Option<Vec<(u16, u16)>>, ValidatorError> {
         let manifest = &self.node.run.manifest;
         // a uid may have changed hands since its score was earned
         let holds = |s: &&MinerScore| neurons.iter().any(|n| (n.uid, n.hotkey) == (s.uid, s.hotkey));
         let scores: Vec<MinerScore> = self.books.standing.miners.iter().filter(holds).cloned().collect();
-        if scores.iter().all(|s| s.score <= 0.0) && self.node.run.chain.weights(manifest.chain.netuid, me.uid).await?.is_empty() {
+        if scores.iter().all(|s| s.score <= 0.0) && self.node.run.chain.weights(subnet.netuid, me.uid).await?.is_empty() {
             return Ok(None);
         }
-        let mut weights = score::weights(&scores, &self.node.replica.terms.judge, &manifest.pay, owner);
-        weights.retain(|(uid, _)| *uid != me.uid || *uid == owner);
-        Ok(Some(weights).filter(|weights| !weights.is_empty()))
+        let owner = neurons.iter().find(|n| n.hotkey == subnet.owner).map_or(0, |n| n.uid);
+        let due = score::weights(&scores, &self.node.replica.terms.judge, &manifest.pay, owner);
+        let weight = |uid| due.iter().find(|(u, _)| *u == uid).map_or(0.0, |(_, weight)| f64::from(*weight));
+        let may_have = neurons.iter().filter(|n| n.uid != me.uid || n.uid == owner);
+        let intended: Vec<(u16, f64)> = may_have.map(|n| (n.uid, weight(n.uid))).collect();
+        match quantize(&intended, Rules::new(subnet, neurons.len())) {
+            Ok(row) => Ok(Some(row)),
+            Err(QuantizeError::Empty) => Ok(None),
+            Err(error) => {
+                self.node.warn(format!("weights: {error}")).await;
+                Ok(None)
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
-use chain::Block;
+use chain::{Block, weights::Submitter};
 use checkpoints::{Close, Event, Events, Follower, Identity, Progress, Role, RoundLog, Run, Shutdown, Step};
 use dataset::{Dataset, Split};
 use futures::StreamExt;
@@ -20,7 +20,7 @@ use crate::{
     envelopes::Envelopes,
     judge::{Bench, Judgement, Seeds, fetch_all},
     pace::Pace,
-    settle::{Examined, Intent},
+    settle::Examined,
     verdict::{in_words, most_surprising, spot_checks},
 };
 
@@ -59,7 +59,7 @@ pub struct Validator {
     pub(crate) books: Books,
     pub(crate) envelopes: Envelopes,
     pub(crate) history: History,
-    pub(crate) intent: Option<Intent>,
+    pub(crate) submitter: Submitter,
     /// The round in which an own record came to nothing.
     given_up: Option<u64>,
     /// What was found of another's record.
@@ -85,6 +85,8 @@ enum Stage<'a> {
 }
 
 pub(crate) const BOOKS: &str = "scores.safetensors";
+/// Weights that were committed by their hash and are to be revealed.
+const COMMITTED_WEIGHTS: &str = "committed-weights.json";
 
 impl Validator {
     /// Restores a validator from its home directory, or starts a new one.
@@ -95,6 +97,7 @@ impl Validator {
         run.check_data(options.dataset.digest())?;
         let node = Follower::start(run, options.identity, events, shutdown).await?;
         let books = node.home.load::<Books>(BOOKS)?.map(|saved| saved.meta).unwrap_or_default();
+        let submitter = Submitter::open(node.run.manifest.chain.netuid, &node.home.dir().join(COMMITTED_WEIGHTS))?;
         let model = Llama::new(&node.run.manifest.model, options.device)?;
         let held_out = held_out(&options.dataset, node.run.manifest.model.sequence_length, options.held_out)?;
         let mut secret = [0; 32];
@@ -110,7 +113,7 @@ impl Validator {
             books,
             envelopes: Envelopes::default(),
             history: History::default(),
-            intent: None,
+            submitter,
             given_up: None,
             examined: None,
             said: None,
@@ -353,6 +356,8 @@ impl Role for Validator {
             }
             if stepped {
                 self.pay(head).await?;
+            } else if self.submitter.must_reveal() {
+                self.follow_weights(self.node.uid).await?;
             }
             return self.act(progress, head).await;
         }

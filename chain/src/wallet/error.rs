@@ -71,6 +71,9 @@ pub enum WalletError {
     /// An empty password, which would only pretend to protect.
     #[error("a password must not be empty")]
     EmptyPassword,
+    /// A password in the environment that is not masked as btcli does it.
+    #[error("{0} does not hold a password as btcli masks it: let btcli save it there again, or unset it and use BT_PW, which is plain")]
+    MaskedPassword(String),
     /// A phrase that is not BIP 39.
     #[error("not a phrase of 12 to 24 words of the English BIP 39 list with a right checksum")]
     Phrase,

@@ -3,6 +3,7 @@
 mod encryption;
 mod error;
 mod keyfile;
+mod password;
 mod phrase;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use encryption::Cost;
 pub use error::WalletError;
+pub use password::{password_variable, unmask_password};
 pub use phrase::Phrase;
 use protocol::{Hotkey, Keypair};
 use zeroize::Zeroizing;
@@ -223,13 +225,19 @@ mod tests {
 
     use std::os::unix::fs::PermissionsExt;
 
+    use protocol::Domain;
+
     use super::*;
 
     const DEV: &str = "5DfhGyQdFobKM8NsWvEeAKk5EQQgYe9AydgJ7rMB6E1EqRzV";
 
     /// Files that btcli's own library (bittensor-wallet 4.1.1) wrote.
     fn foreign() -> Wallet {
-        Wallet::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wallets"), "alice").unwrap()
+        foreign_of("alice")
+    }
+
+    fn foreign_of(name: &str) -> Wallet {
+        Wallet::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wallets"), name).unwrap()
     }
 
     #[test]
@@ -242,6 +250,21 @@ mod tests {
         let seed = wallet.hotkey("seed", None).unwrap().hotkey();
         assert_eq!(seed.ss58(), "5EsNLFaGe9XK5LzWH3i6eC2Wqv6YqZS1442N1C4yeSdP6uxy");
         assert_eq!(wallet.hotkey_public("seed").unwrap(), seed);
+    }
+
+    #[test]
+    fn plain_coldkeys_and_bare_private_keys_of_btcli_are_read() {
+        let wallet = foreign_of("bob");
+        assert_eq!(wallet.coldkey_public().unwrap().ss58(), DEV);
+        let coldkey = wallet.coldkey(None).unwrap();
+        assert_eq!(coldkey.hotkey().ss58(), DEV);
+        assert_eq!(wallet.hotkey("private", None).unwrap().secret(), coldkey.secret());
+        assert!(matches!(wallet.hotkey("ed25519", None), Err(WalletError::CryptoType { found, .. }) if found == "0"));
+        // what that library signed with the coldkey
+        let signature = "fe35d6791761fb93f86ac6e1afbd3fec52ee1cbbac59326f23737a9d1c92a844b227f67a830ccc183155d0205e57cabda0c5cef5da499f06d25b6af0bf69d582";
+        let signature: [u8; 64] = hex::decode(signature).unwrap().try_into().unwrap();
+        assert!(protocol::verify(&coldkey.hotkey(), Domain::Text, b"a text that both sign", &signature));
+        assert!(!protocol::verify(&coldkey.hotkey(), Domain::Text, b"another text", &signature));
     }
 
     #[test]
