@@ -3,6 +3,7 @@
 pub mod emission;
 mod error;
 pub mod ledger;
+pub mod simulation;
 pub mod wallet;
 pub mod weights;
 pub mod yuma;
