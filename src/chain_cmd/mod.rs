@@ -1,5 +1,8 @@
 //! `tributary chain`: make and look after an embedded ledger.
 
+mod plot;
+mod simulate;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -65,6 +68,8 @@ enum ChainCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Simulate emission, pools and pay over days: who earns what.
+    Simulate(simulate::SimulateArgs),
     /// Recompute every block's hash and every call's signature.
     Audit {
         /// The ledger's file.
@@ -108,6 +113,7 @@ pub async fn run(args: ChainArgs) -> Result<()> {
         }
         ChainCommand::Advance { path, blocks } => println!("block {}", open(&path)?.advance(blocks)?.number),
         ChainCommand::Show { path, json } => show(&open(&path)?, json).await?,
+        ChainCommand::Simulate(args) => simulate::run(&args)?,
         ChainCommand::Audit { path } => {
             open(&path)?.audit()?;
             println!("every block and every signature holds");
