@@ -24,8 +24,8 @@ const COLORS: [RGBColor; 8] = [
 ];
 
 /// A named curve over days.
-struct Curve<'a> {
-    name: &'a str,
+struct Curve {
+    name: String,
     points: Vec<(f64, f64)>,
 }
 
@@ -35,21 +35,25 @@ pub fn draw(path: &Path, history: &History) -> Drawn {
     root.fill(&WHITE)?;
     let (above, below) = root.split_vertically(SIZE.1 / 2);
     let over_days = |value: &dyn Fn(&chain::simulation::Day) -> f64| history.days.iter().map(|day| (day.day as f64, value(day))).collect();
-    let prices = history.subnets.iter().enumerate();
-    let prices: Vec<Curve<'_>> = prices.map(|(s, name)| Curve { name, points: over_days(&|day| day.subnets[s].price) }).collect();
+    let price = |(s, name): (usize, &String)| {
+        let points: Vec<(f64, f64)> = over_days(&|day| day.subnets[s].price);
+        let (first, last) = (points.first().map_or(0.0, |p| p.1), points.last().map_or(0.0, |p| p.1));
+        let relative = points.into_iter().map(|(day, price)| (day, 100.0 * price / first)).collect();
+        Curve { name: format!("{name}: {first:.4} to {last:.4} TAO"), points: relative }
+    };
+    let prices: Vec<Curve> = history.subnets.iter().enumerate().map(price).collect();
     let tao = |rao: u64| rao as f64 / RAO_PER_TAO as f64;
-    let earned = Role::ALL.iter().enumerate();
-    let earned: Vec<Curve<'_>> =
-        earned.map(|(r, role)| Curve { name: role.name(), points: over_days(&|day| tao(day.earned[r])) }).collect();
-    chart(&above, "Price of alpha", "TAO per alpha", &prices)?;
-    chart(&below, "Earned since the start, at the day's prices", "TAO", &earned)?;
+    let earned = |(r, role): (usize, &Role)| Curve { name: role.name().to_owned(), points: over_days(&|day| tao(day.earned[r])) };
+    let earned: Vec<Curve> = Role::ALL.iter().enumerate().map(earned).collect();
+    chart(&above, "Price of alpha", "% of the price at the start", SeriesLabelPosition::LowerRight, &prices)?;
+    chart(&below, "Earned since the start, at the day's prices", "TAO", SeriesLabelPosition::UpperLeft, &earned)?;
     Ok(root.present()?)
 }
 
-fn chart(area: &Area<'_>, title: &str, unit: &str, curves: &[Curve<'_>]) -> Drawn {
+fn chart(area: &Area<'_>, title: &str, unit: &str, legend_at: SeriesLabelPosition, curves: &[Curve]) -> Drawn {
     let most = |of: fn(&(f64, f64)) -> f64| curves.iter().flat_map(|curve| &curve.points).map(of).fold(0.0, f64::max);
     // never empty, even where nothing was earned
-    let (days, top) = (most(|point| point.0).max(1.0), 1.05 * most(|point| point.1).max(f64::MIN_POSITIVE.sqrt()));
+    let (days, top) = (most(|point| point.0).max(1.0), 1.05 * most(|point| point.1).max(1e-9));
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 18))
         .margin(12)
@@ -61,10 +65,10 @@ fn chart(area: &Area<'_>, title: &str, unit: &str, curves: &[Curve<'_>]) -> Draw
     mesh.light_line_style(WHITE).x_desc("day").y_desc(unit).y_labels(6).x_label_formatter(&day).y_label_formatter(&value).draw()?;
     for (curve, color) in curves.iter().zip(COLORS.into_iter().cycle()) {
         let legend = move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2));
-        chart.draw_series(LineSeries::new(curve.points.iter().copied(), color.stroke_width(2)))?.label(curve.name).legend(legend);
+        chart.draw_series(LineSeries::new(curve.points.iter().copied(), color.stroke_width(2)))?.label(&curve.name).legend(legend);
     }
     let mut labels = chart.configure_series_labels();
-    labels.position(SeriesLabelPosition::UpperLeft).background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
+    labels.position(legend_at).background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
     Ok(())
 }
 
@@ -77,7 +81,7 @@ fn short(value: f64) -> String {
     }
     match value {
         0.0 => "0".to_owned(),
-        100.0.. => format!("{value:.0}"),
+        10.0.. => format!("{value:.0}"),
         1.0.. => format!("{value:.1}"),
         _ => format!("{value:.3}"),
     }
@@ -89,7 +93,7 @@ mod tests {
 
     #[test]
     fn axes_are_labelled_with_few_digits() {
-        for (value, label) in [(0.0, "0"), (0.0625, "0.063"), (2.5, "2.5"), (250.0, "250"), (1_250_000.0, "1,250,000")] {
+        for (value, label) in [(0.0, "0"), (0.0625, "0.063"), (2.5, "2.5"), (50.0, "50"), (1_250_000.0, "1,250,000")] {
             assert_eq!(short(value), label);
         }
     }

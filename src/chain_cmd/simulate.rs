@@ -1,13 +1,19 @@
 //! `tributary chain simulate`: who earns what over days, as a table and a plot.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::{self, Display},
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use chain::{
     RAO_PER_TAO,
-    simulation::{Earning, History, Role, Scenario},
+    simulation::{Day, History, Role, Scenario},
 };
 use clap::Args;
+use serde::Serialize;
+
+use crate::output::{self, Table};
 
 /// The scenario without `--config`.
 const EXAMPLE: &str = include_str!("../../configs/economy.toml");
@@ -41,11 +47,7 @@ pub fn run(args: &SimulateArgs) -> Result<()> {
     if let Some(path) = &args.plot {
         super::plot::draw(path, &history).map_err(|e| anyhow!("drawing {}: {e}", path.display()))?;
     }
-    if args.json {
-        println!("{}", serde_json::to_string(&history)?);
-    } else {
-        print(&history);
-    }
+    output::report(&Shown(history), args.json);
     Ok(())
 }
 
@@ -54,44 +56,57 @@ fn simulate(path: &Path, days: u64) -> Result<History> {
     Ok(History::of(&Scenario::parse(&text)?, days)?)
 }
 
-fn whole(rao: u64) -> f64 {
-    rao as f64 / RAO_PER_TAO as f64
+/// A run, for people and for programs.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Shown(History);
+
+impl Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let history = &self.0;
+        if let (Some(first), Some(last)) = (history.days.first(), history.days.last()) {
+            let (created, exist, next) = (tao(last.issued - first.issued), tao(last.issued), tao(last.block_emission));
+            writeln!(f, "{} days: {created} TAO created, {exist} exist, the next block may create {next}\n", last.day)?;
+            writeln!(f, "{}\n", pools(history, first, last))?;
+        }
+        write!(f, "{}\n\n{}", roles(history), participants(history))
+    }
 }
 
-fn print(history: &History) {
-    print_subnets(history);
-    println!();
-    println!("{:<20} {:>16} {:>16} {:>7}", "role", "alpha", "worth TAO", "share");
+/// Rao as TAO or alpha.
+fn tao(rao: u64) -> String {
+    format!("{:.3}", rao as f64 / RAO_PER_TAO as f64)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
+
+fn pools(history: &History, first: &Day, last: &Day) -> Table {
+    let mut table = Table::new(1, &["subnet", "price before", "price after", "TAO in pool", "alpha in pool", "alpha in all"]);
+    for ((name, before), after) in history.subnets.iter().zip(&first.subnets).zip(&last.subnets) {
+        let prices = [before.price, after.price].map(|price| format!("{price:.6}"));
+        table.row([name.clone()].into_iter().chain(prices).chain([after.tao, after.alpha, after.issued].map(tao)));
+    }
+    table
+}
+
+fn roles(history: &History) -> Table {
+    let mut table = Table::new(1, &["role", "alpha", "worth TAO", "share"]);
     let all: u64 = history.earnings.iter().map(|earning| earning.tao).sum();
     for role in Role::ALL {
-        let (alpha, tao) = history.total(role);
-        let share = if all == 0 { 0.0 } else { 100.0 * tao as f64 / all as f64 };
-        println!("{:<20} {:>16.3} {:>16.3} {share:>6.2}%", role.name(), whole(alpha), whole(tao));
+        let (alpha, worth) = history.total(role);
+        let share = if all == 0 { 0.0 } else { worth as f64 / all as f64 };
+        table.row([role.name().to_owned(), tao(alpha), tao(worth), percent(share)]);
     }
-    println!();
-    println!("{:<18} {:<20} {:<18} {:>16} {:>16} {:>7}", "subnet", "participant", "role", "alpha", "worth TAO", "share");
-    for Earning { subnet, participant, role, alpha, tao, share } in &history.earnings {
-        let (role, alpha, tao, share) = (role.name(), whole(*alpha), whole(*tao), 100.0 * share);
-        println!("{subnet:<18} {participant:<20} {role:<18} {alpha:>16.3} {tao:>16.3} {share:>6.2}%");
-    }
+    table
 }
 
-fn print_subnets(history: &History) {
-    let (Some(first), Some(last)) = (history.days.first(), history.days.last()) else { return };
-    let created = whole(last.issued - first.issued);
-    println!(
-        "{} days: {created:.3} TAO created; {:.3} exist; a block creates {} TAO",
-        last.day,
-        whole(last.issued),
-        whole(last.block_emission)
-    );
-    println!();
-    println!(
-        "{:<18} {:>12} {:>12} {:>16} {:>16} {:>16}",
-        "subnet", "price before", "price after", "TAO in pool", "alpha in pool", "alpha in all"
-    );
-    for ((name, before), after) in history.subnets.iter().zip(&first.subnets).zip(&last.subnets) {
-        let (tao, alpha, issued) = (whole(after.tao), whole(after.alpha), whole(after.issued));
-        println!("{name:<18} {:>12.6} {:>12.6} {tao:>16.3} {alpha:>16.3} {issued:>16.3}", before.price, after.price);
+fn participants(history: &History) -> Table {
+    let mut table = Table::new(3, &["subnet", "participant", "role", "alpha", "worth TAO", "share"]);
+    for earning in &history.earnings {
+        let names = [earning.subnet.clone(), earning.participant.clone(), earning.role.name().to_owned()];
+        table.row(names.into_iter().chain([tao(earning.alpha), tao(earning.tao), percent(earning.share)]));
     }
+    table
 }
