@@ -161,7 +161,7 @@ mod tests {
         }
 
         #[test]
-        fn splitting_a_swap_gains_nothing_but_what_the_fee_of_one_does_not_pay_the_other(
+        fn without_a_fee_two_swaps_get_no_more_than_one_of_their_sum(
             pool in any_pool(), first in 0..=MAX_SUPPLY / 2, second in 0..=MAX_SUPPLY / 2,
         ) {
             let mut whole = Pool { fee: 0, ..pool };
