@@ -5,6 +5,7 @@ mod error;
 mod http;
 pub mod ledger;
 pub mod schedule;
+pub mod simulation;
 pub mod subtensor;
 pub mod timelock;
 pub mod wallet;

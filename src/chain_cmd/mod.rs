@@ -1,6 +1,8 @@
 //! `tributary chain`: make and look after an embedded ledger.
 
+mod plot;
 mod serve;
+mod simulate;
 
 use std::path::{Path, PathBuf};
 
@@ -22,6 +24,8 @@ pub struct ChainArgs {
 enum ChainCommand {
     /// Share a ledger with other machines over HTTP.
     Serve(serve::ServeArgs),
+    /// Simulate emission, pools and pay over days: who earns what.
+    Simulate(simulate::SimulateArgs),
     #[command(flatten)]
     Ledger(LedgerCommand),
 }
@@ -131,6 +135,7 @@ fn parse_blocks(text: &str) -> Result<Blocks, String> {
 pub fn run(args: ChainArgs) -> Result<()> {
     match args.command {
         ChainCommand::Serve(args) => serve::run(args),
+        ChainCommand::Simulate(args) => simulate::run(&args),
         ChainCommand::Ledger(command) => context::block_on(look_after(command)),
     }
 }

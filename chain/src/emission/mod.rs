@@ -1,6 +1,26 @@
-//! Who gets the currency that blocks create: 18 % the owner, 41 % miners by incentive, 41 % validators by dividends; to the last rao.
+//! The currency that blocks create, who gets it, and what it is worth: issuance, shares of subnets, pools, dividends; to the last rao.
+//!
+//! Pure functions. The formulas are Subtensor's, named where they stand; numbers have the runtime's 32 binary places ([`Fixed`]), and what is
+//! split is split so that the parts sum to the whole. The ledger has one subnet that is paid in TAO ([`issued`], [`split`]); the rest is
+//! dynamic TAO, where each subnet has an alpha of its own.
+
+mod apportion;
+mod dividends;
+mod fixed;
+mod injection;
+mod issuance;
+mod pool;
+mod shares;
 
 use crate::MAX_SUPPLY;
+
+pub use apportion::apportion;
+pub use dividends::{AlphaSplit, Backing, DEFAULT_TAKE, OWNER_CUT, dividends, of_u16, root_proportion, take_and_stakers};
+pub use fixed::Fixed;
+pub use injection::{Excess, Injection, injection};
+pub use issuance::block_emission;
+pub use pool::{DEFAULT_FEE, Pool, SwapError};
+pub use shares::{FLOW_SMOOTHING, Flow, MOVING_ALPHA, PRICE_HALVING_BLOCKS, by_flow, by_price, moving_price};
 
 /// The owner's share, in percent.
 pub const OWNER_PERCENT: u64 = 18;
@@ -55,24 +75,6 @@ fn percent(amount: u64, percent: u64) -> u64 {
     (u128::from(amount) * u128::from(percent) / 100) as u64
 }
 
-/// `amount` in proportion to `shares`, rounded so that the parts sum to it exactly; `None` if all shares are 0.
-///
-/// Part i is the difference of ⌊amount · (sum of the first i + 1 shares) / total⌋ and the same of the first i, hence within one rao of its due.
-fn apportion<T: Copy + Into<u128>>(amount: u64, shares: &[T]) -> Option<Vec<u64>> {
-    let total: u128 = shares.iter().map(|&share| share.into()).sum();
-    if total == 0 {
-        return None;
-    }
-    let mut seen = 0u128;
-    let mut given = 0;
-    let part = |&share: &T| {
-        seen += share.into();
-        let upto = (u128::from(amount) * seen / total) as u64;
-        upto - std::mem::replace(&mut given, upto)
-    };
-    Some(shares.iter().map(part).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -119,17 +121,6 @@ mod tests {
             prop_assert_eq!(own + shares.iter().sum::<u64>(), dividends);
             prop_assert!(own >= (u128::from(dividends) * u128::from(take) / 65_535) as u64);
             prop_assert!(stakes.iter().zip(&shares).all(|(&stake, &share)| stake > 0 || share == 0));
-        }
-
-        #[test]
-        fn each_part_is_within_one_rao_of_its_due(amount in 0..=MAX_SUPPLY, shares in prop::collection::vec(any::<u16>(), 1..64)) {
-            if let Some(parts) = apportion(amount, &shares) {
-                let total: u128 = shares.iter().copied().map(u128::from).sum();
-                for (part, share) in parts.into_iter().zip(shares) {
-                    let due = u128::from(amount) * u128::from(share) / total;
-                    prop_assert!(u128::from(part).abs_diff(due) <= 1);
-                }
-            }
         }
     }
 }
