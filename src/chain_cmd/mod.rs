@@ -1,5 +1,7 @@
 //! `tributary chain`: make and look after an embedded ledger.
 
+mod yuma;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -70,6 +72,8 @@ enum ChainCommand {
         /// The ledger's file.
         path: PathBuf,
     },
+    /// Compute one epoch of Yuma consensus from stake, weights and bonds.
+    Yuma(yuma::YumaArgs),
 }
 
 fn parse_blocks(text: &str) -> Result<Blocks, String> {
@@ -112,6 +116,7 @@ pub async fn run(args: ChainArgs) -> Result<()> {
             open(&path)?.audit()?;
             println!("every block and every signature holds");
         }
+        ChainCommand::Yuma(args) => yuma::run(&args)?,
     }
     Ok(())
 }
