@@ -3,6 +3,7 @@
 mod plot;
 mod serve;
 mod simulate;
+mod yuma;
 
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,8 @@ enum ChainCommand {
     Serve(serve::ServeArgs),
     /// Simulate emission, pools and pay over days: who earns what.
     Simulate(simulate::SimulateArgs),
+    /// Compute one epoch of Yuma consensus from stake, weights and bonds.
+    Yuma(yuma::YumaArgs),
     #[command(flatten)]
     Ledger(LedgerCommand),
 }
@@ -136,6 +139,7 @@ pub fn run(args: ChainArgs) -> Result<()> {
     match args.command {
         ChainCommand::Serve(args) => serve::run(args),
         ChainCommand::Simulate(args) => simulate::run(&args),
+        ChainCommand::Yuma(args) => yuma::run(&args),
         ChainCommand::Ledger(command) => context::block_on(look_after(command)),
     }
 }
@@ -172,6 +176,7 @@ async fn look_after(command: LedgerCommand) -> Result<()> {
             open(&path)?.audit()?;
             println!("every block and every signature holds");
         }
+        ChainCommand::Yuma(args) => yuma::run(&args)?,
     }
     Ok(())
 }

@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use chain::yuma;
-use ndarray::Array2;
 
 use crate::{Outcome, WeightRow, suite::BASELINE};
 
@@ -112,15 +111,15 @@ fn incentives<'a>(rows: impl Iterator<Item = &'a WeightRow> + Clone) -> Vec<u16>
         permit: vec![false; count],
         registered: vec![0; count],
         last_update: vec![1; count],
-        weights: Array2::zeros((count, count)),
-        bonds: Array2::zeros((count, count)),
+        open_commit: vec![None; count],
+        weights: vec![yuma::Row::new(); count],
+        bonds: vec![yuma::Row::new(); count],
+        emission: 0,
     };
     for row in rows {
         let uid = usize::from(row.uid);
         (inputs.stake[uid], inputs.permit[uid]) = (row.stake, true);
-        for &(miner, weight) in &row.weights {
-            inputs.weights[(uid, usize::from(miner))] = f64::from(weight);
-        }
+        inputs.weights[uid].clone_from(&row.weights);
     }
     yuma::epoch(&inputs, &yuma::Params::default()).incentive
 }

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::Array2;
 use protocol::Hotkey;
 use rusqlite::params;
 
 use super::db::Tx;
 use super::error::Fault;
-use crate::{Neuron, emission, yuma};
+use crate::{
+    Neuron, emission,
+    yuma::{self, Row},
+};
 
 impl Tx<'_> {
     /// Runs the epoch that ends the head block, after all its calls.
@@ -51,13 +53,9 @@ impl Tx<'_> {
 
     fn epoch_inputs(&self, neurons: &[Neuron], last_epoch: u64) -> Result<yuma::Inputs, Fault> {
         let n = neurons.len();
-        let mut weights = Array2::zeros((n, n));
+        let mut weights = vec![Row::new(); n];
         for neuron in neurons.iter().filter(|neuron| neuron.permit) {
-            for (uid, weight) in self.weights_of(neuron)? {
-                if let Some(entry) = weights.get_mut((usize::from(neuron.uid), usize::from(uid))) {
-                    *entry = f64::from(weight);
-                }
-            }
+            weights[usize::from(neuron.uid)] = self.weights_of(neuron)?;
         }
         Ok(yuma::Inputs {
             block: self.head.number,
@@ -67,32 +65,37 @@ impl Tx<'_> {
             permit: neurons.iter().map(|neuron| neuron.permit).collect(),
             registered: neurons.iter().map(|neuron| neuron.registered).collect(),
             last_update: neurons.iter().map(|neuron| neuron.last_update).collect(),
+            open_commit: vec![None; n],
             weights,
             bonds: self.stored_bonds(n)?,
+            emission: 0,
         })
     }
 
-    /// The bonds that the last epoch left, padded by zeros for uids that came since.
-    fn stored_bonds(&self, n: usize) -> Result<Array2<u16>, Fault> {
-        let mut bonds = Array2::zeros((n, n));
+    /// The bonds that the last epoch left; none of uids that came since.
+    fn stored_bonds(&self, n: usize) -> Result<Vec<Row>, Fault> {
+        let mut bonds = vec![Row::new(); n];
         let mut statement = self.conn.prepare_cached("SELECT uid, row FROM bonds")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let (uid, bytes): (u16, Vec<u8>) = (row.get(0)?, row.get(1)?);
-            for (j, bond) in bytes.as_chunks::<2>().0.iter().enumerate() {
-                if let Some(entry) = bonds.get_mut((usize::from(uid), j)) {
-                    *entry = u16::from_le_bytes(*bond);
-                }
+            if let Some(row) = bonds.get_mut(usize::from(uid)) {
+                let values = bytes.as_chunks::<2>().0.iter().copied().map(u16::from_le_bytes);
+                *row = (0..).zip(values).filter(|&(_, bond)| bond > 0).collect();
             }
         }
         Ok(bonds)
     }
 
-    fn store_bonds(&self, bonds: &Array2<u16>) -> Result<(), Fault> {
+    /// Keeps each row as n u16 LE, by uid.
+    fn store_bonds(&self, bonds: &[Row]) -> Result<(), Fault> {
         let mut statement = self.conn.prepare_cached("INSERT OR REPLACE INTO bonds (uid, row) VALUES (?1, ?2)")?;
-        for (uid, row) in bonds.rows().into_iter().enumerate() {
-            let bytes: Vec<u8> = row.iter().flat_map(|bond| bond.to_le_bytes()).collect();
-            statement.execute(params![uid as u32, bytes])?;
+        for (uid, row) in bonds.iter().enumerate() {
+            let mut values = vec![[0; 2]; bonds.len()];
+            for &(j, bond) in row {
+                values[usize::from(j)] = bond.to_le_bytes();
+            }
+            statement.execute(params![uid as u32, values.as_flattened()])?;
         }
         Ok(())
     }
