@@ -176,7 +176,6 @@ async fn look_after(command: LedgerCommand) -> Result<()> {
             open(&path)?.audit()?;
             println!("every block and every signature holds");
         }
-        ChainCommand::Yuma(args) => yuma::run(&args)?,
     }
     Ok(())
 }
