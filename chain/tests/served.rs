@@ -177,7 +177,7 @@ async fn many_commitments_come_in_pages() {
     }
     ledger.advance(1).unwrap();
     let client = HttpLedger::open(&format!("http://{address}")).await.unwrap();
-    for range in [0..=u64::MAX, 2..=3, 4..=9, 9..=1] {
+    for range in [0..=u64::MAX, 2..=3, 4..=9, 0..=0] {
         let (ours, theirs) = (ledger.commitments(1, range.clone()).await.unwrap(), client.commitments(1, range).await.unwrap());
         assert_eq!(ours, theirs);
     }

@@ -9,7 +9,7 @@ use reqwest::{RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use super::wire::{CommitmentsQuery, MAX_ANSWER_BYTES, MAX_COMMITMENTS, REQUEST, SignedCall};
+use super::wire::{MAX_ANSWER_BYTES, MAX_COMMITMENTS, REQUEST, SignedCall};
 use crate::ledger::action::{Action, VersionedRow};
 use crate::ledger::calls::Call;
 use crate::{Block, Chain, ChainError, Commitment, Neuron, Subnet};
@@ -210,10 +210,10 @@ impl Chain for HttpLedger {
 
     async fn commitments(&self, netuid: u16, blocks: RangeInclusive<u64>) -> Result<Vec<Commitment>, ChainError> {
         let mut all: Vec<Commitment> = Vec::new();
-        let mut start = (*blocks.start(), 0);
+        let (mut start, end) = ((*blocks.start(), 0), *blocks.end());
         loop {
-            let CommitmentsQuery { block, index, end } = CommitmentsQuery { block: start.0, index: start.1, end: *blocks.end() };
-            let page: Vec<Commitment> = self.get(&format!("subnets/{netuid}/commitments?block={block}&index={index}&end={end}")).await?;
+            let path = format!("subnets/{netuid}/commitments?block={}&index={}&end={end}", start.0, start.1);
+            let page: Vec<Commitment> = self.get(&path).await?;
             let full = page.len() >= MAX_COMMITMENTS as usize;
             for commitment in page {
                 let place = (commitment.block, commitment.index);

@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::wire::{CommitmentsQuery, LONG_POLL, MAX_CALL_BYTES, MAX_COMMITMENTS, REQUEST, SignedCall};
+use super::wire::{LONG_POLL, MAX_CALL_BYTES, MAX_COMMITMENTS, REQUEST, SignedCall};
 use crate::ledger::commitments::Page;
 use crate::{Block, Blocks, Chain, ChainError, Commitment, Ledger, LedgerError, Neuron, Subnet};
 
@@ -207,13 +207,17 @@ async fn buckets(State(served): State<Served>, Path(netuid): Path<u16>) -> Reply
     reply(served.ledger.buckets(netuid).await)
 }
 
+/// From the call at `index` of `block` on, up to block `end`.
+#[derive(Deserialize)]
+struct Span {
+    block: u64,
+    index: u32,
+    end: u64,
+}
+
 /// At most [`MAX_COMMITMENTS`]; more may follow a full answer.
-async fn commitments(
-    State(served): State<Served>,
-    Path(netuid): Path<u16>,
-    Query(asked): Query<CommitmentsQuery>,
-) -> Reply<Vec<Commitment>> {
-    let page = Page { start: (asked.block, asked.index), end: asked.end, limit: MAX_COMMITMENTS };
+async fn commitments(State(served): State<Served>, Path(netuid): Path<u16>, Query(span): Query<Span>) -> Reply<Vec<Commitment>> {
+    let page = Page { start: (span.block, span.index), end: span.end, limit: MAX_COMMITMENTS };
     reply(served.ledger.commitments_page(netuid, page).await)
 }
 

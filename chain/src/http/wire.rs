@@ -47,14 +47,3 @@ impl SignedCall {
         Some(Call { block: self.block, kind, body: self.body, proof: Some((self.signer, self.signature)) })
     }
 }
-
-/// Which commitments are asked for.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(super) struct CommitmentsQuery {
-    /// Block of the first call that may be in the answer.
-    pub(super) block: u64,
-    /// And its index in that block.
-    pub(super) index: u32,
-    /// The last block.
-    pub(super) end: u64,
-}
