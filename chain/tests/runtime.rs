@@ -89,7 +89,7 @@ impl Observed {
     /// The price of the runtime's pool, which keeps its root with 64 binary places.
     fn price(&self) -> Fixed {
         let (whole, rest) = (self.sqrt_price >> 64, self.sqrt_price & u128::from(u64::MAX));
-        Fixed::from_bits((((whole * whole) << 64) + 2 * whole * rest + (rest * rest >> 64)) >> 32)
+        Fixed::from_bits((((whole * whole) << 64) + 2 * whole * rest + ((rest * rest) >> 64)) >> 32)
     }
 
     fn alpha_issuance(&self) -> u64 {
