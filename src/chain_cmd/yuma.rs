@@ -69,7 +69,7 @@ mod tests {
         let (inputs, params) = yuma::parse(include_str!("../../chain/tests/yuma/example.json")).unwrap();
         let table = table(&yuma::epoch(&inputs, &params));
         assert!(
-            table.lines().any(|line| line.split_whitespace().eq(["3", "no", "yes", "32767", "0", "32767", "0", "0", "249996185"])),
+            table.lines().any(|line| line.split_whitespace().eq(["3", "no", "yes", "32767", "0", "32767", "0", "0", "250000000"])),
             "{table}"
         );
         assert!(table.contains("\nbonds of 0: 2:"), "{table}");

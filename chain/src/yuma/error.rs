@@ -7,7 +7,7 @@ use super::MAX_UIDS;
 pub enum InputError {
     /// Not JSON of the form that the crate's README gives.
     #[error("not an epoch's inputs as JSON: {0}")]
-    Json(#[from] serde_json::Error),
+    Json(serde_json::Error),
     /// More uids than a subnet has.
     #[error("{0} uids are more than a subnet's {MAX_UIDS}")]
     TooManyUids(usize),

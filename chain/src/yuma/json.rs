@@ -49,7 +49,7 @@ impl TypedRow {
 /// # Errors
 /// Every [`InputError`].
 pub fn parse(json: &str) -> Result<(Inputs, Params), InputError> {
-    let document: Document = serde_json::from_str(json)?;
+    let document: Document = serde_json::from_str(json).map_err(InputError::Json)?;
     let n = document.stake.len();
     if n > MAX_UIDS {
         return Err(InputError::TooManyUids(n));
