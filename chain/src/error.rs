@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::MAX_COMMITMENT;
 use crate::ledger::LedgerError;
+use crate::timelock::TimelockError;
 
 /// What a [`Chain`](crate::Chain) answers instead of a result.
 #[derive(Debug, thiserror::Error, Serialize, Deserialize)]
@@ -241,6 +242,10 @@ pub enum ChainError {
         /// How many entries it stored.
         stored: usize,
     },
+    /// A row that cannot be sealed under a timelock.
+    #[error(transparent)]
+    #[serde(skip)]
+    Timelock(#[from] TimelockError),
     /// The embedded ledger's own failures.
     #[error(transparent)]
     #[serde(skip)]

@@ -9,6 +9,7 @@ mod link;
 mod node;
 mod record;
 mod submit;
+mod timelocked;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -19,14 +20,14 @@ use futures::{StreamExt, TryStreamExt, stream};
 use protocol::{Digest, Hotkey, Keypair};
 use subxt::dynamic::Value;
 
-use fault::Fault;
 use link::Link;
-use node::{At, Metagraph, Node};
+use node::{Metagraph, Node};
 pub use record::MIN_COUNTED;
 use record::{MAX_URL, Record};
 pub use submit::Call;
 use submit::account;
 
+use crate::timelock::BeaconKey;
 use crate::{Block, Chain, ChainError, CommitReveal, Commitment, MAX_COMMITMENT, Neuron, Subnet};
 
 /// Blocks whose hash, time and announcements are kept.
@@ -40,6 +41,7 @@ const SUBTENSOR: &str = "SubtensorModule";
 #[derive(Debug)]
 pub struct Subtensor {
     link: Link,
+    beacon: BeaconKey,
     submitting: tokio::sync::Mutex<()>,
     blocks: Mutex<BTreeMap<u64, Block>>,
     announced: Mutex<BTreeMap<(u16, u64), Vec<Commitment>>>,
@@ -69,7 +71,8 @@ impl Subtensor {
             return Err(ChainError::Url(urls.join(",")));
         }
         let link = Link::open(urls).await?;
-        Ok(Self { link, submitting: tokio::sync::Mutex::new(()), blocks: Mutex::default(), announced: Mutex::default() })
+        let beacon = BeaconKey::quicknet();
+        Ok(Self { link, beacon, submitting: tokio::sync::Mutex::new(()), blocks: Mutex::default(), announced: Mutex::default() })
     }
 
     /// Block `number`, which must not be beyond the head.
@@ -161,22 +164,6 @@ impl Subtensor {
     }
 }
 
-/// The call by which runtimes of 2025 take timelocked weights, in their version 3.
-const OLD_TIMELOCKED: &str = "commit_crv3_weights";
-/// The call by which later ones do.
-const TIMELOCKED: &str = "commit_timelocked_weights";
-
-/// The version of timelocked weights that a runtime takes.
-async fn timelocked_version(node: &Node, at: &At) -> Result<Option<u16>, Fault> {
-    if !node::has_call(at, SUBTENSOR, TIMELOCKED) {
-        return Ok(node::has_call(at, SUBTENSOR, OLD_TIMELOCKED).then_some(3));
-    }
-    match node.value::<(), u16>(at, SUBTENSOR, "CommitRevealWeightsVersion", ()).await {
-        Err(Fault::Missing(_)) => Ok(Some(4)),
-        version => version,
-    }
-}
-
 fn row(weights: &[(u16, u16)]) -> [Value; 2] {
     let column = |of: fn(&(u16, u16)) -> u16| Value::unnamed_composite(weights.iter().map(|entry| Value::u128(of(entry).into())));
     [column(|entry| entry.0), column(|entry| entry.1)]
@@ -225,7 +212,7 @@ impl Chain for Subtensor {
             .read(|node| async move {
                 let at = node.at(&block).await?;
                 let threshold = node.value::<(), u64>(&at, SUBTENSOR, "StakeThreshold", ()).await?.unwrap_or(0);
-                Ok((threshold, timelocked_version(&node, &at).await?))
+                Ok((threshold, timelocked::version(&node, &at).await?))
             })
             .await?;
         let commit_reveal = CommitReveal { timelocked, period: metagraph.commit_reveal_period };
@@ -387,8 +374,8 @@ impl Chain for Subtensor {
         }
     }
 
-    async fn commit_timelocked_weights(&self, _signer: &Keypair, _netuid: u16, _weights: &[(u16, u16)]) -> Result<u64, ChainError> {
-        Err(ChainError::NotInThisRuntime { what: "commit_timelocked_weights".into(), runtime: "this client".into() })
+    async fn commit_timelocked_weights(&self, signer: &Keypair, netuid: u16, weights: &[(u16, u16)]) -> Result<u64, ChainError> {
+        self.commit_timelocked(signer, netuid, weights).await
     }
 
     async fn weights(&self, netuid: u16, uid: u16) -> Result<Vec<(u16, u16)>, ChainError> {
