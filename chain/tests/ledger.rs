@@ -120,7 +120,8 @@ async fn urls_name_ledgers() {
     for url in [format!("ledger://{}", path.display()), format!("ledger:{}", path.display())] {
         assert_eq!(chain::open(&url).await.unwrap().genesis().await.unwrap(), genesis);
     }
-    for url in ["", "ledger:", "ledger://host/path", "http://", "https://user@host", "http://host?query", "/plain/path", "ws://a,http://b"] {
+    for url in ["", "ledger:", "ledger://host/path", "http://", "https://user@host", "http://host?query", "/plain/path", "ws://a,http://b"]
+    {
         assert!(matches!(chain::open(url).await, Err(ChainError::Url(_))), "{url}");
     }
 }

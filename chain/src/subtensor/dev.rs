@@ -89,6 +89,15 @@ impl Subtensor {
         Ok(self.link.read(read).await?.unwrap_or(1).saturating_sub(1))
     }
 
+    /// Sends `rao` from one account to another.
+    ///
+    /// # Errors
+    /// As [`Subtensor::submit`].
+    pub async fn transfer(&self, from: &Keypair, to: Hotkey, rao: u64) -> Result<(), ChainError> {
+        let arguments = vec![Value::unnamed_variant("Id", [account(to)]), Value::u128(rao.into())];
+        self.submit(from, &Call { pallet: "Balances", name: "transfer_keep_alive", arguments }).await.map(drop)
+    }
+
     /// Registers `hotkey`, waiting where a block or an interval has taken all the registrations it may.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ mod fault;
 mod link;
 mod node;
 mod record;
+mod refusals;
 mod submit;
 mod timelocked;
 
@@ -18,12 +19,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
 use protocol::{Digest, Hotkey, Keypair};
-use subxt::dynamic::Value;
+pub use subxt::dynamic::Value;
 
 use link::Link;
 use node::{Metagraph, Node};
 pub use record::MIN_COUNTED;
 use record::{MAX_URL, Record};
+use refusals::check_row;
 pub use submit::Call;
 use submit::account;
 
@@ -138,49 +140,11 @@ impl Subtensor {
         let record = self.link.read(|node| async move { node.record(&node.at(&block).await?, netuid, signer.hotkey()).await }).await?;
         Ok(record.unwrap_or(Record { bucket: String::new(), announcement: Vec::new() }))
     }
-
-    /// The chain's own words for a refusal, as this crate's variants where they say more.
-    async fn explain(&self, error: ChainError, netuid: u16, hotkey: Hotkey) -> ChainError {
-        let ChainError::Refused { name, .. } = &error else { return error };
-        let head = self.link.head().number;
-        let me = async || self.neurons(netuid, head).await.ok()?.into_iter().find(|neuron| neuron.hotkey == hotkey);
-        match name.as_str() {
-            "HotKeyNotRegisteredInSubNet" | "HotKeyNotRegisteredInNetwork" | "UidNotFound" => {
-                ChainError::HotKeyNotRegisteredInSubNet { hotkey, netuid }
-            }
-            "NeuronNoValidatorPermit" => me().await.map_or(error, |me| ChainError::NeuronNoValidatorPermit(me.uid)),
-            "SettingWeightsTooFast" => match (me().await, self.subnet(netuid).await) {
-                (Some(me), Ok(subnet)) => {
-                    ChainError::SettingWeightsTooFast { uid: me.uid, next: me.last_update + subnet.weights_rate_limit }
-                }
-                _ => error,
-            },
-            "NotEnoughStakeToSetWeights" => match (me().await, self.subnet(netuid).await) {
-                (Some(me), Ok(subnet)) => ChainError::NotEnoughStakeToSetWeights { stake: me.stake, threshold: subnet.stake_threshold },
-                _ => error,
-            },
-            _ => error,
-        }
-    }
 }
 
 fn row(weights: &[(u16, u16)]) -> [Value; 2] {
     let column = |of: fn(&(u16, u16)) -> u16| Value::unnamed_composite(weights.iter().map(|entry| Value::u128(of(entry).into())));
     [column(|entry| entry.0), column(|entry| entry.1)]
-}
-
-/// What Subtensor would refuse at dispatch, named before a row is sent.
-fn check_row(weights: &[(u16, u16)], uids: u16) -> Result<(), ChainError> {
-    let mut seen = std::collections::BTreeSet::new();
-    for &(uid, _) in weights {
-        if !seen.insert(uid) {
-            return Err(ChainError::DuplicateUids(uid));
-        }
-        if uid >= uids {
-            return Err(ChainError::UidVecContainInvalidOne(uid));
-        }
-    }
-    if weights.is_empty() { Err(ChainError::WeightVecLengthIsLow) } else { Ok(()) }
 }
 
 #[async_trait]
@@ -325,14 +289,24 @@ impl Chain for Subtensor {
             return Ok(uid);
         }
         let arguments = vec![Value::u128(netuid.into()), account(hotkey)];
-        let block = self.submit(coldkey, &Call { pallet: SUBTENSOR, name: "burned_register", arguments }).await?;
+        let call = Call { pallet: SUBTENSOR, name: "burned_register", arguments };
+        let block = match self.submit(coldkey, &call).await {
+            Ok(block) => block,
+            Err(error) => {
+                let burn = self.subnet(netuid).await?.burn;
+                return Err(self.explain_payment(error, coldkey.hotkey(), burn).await);
+            }
+        };
         self.uid_of(netuid, hotkey, &block).await?.ok_or_else(unknown)
     }
 
     async fn add_stake(&self, coldkey: &Keypair, netuid: u16, hotkey: Hotkey, rao: u64) -> Result<(), ChainError> {
         self.exists(netuid).await?;
         let arguments = vec![account(hotkey), Value::u128(netuid.into()), Value::u128(rao.into())];
-        self.submit(coldkey, &Call { pallet: SUBTENSOR, name: "add_stake", arguments }).await.map(drop)
+        match self.submit(coldkey, &Call { pallet: SUBTENSOR, name: "add_stake", arguments }).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.explain_payment(error, coldkey.hotkey(), rao).await),
+        }
     }
 
     async fn set_weights(&self, signer: &Keypair, netuid: u16, weights: &[(u16, u16)]) -> Result<(), ChainError> {
@@ -341,7 +315,7 @@ impl Chain for Subtensor {
         let neurons = self.neurons(netuid, head).await?;
         let me = neurons.iter().find(|neuron| neuron.hotkey == hotkey);
         let me = me.ok_or(ChainError::HotKeyNotRegisteredInSubNet { hotkey, netuid })?;
-        check_row(weights, neurons.len() as u16)?;
+        check_row(weights, me, &subnet, neurons.len())?;
         let [uids, values] = row(weights);
         let arguments = vec![Value::u128(netuid.into()), uids, values, Value::u128(subnet.version_key.into())];
         let call = Call { pallet: SUBTENSOR, name: "set_weights", arguments };
