@@ -1,4 +1,5 @@
 # make demo: a whole local network. make test: all tests. make fuzz: the codec's fuzz targets for a short while, with a nightly toolchain.
+# make test-chain SUBTENSOR_URL=ws://…: what needs a real Subtensor runtime.
 # Demo and test fetch libtorch once; test makes a Python environment for the second decoder.
 
 CARGO ?= cargo
@@ -10,7 +11,7 @@ NIGHTLY ?= nightly
 FUZZ_SECONDS ?= 8
 FUZZ_TARGETS := container resealed golomb elias_fano packed group bundle encode
 
-.PHONY: setup demo test fmt clippy unit doc deny vectors fuzz
+.PHONY: setup demo test fmt clippy unit doc deny vectors fuzz test-chain
 
 setup:
 	@scripts/setup-libtorch.sh
@@ -40,6 +41,11 @@ $(DENY):
 # unit, property, golden and whole-network tests, and the configs
 unit: setup
 	$(CARGO) test --workspace --quiet
+
+# the chain's client against a real Subtensor runtime: a development chain whose root is //Alice, never one that matters
+test-chain: setup
+	@test -n "$(SUBTENSOR_URL)" || { echo "make test-chain: name a development chain, as in SUBTENSOR_URL=ws://127.0.0.1:9944" >&2; exit 1; }
+	SUBTENSOR_URL=$(SUBTENSOR_URL) $(CARGO) test -p chain --test conformance --test subtensor -- --ignored --nocapture --test-threads=1
 
 # the payload vectors, read by a decoder written from compression/README.md alone
 vectors: $(NUMPY)

@@ -144,7 +144,7 @@ impl Development {
     async fn start(reveal_period: Option<u64>) -> Self {
         let url = std::env::var("SUBTENSOR_URL").expect("set SUBTENSOR_URL to a development chain, as in ws://127.0.0.1:9944");
         let chain = Subtensor::open(&url).await.unwrap();
-        let rules = Rules { tempo: 10, weights_rate_limit: 3, commit_reveal: reveal_period.is_some() };
+        let rules = Rules { tempo: 10, weights_rate_limit: 6, commit_reveal: reveal_period.is_some() };
         let netuid = chain.create_subnet(&dev::alice(), Self::key().hotkey(), rules).await.unwrap();
         Self { chain, netuid }
     }
