@@ -134,8 +134,9 @@ struct MessageArgs {
     file: Option<PathBuf>,
 }
 
+/// Where a password comes from.
 #[derive(Debug, Args)]
-struct PasswordArgs {
+pub struct PasswordArgs {
     /// Read the password from this open file descriptor, up to the line's end. Otherwise it is taken from the environment: from the variable
     /// that btcli fills for the key file (BT_PW_ and its path), or from BT_PW, where it stands as it is; and otherwise asked for.
     #[arg(long, value_name = "N")]
@@ -228,6 +229,14 @@ impl MessageArgs {
 }
 
 impl PasswordArgs {
+    /// A wallet's coldkey, with its password if it needs one.
+    pub fn coldkey(&self, wallet: &Wallet) -> Result<Keypair> {
+        match wallet.coldkey(None) {
+            Err(WalletError::PasswordNeeded(path)) => Ok(wallet.coldkey(Some(&self.ask(&path)?))?),
+            opened => Ok(opened?),
+        }
+    }
+
     /// The password of an existing key file.
     fn ask(&self, file: &Path) -> Result<Zeroizing<String>> {
         match self.given(file)? {

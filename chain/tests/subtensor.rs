@@ -1,57 +1,163 @@
-//! The client against a real Subtensor runtime: by hand, with `make test-chain SUBTENSOR_URL=ws://…`. The chain must be a development chain whose root is //Alice.
+//! The client against a real Subtensor runtime, beyond what the conformance suite asks of every chain. By hand: `make test-chain SUBTENSOR_URL=ws://…`, with a
+//! development chain whose root is //Alice and which offers `dev_newBlock` and `dev_setStorage`.
 #![allow(clippy::unwrap_used)]
 
-use chain::subtensor::dev::Rules;
-use chain::{Chain, Subtensor};
-use protocol::Keypair;
+use std::time::Instant;
 
-/// The development key //Alice: seed by hard derivation from the development phrase.
-fn alice() -> Keypair {
-    Keypair::from_seed(&hex::decode("e5be9a5092b81bca64be81d212e7f2f9eba183bb7a90954f7b76361f6edb5c0a").unwrap().try_into().unwrap())
-}
+use chain::subtensor::dev::{self, Rules};
+use chain::timelock::Beacon;
+use chain::{Chain, ChainError, Phrase, RAO_PER_TAO, Subtensor};
+use protocol::{Hotkey, Keypair};
+use serde_json::{Value as Json, json};
+use subxt::dynamic::{self, Value};
+use subxt::rpcs::{RpcClient, rpc_params};
+use subxt::{OnlineClient, SubstrateConfig, backend::LegacyBackend};
 
 fn url() -> String {
     std::env::var("SUBTENSOR_URL").expect("set SUBTENSOR_URL to a development chain, as in ws://127.0.0.1:9944")
 }
 
-/// Makes blocks at once, which development chains offer.
-async fn advance(blocks: u64) {
-    let rpc = subxt::rpcs::RpcClient::from_insecure_url(url()).await.unwrap();
-    let _: serde_json::Value = rpc.request("dev_newBlock", subxt::rpcs::rpc_params![serde_json::json!({ "count": blocks })]).await.unwrap();
+/// What development chains offer beyond a real one's requests.
+struct Bench {
+    rpc: RpcClient,
+    client: OnlineClient<SubstrateConfig>,
+}
+
+impl Bench {
+    async fn open() -> Self {
+        let rpc = RpcClient::from_insecure_url(url()).await.unwrap();
+        let backend = LegacyBackend::builder().build(rpc.clone());
+        Self { client: OnlineClient::from_backend(std::sync::Arc::new(backend)).await.unwrap(), rpc }
+    }
+
+    async fn blocks(&self, count: u64) {
+        let _: Json = self.rpc.request("dev_newBlock", rpc_params![json!({ "count": count })]).await.unwrap();
+    }
+
+    async fn store(&self, entries: &[(Vec<u8>, Vec<u8>)]) {
+        let hex = |bytes: &[u8]| format!("0x{}", hex::encode(bytes));
+        let entries: Vec<_> = entries.iter().map(|(key, value)| [hex(key), hex(value)]).collect();
+        let _: Json = self.rpc.request("dev_setStorage", rpc_params![entries]).await.unwrap();
+    }
+
+    async fn key<K>(&self, pallet: &str, entry: &str, parts: K) -> Vec<u8>
+    where
+        K: subxt::ext::frame_decode::storage::IntoEncodableValues + subxt::ext::frame_decode::storage::IntoDecodableValues,
+    {
+        let at = self.client.at_current_block().await.unwrap();
+        at.storage().entry(dynamic::storage::<K, Value>(pallet, entry)).unwrap().fetch_key(parts).unwrap()
+    }
+
+    /// The beacon's round that the newest timelocked commit of a subnet waits for.
+    async fn round_waited_for(&self, netuid: u16) -> u64 {
+        let at = self.client.at_current_block().await.unwrap();
+        let names = ["TimelockedWeightCommits", "CRV3WeightCommitsV2", "CRV3WeightCommits"];
+        for name in names {
+            let address = dynamic::storage::<(u16, u64), Value>("SubtensorModule", name);
+            let Ok(mut commits) = at.storage().iter(address, (netuid,)).await else { continue };
+            let mut newest = None;
+            while let Some(commit) = commits.next().await {
+                let text = commit.unwrap().value().decode().unwrap().to_string();
+                // the round is the last number of (account, block, bytes, round)
+                newest = text.rsplit(|c: char| !c.is_ascii_digit()).find(|word| !word.is_empty()).map(|word| word.parse().unwrap());
+            }
+            return newest.expect("a commit is stored");
+        }
+        panic!("this runtime stores no timelocked commits");
+    }
+}
+
+/// A subnet with a permitted validator and a miner (uid 2).
+async fn subnet(chain: &Subtensor, commit_reveal: bool) -> (u16, Keypair, Keypair) {
+    let key = || Phrase::generate().unwrap().keypair();
+    let root = dev::alice();
+    let netuid = chain.create_subnet(&root, key().hotkey(), Rules { tempo: 10, weights_rate_limit: 6, commit_reveal }).await.unwrap();
+    let (validator, miner) = (key(), key());
+    assert_eq!(chain.register_patiently(&root, netuid, validator.hotkey()).await.unwrap(), 1);
+    assert_eq!(chain.register_patiently(&root, netuid, miner.hotkey()).await.unwrap(), 2);
+    chain.add_stake(&root, netuid, validator.hotkey(), 1_000 * RAO_PER_TAO).await.unwrap();
+    Bench::open().await.blocks(25).await;
+    (netuid, validator, miner)
 }
 
 #[tokio::test]
-#[ignore = "needs a real chain: make test-chain SUBTENSOR_URL=ws://…"]
-async fn the_whole_path_of_a_validator() {
+#[ignore = "needs a development chain: make test-chain SUBTENSOR_URL=ws://…"]
+async fn a_row_under_a_timelock_is_opened_by_the_chain() {
+    let beacon = Beacon::from_seed(b"a beacon of this test's own");
+    let (chain, bench) = (Subtensor::open(&url()).await.unwrap().with_beacon(beacon.key()), Bench::open().await);
+    let (netuid, validator, _) = subnet(&chain, true).await;
+    let rule = chain.subnet(netuid).await.unwrap().commit_reveal.expect("weights are committed first here");
+    println!("timelocked weights of version {:?}, revealed {} epochs later", rule.timelocked, rule.period);
+    assert!(matches!(chain.set_weights(&validator, netuid, &[(2, 65535)]).await, Err(ChainError::CommitRevealEnabled)));
+    let opened = chain.commit_timelocked_weights(&validator, netuid, &[(2, 65535)]).await.unwrap();
+    let committed = chain.head().await.unwrap().number;
+    let round = bench.round_waited_for(netuid).await;
+    println!("committed by block {committed}, to be opened in block {opened} by round {round}");
+    let signature = beacon.sign(round).to_bytes();
+    // Pulse { round, randomness, signature }
+    let pulse = [&round.to_le_bytes()[..], &[32 << 2], &[7; 32], &[(signature.len() as u8) << 2], &signature].concat();
+    bench.store(&[(bench.key("Drand", "Pulses", (round,)).await, pulse)]).await;
+    assert_eq!(chain.weights(netuid, 1).await.unwrap(), []);
+    bench.blocks(opened - committed + 1).await;
+    chain.next_block(opened).await.unwrap();
+    assert_eq!(chain.weights(netuid, 1).await.unwrap(), [(2, 65535)]);
+}
+
+#[tokio::test]
+#[ignore = "needs a development chain: make test-chain SUBTENSOR_URL=ws://…"]
+async fn pool_and_runtime_refuse_by_name() {
     let chain = Subtensor::open(&url()).await.unwrap();
-    let head = chain.head().await.unwrap();
-    println!("head {head:?}, balance {}", chain.balance(alice().hotkey()).await.unwrap());
-    let fresh = |n: u8| {
-        let mut seed = [n; 32];
-        seed[..8].copy_from_slice(&head.time_ms.to_le_bytes());
-        seed[8..16].copy_from_slice(&head.number.to_le_bytes());
-        Keypair::from_seed(&seed)
-    };
-    let (owner, validator, miner) = (fresh(1), fresh(2), fresh(3));
-    let rules = Rules { tempo: 10, weights_rate_limit: 3, commit_reveal: false };
-    let netuid = chain.create_subnet(&alice(), owner.hotkey(), rules).await.unwrap();
-    println!("subnet {:?}", chain.subnet(netuid).await.unwrap());
-    for key in [&validator, &miner] {
-        println!("uid {:?}", chain.register_patiently(&alice(), netuid, key.hotkey()).await);
+    let (netuid, validator, miner) = subnet(&chain, false).await;
+    let poor = Phrase::generate().unwrap().keypair();
+    let refusals = [
+        format!("{:?}", chain.burned_register(&poor, netuid, poor.hotkey()).await.unwrap_err()),
+        format!("{:?}", chain.commit(&poor, netuid, b"x").await.unwrap_err()),
+        format!("{:?}", chain.set_weights(&miner, netuid, &[(0, 65535)]).await.unwrap_err()),
+        format!("{:?}", chain.reveal_weights(&validator, netuid, &[(2, 65535)], &[1]).await.unwrap_err()),
+        format!("{:?}", chain.sudo(&dev::alice(), "sudo_set_what_is_not_there", vec![]).await.unwrap_err()),
+    ];
+    println!("{refusals:#?}");
+    let names =
+        ["NotEnoughBalanceToStake", "AccountNotAllowedCommit", "NeuronNoValidatorPermit", "CommitRevealDisabled", "NotInThisRuntime"];
+    for (refusal, name) in refusals.iter().zip(names) {
+        assert!(refusal.starts_with(name), "{refusal} is not {name}");
     }
-    chain.add_stake(&alice(), netuid, validator.hotkey(), 1_000_000_000_000).await.unwrap();
-    advance(25).await;
-    let head = chain.head().await.unwrap().number;
-    println!("neurons {:#?}", chain.neurons(netuid, head).await.unwrap());
-    chain.set_bucket(&validator, netuid, "https://one.example/a").await.unwrap();
-    chain.commit(&validator, netuid, b"hello").await.unwrap();
-    println!("buckets {:?}", chain.buckets(netuid).await.unwrap());
-    println!("said {:?}", chain.commitments(netuid, head..=u64::MAX).await.unwrap());
-    println!("set {:?}", chain.set_weights(&validator, netuid, &[(2, 65535)]).await);
-    println!("set {:?}", chain.set_weights(&validator, netuid, &[(2, 65535)]).await);
-    println!("set {:?}", chain.set_weights(&miner, netuid, &[(2, 65535)]).await);
-    println!("weights {:?}", chain.weights(netuid, 1).await);
-    advance(12).await;
-    let head = chain.head().await.unwrap().number;
-    println!("neurons {:#?}", chain.neurons(netuid, head).await.unwrap());
+    // 3,100 bytes per epoch, 100 counted at least: one more than 31 in an epoch of 11 blocks can't be, so fill it with the largest
+    let full = async {
+        for n in 0u8..12 {
+            chain.commit(&validator, netuid, &[n; 256]).await?;
+        }
+        Ok::<_, ChainError>(())
+    };
+    println!("twelve of 257 bytes within about an epoch: {:?}", full.await);
+}
+
+#[tokio::test]
+#[ignore = "needs a development chain: make test-chain SUBTENSOR_URL=ws://…"]
+async fn figures() {
+    let started = Instant::now();
+    let (chain, bench) = (Subtensor::open(&url()).await.unwrap(), Bench::open().await);
+    println!("connected in {:?} (metadata decoded)", started.elapsed());
+    let (netuid, ..) = subnet(&chain, false).await;
+    // 253 more neurons, written into the state: registering them would take as many blocks
+    let mut entries = vec![(bench.key("SubtensorModule", "SubnetworkN", (netuid,)).await, 256u16.to_le_bytes().to_vec())];
+    for uid in 3u16..256 {
+        let hotkey = Hotkey([uid as u8; 32]);
+        entries.push((bench.key("SubtensorModule", "Keys", (netuid, uid)).await, hotkey.0.to_vec()));
+        entries.push((bench.key("SubtensorModule", "Uids", (netuid, hotkey.0)).await, uid.to_le_bytes().to_vec()));
+    }
+    bench.store(&entries).await;
+    bench.blocks(1).await;
+    let head = chain.next_block(chain.head().await.unwrap().number - 1).await.unwrap();
+    for _ in 0..3 {
+        let started = Instant::now();
+        let neurons = chain.neurons(netuid, chain.head().await.unwrap().number).await;
+        println!("{:?} neurons in {:?}", neurons.map(|neurons| neurons.len()), started.elapsed());
+        bench.blocks(1).await;
+    }
+    let started = Instant::now();
+    let said = chain.commitments(netuid, head.number.saturating_sub(100)..=head.number).await.unwrap();
+    println!("commitments of 101 blocks ({}) in {:?}", said.len(), started.elapsed());
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    println!("{}", status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default());
 }

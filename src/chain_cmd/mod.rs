@@ -1,5 +1,6 @@
-//! `tributary chain`: make and look after an embedded ledger.
+//! `tributary chain`: keys on a chain, the embedded ledger, consensus and pay by themselves.
 
+mod accounts;
 mod plot;
 mod serve;
 mod simulate;
@@ -8,7 +9,7 @@ mod yuma;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use chain::{Blocks, Chain as _, Ledger, LedgerConfig, RAO_PER_TAO};
+use chain::{Blocks, Chain, Ledger, LedgerConfig, RAO_PER_TAO};
 use clap::{Args, Subcommand};
 use protocol::Hotkey;
 
@@ -37,13 +38,8 @@ enum ChainCommand {
 enum LedgerCommand {
     /// Make a new ledger with one subnet, owned by the hotkey.
     New(NewArgs),
-    /// Give a hotkey a uid.
-    Register {
-        /// The ledger's file.
-        path: PathBuf,
-        #[command(flatten)]
-        keys: KeyArgs,
-    },
+    /// Give a hotkey a uid: on a ledger's file by its operator, on any other chain for the subnet's burn, which the coldkey pays.
+    Register(accounts::RegisterArgs),
     /// Mint TAO for a coldkey, which may then register hotkeys and stake.
     Fund {
         /// The ledger's file.
@@ -53,15 +49,8 @@ enum LedgerCommand {
         /// How much, in TAO.
         tao: u64,
     },
-    /// Mint stake for a hotkey; enough of it makes a validator.
-    Stake {
-        /// The ledger's file.
-        path: PathBuf,
-        /// How much, in TAO.
-        tao: u64,
-        #[command(flatten)]
-        keys: KeyArgs,
-    },
+    /// Put stake behind a hotkey; enough of it makes a validator. A ledger's operator mints it, on any other chain the coldkey pays.
+    Stake(accounts::StakeArgs),
     /// Make blocks by hand.
     Advance {
         /// The ledger's file.
@@ -72,8 +61,11 @@ enum LedgerCommand {
     },
     /// Show the head and every neuron.
     Show {
-        /// The ledger's file.
-        path: PathBuf,
+        /// The ledger's file, or a chain's address.
+        chain: String,
+        /// The subnet, where the chain has several.
+        #[arg(long, default_value_t = 1)]
+        netuid: u16,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -158,20 +150,10 @@ async fn look_after(command: LedgerCommand) -> Result<()> {
             open(&path)?.fund(coldkey, rao(tao)?)?;
             println!("{coldkey} has {tao} TAO more from the next block on");
         }
-        LedgerCommand::Register { path, keys } => {
-            let ledger = open(&path)?;
-            let hotkey = context::open_hotkey(&keys)?.hotkey();
-            let uid = ledger.enroll(ledger.config().netuid, hotkey, context::open_wallet(&keys)?.coldkey_public()?)?;
-            println!("{hotkey} has uid {uid} from the next block on");
-        }
-        LedgerCommand::Stake { path, tao, keys } => {
-            let ledger = open(&path)?;
-            let hotkey = context::open_hotkey(&keys)?.hotkey();
-            ledger.endow(ledger.config().netuid, hotkey, rao(tao)?)?;
-            println!("{hotkey} has {tao} TAO more at stake from the next block on");
-        }
+        LedgerCommand::Register(args) => accounts::register(&args).await?,
+        LedgerCommand::Stake(args) => accounts::stake(&args).await?,
         LedgerCommand::Advance { path, blocks } => println!("block {}", open(&path)?.advance(blocks)?.number),
-        LedgerCommand::Show { path, json } => show(&open(&path)?, json).await?,
+        LedgerCommand::Show { chain, netuid, json } => show(&*accounts::open(&chain).await?, netuid, json).await?,
         LedgerCommand::Audit { path } => {
             open(&path)?.audit()?;
             println!("every block and every signature holds");
@@ -188,9 +170,9 @@ fn open(path: &Path) -> Result<Ledger> {
     Ledger::open(path).with_context(|| path.display().to_string())
 }
 
-async fn show(ledger: &Ledger, json: bool) -> Result<()> {
-    let head = ledger.head().await?;
-    let neurons = ledger.neurons(ledger.config().netuid, head.number).await?;
+async fn show(chain: &dyn Chain, netuid: u16, json: bool) -> Result<()> {
+    let head = chain.head().await?;
+    let neurons = chain.neurons(netuid, head.number).await?;
     if json {
         let neurons: Vec<_> = neurons
             .iter()

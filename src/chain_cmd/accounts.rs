@@ -1,0 +1,92 @@
+//! `tributary chain register|stake`: keys on any chain.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use chain::{Chain, Ledger};
+use clap::Args;
+
+use super::rao;
+use crate::wallet::PasswordArgs;
+use crate::{cli::KeyArgs, context};
+
+/// Options of `tributary chain register`.
+#[derive(Debug, Args)]
+pub(super) struct RegisterArgs {
+    #[command(flatten)]
+    place: PlaceArgs,
+}
+
+/// Options of `tributary chain stake`.
+#[derive(Debug, Args)]
+pub(super) struct StakeArgs {
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// How much, in TAO.
+    tao: u64,
+}
+
+/// Which hotkey, and where.
+#[derive(Debug, Args)]
+struct PlaceArgs {
+    /// A ledger's file, or a chain's address: wss://ONE,wss://ANOTHER or http://HOST:PORT.
+    chain: String,
+    /// The subnet, where the chain has several.
+    #[arg(long, default_value_t = 1)]
+    netuid: u16,
+    #[command(flatten)]
+    keys: KeyArgs,
+    #[command(flatten)]
+    password: PasswordArgs,
+}
+
+/// A chain by its address, or a ledger by its file.
+pub(super) async fn open(chain: &str) -> Result<Arc<dyn Chain>> {
+    match chain.contains("://") || chain.starts_with("ledger:") {
+        true => context::open_chain(chain, None).await,
+        false => Ok(Arc::new(ledger(chain)?)),
+    }
+}
+
+fn ledger(path: &str) -> Result<Ledger> {
+    Ledger::open(Path::new(path)).with_context(|| path.to_owned())
+}
+
+fn is_file(chain: &str) -> bool {
+    !chain.contains("://")
+}
+
+/// Runs `tributary chain register`.
+pub(super) async fn register(RegisterArgs { place }: &RegisterArgs) -> Result<()> {
+    let wallet = context::open_wallet(&place.keys)?;
+    let hotkey = wallet.hotkey_public(&place.keys.hotkey)?;
+    if is_file(&place.chain) {
+        let ledger = ledger(place.chain.strip_prefix("ledger:").unwrap_or(&place.chain))?;
+        let uid = ledger.enroll(ledger.config().netuid, hotkey, wallet.coldkey_public()?)?;
+        println!("{hotkey} has uid {uid} from the next block on");
+        return Ok(());
+    }
+    let chain = open(&place.chain).await?;
+    let burn = chain.subnet(place.netuid).await?.burn;
+    eprintln!("a registration on subnet {} costs {:.6} TAO now", place.netuid, burn as f64 / chain::RAO_PER_TAO as f64);
+    let uid = chain.burned_register(&place.password.coldkey(&wallet)?, place.netuid, hotkey).await?;
+    println!("{hotkey} has uid {uid}");
+    Ok(())
+}
+
+/// Runs `tributary chain stake`.
+pub(super) async fn stake(StakeArgs { place, tao }: &StakeArgs) -> Result<()> {
+    let wallet = context::open_wallet(&place.keys)?;
+    let hotkey = wallet.hotkey_public(&place.keys.hotkey)?;
+    if is_file(&place.chain) {
+        let ledger = ledger(place.chain.strip_prefix("ledger:").unwrap_or(&place.chain))?;
+        ledger.endow(ledger.config().netuid, hotkey, rao(*tao)?)?;
+        println!("{hotkey} has {tao} TAO more at stake from the next block on");
+        return Ok(());
+    }
+    let chain = open(&place.chain).await?;
+    chain.add_stake(&place.password.coldkey(&wallet)?, place.netuid, hotkey, rao(*tao)?).await?;
+    println!("{hotkey} has {tao} TAO more at stake");
+    Ok(())
+}
