@@ -22,8 +22,6 @@ use crate::{Block, Commitment};
 
 /// Keys per request when a map is read: more than a subnet has neurons, so that a map takes two requests.
 const PAGE: u32 = 1000;
-/// How long a connection may take.
-const CONNECTING: Duration = Duration::from_secs(20);
 
 /// A node and what reads need of it.
 pub(super) struct Node {
@@ -75,8 +73,8 @@ pub(super) struct Included {
 pub(super) type At = OnlineClientAtBlock<SubstrateConfig>;
 
 impl Node {
-    /// Connects. `config` keeps the metadata of each spec version from connection to connection.
-    pub(super) async fn connect(url: &str, config: &SubstrateConfig) -> Result<Self, Fault> {
+    /// Connects, within `patience`. `config` keeps the metadata of each spec version from connection to connection.
+    pub(super) async fn connect(url: &str, config: &SubstrateConfig, patience: Duration) -> Result<Self, Fault> {
         let connect = async {
             let client = RpcClient::from_insecure_url(url).await?;
             let rpc = LegacyRpcMethods::new(client.clone());
@@ -84,7 +82,7 @@ impl Node {
             let client = OnlineClient::from_backend_with_config(config.clone(), backend).await?;
             Ok(Self { url: url.to_owned(), client, rpc })
         };
-        tokio::time::timeout(CONNECTING, connect).await.unwrap_or_else(|_| Err(Fault::Node("it does not answer".into())))
+        tokio::time::timeout(patience, connect).await.unwrap_or_else(|_| Err(Fault::Node("it does not answer".into())))
     }
 
     pub(super) fn genesis(&self) -> Digest {

@@ -4,7 +4,6 @@
 //! blocks themselves, so that a lost connection loses nothing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use protocol::{Domain, Hotkey, Keypair};
 use subxt::SubstrateConfig;
@@ -24,10 +23,6 @@ use crate::{Block, ChainError};
 const MORTAL: u64 = 32;
 /// How often an extrinsic that was not included, or met a used nonce, is made anew.
 const TRIES: u32 = 5;
-/// Pause before it is, so that the node's pool has seen the block.
-const PAUSE: Duration = Duration::from_secs(1);
-/// How long the chain may take for the blocks within which an extrinsic must be included.
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// A call by its names in the runtime.
 #[derive(Clone, Debug)]
@@ -100,7 +95,7 @@ impl Subtensor {
                     }
                     tracing::warn!(call = call.title(), from = signed.from, "no block included it; signing anew");
                 }
-                Pool::Outdated => tokio::time::sleep(PAUSE).await,
+                Pool::Outdated => tokio::time::sleep(self.link.patience().anew).await,
             }
         }
         Err(ChainError::NotIncluded { call: call.title(), tries: TRIES })
@@ -135,7 +130,7 @@ impl Subtensor {
             }
             Ok(None)
         };
-        match tokio::time::timeout(PATIENCE, search).await {
+        match tokio::time::timeout(self.link.patience().inclusion, search).await {
             Ok(found) => found,
             Err(_) => Err(ChainError::NotIncluded { call: call.title(), tries: 1 }),
         }
