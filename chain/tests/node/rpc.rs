@@ -66,8 +66,8 @@ pub async fn serve(view: Arc<View>) -> (u16, ServerHandle) {
     let mut module = RpcModule::new(view);
     for method in METHODS {
         let registered = module.register_method(method, move |params, view: &Arc<View>, _| -> Answer {
-            let params: Vec<Value> = params.parse()?;
-            view.answer(&Request { method, params: &params })
+            let params: Option<Vec<Value>> = params.parse()?;
+            view.answer(&Request { method, params: &params.unwrap_or_default() })
         });
         registered.expect("each method once");
     }

@@ -1,7 +1,10 @@
 //! What the client does where nothing goes wrong.
 
+use chain::Chain as _;
+
 use super::*;
 use crate::node::types::*;
+use crate::node::{NETUID, hotkey, rich};
 use protocol::Digest;
 
 #[tokio::test]
