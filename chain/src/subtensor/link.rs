@@ -158,7 +158,7 @@ impl Shared {
         }
         // where all are late, the chain itself may have halted
         match lagging {
-            Some((head, node)) if head.number >= self.head.borrow().number => {
+            Some((head, node)) if self.knows_newest(&head) => {
                 tracing::warn!(url = node.url, block = head.number, "no node has a recent finalized block; going on with this one");
                 Ok(self.take(&mut current, node))
             }
@@ -186,7 +186,12 @@ impl Shared {
     fn is_current(&self, head: &Block) -> bool {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let age = now.saturating_sub(Duration::from_millis(head.time_ms));
-        head.number + LAG_BLOCKS >= self.head.borrow().number && age < LAG
+        self.knows_newest(head) && age < LAG
+    }
+
+    /// Whether a node whose newest block is `head` is no more than a few blocks behind the others.
+    fn knows_newest(&self, head: &Block) -> bool {
+        head.number + LAG_BLOCKS >= self.head.borrow().number
     }
 
     /// Gives up a node; the next one is tried first.

@@ -93,7 +93,9 @@ impl Node {
     pub(super) async fn head(&self) -> Result<Block, Fault> {
         let hash = self.rpc.chain_get_finalized_head().await?;
         let header = self.rpc.chain_get_header(Some(hash)).await?.ok_or(Fault::Pruned)?;
-        self.stamped(header.number, hash).await
+        // the runtime counts blocks in 32 bits
+        let number = u32::try_from(header.number).map_err(|_| Fault::Node(format!("it names an impossible block, {}", header.number)))?;
+        self.stamped(number.into(), hash).await
     }
 
     /// Block `number`, which must be finalized.

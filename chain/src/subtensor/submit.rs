@@ -73,7 +73,7 @@ struct Signed {
 /// What the pool said.
 enum Pool {
     Accepted,
-    /// The nonce is used: by another extrinsic, or by these same bytes.
+    /// The nonce is used, by another extrinsic or by these same bytes, or they are too old.
     Outdated,
 }
 
@@ -105,7 +105,8 @@ impl Subtensor {
     async fn send(&self, signed: &Signed, call: &Call) -> Result<Pool, ChainError> {
         let sent = &AtomicBool::new(false);
         let title = &call.title();
-        self.link
+        let answer = self
+            .link
             .read(|node| async move {
                 let before = sent.swap(true, Ordering::Relaxed);
                 match node.rpc.author_submit_extrinsic(&signed.bytes).await.map_err(Fault::from) {
@@ -114,17 +115,19 @@ impl Subtensor {
                     Err(fault) => Err(fault),
                 }
             })
-            .await
+            .await;
+        match answer {
+            // a pool may have them nevertheless, which only the blocks tell
+            Err(ChainError::Unreachable(_)) if sent.load(Ordering::Relaxed) => Ok(Pool::Accepted),
+            answer => answer,
+        }
     }
 
     /// The finalized block that includes the bytes; `None` if they can be included no more.
     async fn included(&self, signed: &Signed, call: &Call) -> Result<Option<Block>, ChainError> {
         let search = async {
             for number in signed.from + 1..=signed.from + MORTAL {
-                self.link.next(number - 1).await;
-                let block = self.block_at(number).await?;
-                let found = self.link.read(|node| async move { find(&node, &block, signed.hash, call).await }).await?;
-                if found {
+                if let Some(block) = self.find_at(number, signed, call).await? {
                     return Ok(Some(block));
                 }
             }
@@ -133,6 +136,25 @@ impl Subtensor {
         match tokio::time::timeout(self.link.patience().inclusion, search).await {
             Ok(found) => found,
             Err(_) => Err(ChainError::NotIncluded { call: call.title(), tries: 1 }),
+        }
+    }
+
+    /// Block `number`, once it is finalized, if it includes the bytes. An outage is waited out.
+    async fn find_at(&self, number: u64, signed: &Signed, call: &Call) -> Result<Option<Block>, ChainError> {
+        loop {
+            self.link.next(number - 1).await;
+            let found = async {
+                let block = self.block_at(number).await?;
+                let found = self.link.read(|node| async move { find(&node, &block, signed.hash, call).await }).await?;
+                Ok(found.then_some(block))
+            };
+            match found.await {
+                Err(ChainError::Unreachable(reason)) => {
+                    tracing::warn!(call = call.title(), reason, "sent; whether it was included is not known yet");
+                    tokio::time::sleep(self.link.patience().anew).await;
+                }
+                found => return found,
+            }
         }
     }
 }
@@ -172,7 +194,8 @@ fn verdict(call: &str, code: i32, message: &str, before: bool) -> Result<Pool, F
     const KNOWN: i32 = 1013;
     const LOW_PRIORITY: i32 = 1014;
     let plain = message.to_lowercase();
-    let outdated = plain.contains("outdated") || plain.contains("stale");
+    // the nonce is used, or the blocks are past within which the bytes are valid
+    let outdated = ["outdated", "stale", "ancient birth block"].iter().any(|words| plain.contains(words));
     match code {
         KNOWN | BANNED => Ok(Pool::Accepted),
         _ if outdated && before => Ok(Pool::Accepted),
@@ -242,6 +265,7 @@ mod tests {
         assert_eq!(refusal(1010, "Invalid Transaction \"Transaction has a bad signature\""), "InvalidTransaction");
         assert_eq!(refusal(1010, "Invalid Transaction \"Transaction is outdated\""), "outdated");
         assert_eq!(refusal(1010, r#"{"invalid":{"stale":null}}"#), "outdated");
+        assert_eq!(refusal(1010, "Invalid Transaction \"Transaction has an ancient birth block\""), "outdated");
         assert_eq!(refusal(1014, "Priority is too low: (1 vs 1)"), "outdated");
         assert_eq!(refusal(1013, "Transaction Already Imported"), "accepted");
         assert_eq!(refusal(1016, "Immediately Dropped"), "PoolError1016");

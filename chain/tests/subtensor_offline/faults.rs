@@ -309,7 +309,8 @@ async fn a_dispatchs_errors_arrive_by_name() {
     }
     refused(client.set_weights(&key(2), NETUID, &[(1, 1)]).await, "NotEnoughStakeToSetWeights");
     client.set_weights(&key(1), NETUID, &[(2, 1)]).await.unwrap();
-    refused(client.set_weights(&key(1), NETUID, &[(2, 2)]).await, "SettingWeightsTooFast");
+    chain.blocks().edit(|state| state.put(&node::storage::RATE_LIMIT, NETUID, 1_000_000));
+    refused(client.set_weights(&key(1), NETUID, &[(2, 2)]).await, "SettingWeightsTooFast { uid: 1");
     failing(SubtensorError::NeuronNoValidatorPermit.into());
     refused(client.set_weights(&key(2), NETUID, &[(1, 1)]).await, "NeuronNoValidatorPermit(2)");
     failing(CommitmentsError::SpaceLimitExceeded.into());

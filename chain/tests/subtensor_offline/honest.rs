@@ -85,6 +85,7 @@ async fn announcements_come_in_the_chains_order() {
         chain.include(&key(0), set(info));
     }
     chain.include(&key(0), RuntimeCall::Utility(UtilityCall::batch { calls: vec![set(ours)] }));
-    client.next_block(chain.blocks().finalized - 1).await.unwrap();
+    let newest = chain.blocks().finalized;
+    client.next_block(newest - 1).await.unwrap();
     assert_eq!(client.commitments(NETUID, start..=u64::MAX).await.unwrap(), said);
 }

@@ -100,9 +100,12 @@ async fn answers_that_are_not_even_hexadecimal() {
     for answer in [json!("0xzz"), json!(7), json!({}), json!([]), Value::Null, json!("0x1")] {
         let (_chain, _node, client) = lying("state_call", move |_, _| answer.clone()).await;
         client.neurons(NETUID, 1).await.expect_err("no metagraph");
-        let (_chain, _node, client) = lying("chain_getHeader", |_, _| json!({ "number": "0x" })).await;
-        client.subnet(NETUID).await.unwrap();
     }
+    let (_chain, node, client) = lying("chain_getHeader", |_, _| json!({ "number": "0x" })).await;
+    node.proxy.cut();
+    refused(client.subnet(NETUID).await, "Unreachable");
+    node.mend();
+    client.subnet(NETUID).await.unwrap();
 }
 
 #[tokio::test]
