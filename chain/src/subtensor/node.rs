@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jsonrpsee::ws_client::WsClientBuilder;
 use protocol::{Digest, Hotkey};
 use subxt::backend::LegacyBackend;
 use subxt::config::RpcConfigFor;
@@ -22,6 +23,11 @@ use crate::{Block, Commitment};
 
 /// Keys per request when a map is read: more than a subnet has neurons, so that a map takes two requests.
 const PAGE: u32 = 1000;
+
+/// The most bytes of one answer: Subtensor's blocks take 10 MiB, twice that in hexadecimal, where subxt's own limit is 10 MiB.
+const LARGEST_ANSWER: u32 = 32 << 20;
+/// The most entries of a map: more than a subnet ever had keys.
+const MOST_ENTRIES: usize = 1 << 16;
 
 /// A node and what reads need of it.
 pub(super) struct Node {
@@ -76,7 +82,8 @@ impl Node {
     /// Connects, within `patience`. `config` keeps the metadata of each spec version from connection to connection.
     pub(super) async fn connect(url: &str, config: &SubstrateConfig, patience: Duration) -> Result<Self, Fault> {
         let connect = async {
-            let client = RpcClient::from_insecure_url(url).await?;
+            let client = WsClientBuilder::default().max_response_size(LARGEST_ANSWER).build(url).await;
+            let client = RpcClient::new(client.map_err(|error| Fault::Node(error.to_string()))?);
             let rpc = LegacyRpcMethods::new(client.clone());
             let backend = Arc::new(LegacyBackend::builder().storage_page_size(PAGE).build(client));
             let client = OnlineClient::from_backend_with_config(config.clone(), backend).await?;
@@ -141,8 +148,13 @@ impl Node {
         let address = dynamic::storage::<(u16, [u8; 32]), Value>("Commitments", "CommitmentOf");
         let mut entries = at.storage().iter(address, (netuid,)).await?;
         let mut buckets = Vec::new();
+        let mut read = 0;
         while let Some(entry) = entries.next().await {
             let entry = entry?;
+            read += 1;
+            if read > MOST_ENTRIES {
+                return Err(Fault::Codec(format!("more than {MOST_ENTRIES} commitments in one subnet")));
+            }
             let (_, hotkey) = entry.key().and_then(|key| key.decode()).map_err(Fault::codec)?;
             buckets.extend(bucket_of(&entry.value().decode_as::<Value>()?).map(|url| (Hotkey(hotkey), url)));
         }

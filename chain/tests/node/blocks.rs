@@ -87,16 +87,7 @@ impl Blocks {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         let runtime = Arc::new(Runtime::default());
         let genesis = Block::new(None, vec![], genesis, runtime.clone());
-        Self {
-            chain: vec![genesis],
-            finalized: 0,
-            pool: vec![],
-            runtime,
-            calls: vec![],
-            failures: vec![],
-            retracted: 0,
-            genesis_ms: now,
-        }
+        Self { chain: vec![genesis], finalized: 0, pool: vec![], runtime, calls: vec![], failures: vec![], retracted: 0, genesis_ms: now }
     }
 
     pub fn best(&self) -> &Block {
@@ -255,9 +246,11 @@ impl Refusal {
             Self::Malformed(reason) => (1002, "Verification Error: Runtime error: Execution failed", reason.clone()),
             Self::Invalid(reason) => (1010, "Invalid Transaction", reason.words().into()),
             Self::Known => (1013, "Transaction Already Imported", hex(&[])),
-            Self::LowPriority => {
-                (1014, "Priority is too low: (1 vs 1)", "The transaction has too low priority to replace another transaction already in the pool.".into())
-            }
+            Self::LowPriority => (
+                1014,
+                "Priority is too low: (1 vs 1)",
+                "The transaction has too low priority to replace another transaction already in the pool.".into(),
+            ),
         }
     }
 }

@@ -14,7 +14,10 @@ use super::types::{AccountId32, H256, MultiAddress, MultiSignature, RuntimeCall}
 pub enum Era {
     Immortal,
     /// For `period` blocks from each block that is `phase` modulo `period`.
-    Mortal { period: u64, phase: u64 },
+    Mortal {
+        period: u64,
+        phase: u64,
+    },
 }
 
 impl Era {
@@ -159,7 +162,8 @@ pub fn timestamp(now: u64, runtime: &Runtime) -> Vec<u8> {
 
 /// An extrinsic of this node's own making, immortal and with nonce `nonce`.
 pub fn signed(key: &Keypair, nonce: u32, call: RuntimeCall, runtime: &Runtime, genesis: [u8; 32]) -> Vec<u8> {
-    let extra: Extra = (CheckMortality(Era::Immortal), CheckNonce(nonce), ChargeTransactionPayment(0), CheckMetadataHash { mode: Mode::Disabled });
+    let extra: Extra =
+        (CheckMortality(Era::Immortal), CheckNonce(nonce), ChargeTransactionPayment(0), CheckMetadataHash { mode: Mode::Disabled });
     let mut call = call.encode();
     call[0] += runtime.shift;
     let payload = payload(&call, &extra, runtime, H256(genesis), H256(genesis));

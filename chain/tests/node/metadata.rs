@@ -9,7 +9,7 @@ use frame_metadata::{RuntimeMetadata, RuntimeMetadataPrefixed};
 use parity_scale_codec::{Compact, Encode};
 use scale_info::{MetaType, Type, TypeDef, meta_type};
 
-use super::extrinsic::{CheckMetadataHash, CheckMortality, CheckNonce, ChargeTransactionPayment, Nothing};
+use super::extrinsic::{ChargeTransactionPayment, CheckMetadataHash, CheckMortality, CheckNonce, Nothing};
 use super::metagraph::Metagraph;
 use super::storage;
 use super::types::*;
@@ -69,8 +69,7 @@ impl Runtime {
             error_enum_ty: meta_type::<DispatchError>(),
         };
         let custom = CustomMetadata { map: Default::default() };
-        let mut metadata =
-            RuntimeMetadataV15::new(pallets.collect(), extrinsic(), meta_type::<()>(), self.apis(), outer_enums, custom);
+        let mut metadata = RuntimeMetadataV15::new(pallets.collect(), extrinsic(), meta_type::<()>(), self.apis(), outer_enums, custom);
         for ty in &mut metadata.types.types {
             // clients find this type by its path
             if ty.ty.path.segments.last().is_some_and(|name| name == "DispatchError") {

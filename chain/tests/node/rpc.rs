@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use jsonrpsee::server::{ServerBuilder, ServerHandle};
+use jsonrpsee::server::{ServerBuilder, ServerConfig, ServerHandle};
 use jsonrpsee::types::ErrorObjectOwned;
 use jsonrpsee::{PendingSubscriptionSink, RpcModule};
 use parity_scale_codec::{Decode, Encode};
@@ -78,7 +78,8 @@ pub async fn serve(view: Arc<View>) -> (u16, ServerHandle) {
         |_, pending, view, _| async move { tell_heads(pending, &view).await },
     );
     subscribed.expect("each method once");
-    let server = ServerBuilder::default().build("127.0.0.1:0").await.expect("a free port");
+    let config = ServerConfig::builder().max_response_body_size(1 << 26).build();
+    let server = ServerBuilder::default().set_config(config).build("127.0.0.1:0").await.expect("a free port");
     let port = server.local_addr().expect("it listens").port();
     (port, server.start(module))
 }
@@ -157,7 +158,9 @@ impl View {
     /// Answers what is asked of the state at the block that is the last parameter.
     fn state(&self, blocks: &Blocks, request: &Request) -> Answer {
         let params = request.params;
-        let at = self.block(blocks, params.last()).ok_or_else(|| error(4003, "Client error: UnknownBlock: Header was not found in the database"))?;
+        let at = self
+            .block(blocks, params.last())
+            .ok_or_else(|| error(4003, "Client error: UnknownBlock: Header was not found in the database"))?;
         if at.state.0.is_empty() {
             let message = format!("Client error: Api called for an unknown Block: State already discarded for {}", hex(&at.hash));
             return Err(error(4003, &message));

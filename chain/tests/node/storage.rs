@@ -171,6 +171,13 @@ impl State {
     /// The keys under `prefix`, after `start`, `count` at most.
     pub fn keys(&self, prefix: &[u8], count: usize, start: Option<&[u8]>) -> Vec<Vec<u8>> {
         let after = |key: &&Vec<u8>| start.is_none_or(|start| key.as_slice() > start);
-        self.0.range(prefix.to_vec()..).map(|(key, _)| key).take_while(|key| key.starts_with(prefix)).filter(after).take(count).cloned().collect()
+        self.0
+            .range(prefix.to_vec()..)
+            .map(|(key, _)| key)
+            .take_while(|key| key.starts_with(prefix))
+            .filter(after)
+            .take(count)
+            .cloned()
+            .collect()
     }
 }

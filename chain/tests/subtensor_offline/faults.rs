@@ -219,9 +219,11 @@ async fn a_pruned_node_is_named_and_another_asked() {
     let (pruned, archive) = (chain.node().await, chain.node().await);
     let old = format!("0x{}", hex::encode(chain.blocks().chain[1].hash));
     pruned.fault(move |request, honest| match request.params.last() {
-        Some(at) if *at == json!(old) && request.method.starts_with("state_") => {
-            Err(ErrorObjectOwned::owned(4003, format!("Client error: Api called for an unknown Block: State already discarded for {old}"), None::<()>))
-        }
+        Some(at) if *at == json!(old) && request.method.starts_with("state_") => Err(ErrorObjectOwned::owned(
+            4003,
+            format!("Client error: Api called for an unknown Block: State already discarded for {old}"),
+            None::<()>,
+        )),
         _ => honest(),
     });
     let client = open(&[&pruned, &archive]).await;
@@ -299,8 +301,14 @@ async fn a_dispatchs_errors_arrive_by_name() {
     let _blocks = chain.running(BLOCK);
     let failing = |error: DispatchError| chain.blocks().failures.push(error);
     for (error, words) in [
-        (SubtensorError::IncorrectWeightVersionKey.into(), "IncorrectWeightVersionKey: SubtensorModule.set_weights is refused: The version key is another."),
-        (SubtensorError::CommitRevealEnabled.into(), "CommitRevealEnabled: SubtensorModule.set_weights is refused: Weights must be committed first."),
+        (
+            SubtensorError::IncorrectWeightVersionKey.into(),
+            "IncorrectWeightVersionKey: SubtensorModule.set_weights is refused: The version key is another.",
+        ),
+        (
+            SubtensorError::CommitRevealEnabled.into(),
+            "CommitRevealEnabled: SubtensorModule.set_weights is refused: Weights must be committed first.",
+        ),
         (DispatchError::BadOrigin, "Bad origin"),
     ] {
         failing(error);
@@ -319,7 +327,10 @@ async fn a_dispatchs_errors_arrive_by_name() {
     refused(client.commit(&key(9), NETUID, b"x").await, "AccountNotAllowedCommit");
     let words = refused(client.add_stake(&rich(), NETUID, hotkey(1), u64::MAX).await, "Refused");
     assert!(words.starts_with("NotEnoughBalanceToStake: "), "{words}");
-    refused(client.commit_weights(&key(1), NETUID, protocol::Digest([1; 32])).await, "Refused { call: \"SubtensorModule.commit_weights\", name: \"CommitRevealDisabled\"");
+    refused(
+        client.commit_weights(&key(1), NETUID, protocol::Digest([1; 32])).await,
+        "Refused { call: \"SubtensorModule.commit_weights\", name: \"CommitRevealDisabled\"",
+    );
 }
 
 #[tokio::test]
@@ -382,9 +393,9 @@ async fn names_that_a_runtime_lacks_are_told() {
         told(refused(client.buckets(NETUID).await, "NotInThisRuntime"), name);
     }
     let (_chain, _node, client) = missing("SubtensorModule.burned_register").await;
-    told(refused(client.burned_register(&rich(), NETUID, hotkey(3)).await, "NotInThisRuntime"), "burned_register");
+    told(refused(client.burned_register(&rich(), NETUID, hotkey(3)).await, "NotInThisRuntime"), "SubtensorModule.burned_register");
     let (_chain, _node, client) = missing("Commitments.set_commitment").await;
-    told(refused(client.commit(&key(1), NETUID, b"x").await, "NotInThisRuntime"), "set_commitment");
+    told(refused(client.commit(&key(1), NETUID, b"x").await, "NotInThisRuntime"), "Commitments.set_commitment");
 }
 
 #[tokio::test]

@@ -81,11 +81,70 @@ async fn announcements_come_in_the_chains_order() {
     let foreign = |fields: Vec<Data>| CommitmentInfo { fields: BoundedVec(fields) };
     let set = |info| RuntimeCall::Commitments(CommitmentsCall::set_commitment { netuid: NETUID, info });
     let ours = foreign(vec![Data::Raw(vec![1]), Data::Raw(b"wrapped".to_vec())]);
-    for info in [foreign(vec![]), foreign(vec![Data::None]), foreign(vec![Data::Raw(vec![2, 3])]), foreign(vec![Data::Raw(vec![0; 128]); 3])] {
+    for info in
+        [foreign(vec![]), foreign(vec![Data::None]), foreign(vec![Data::Raw(vec![2, 3])]), foreign(vec![Data::Raw(vec![0; 128]); 3])]
+    {
         chain.include(&key(0), set(info));
     }
     chain.include(&key(0), RuntimeCall::Utility(UtilityCall::batch { calls: vec![set(ours)] }));
     let newest = chain.blocks().finalized;
     client.next_block(newest - 1).await.unwrap();
     assert_eq!(client.commitments(NETUID, start..=u64::MAX).await.unwrap(), said);
+}
+
+#[tokio::test]
+async fn buckets_and_announcements_stand_beside_each_other() {
+    let chain = small("beside");
+    let node = chain.node().await;
+    let client = open(&[&node]).await;
+    let _blocks = chain.running(BLOCK);
+    let (one, two) = ("https://one.example".to_owned(), "https://two.example".to_owned());
+    client.set_bucket(&key(1), NETUID, &one).await.unwrap();
+    client.commit(&key(1), NETUID, b"first").await.unwrap();
+    assert_eq!(client.buckets(NETUID).await.unwrap(), [(hotkey(1), one)]);
+    client.set_bucket(&key(1), NETUID, &two).await.unwrap();
+    client.commit(&key(1), NETUID, b"second").await.unwrap();
+    let sent = chain.blocks().calls.len();
+    client.set_bucket(&key(1), NETUID, &two).await.unwrap();
+    client.commit(&key(1), NETUID, b"second").await.unwrap();
+    assert_eq!(chain.blocks().calls.len(), sent, "what the chain has is not sent again");
+    assert_eq!(client.buckets(NETUID).await.unwrap(), [(hotkey(1), two)]);
+    let said = client.commitments(NETUID, 0..=u64::MAX).await.unwrap();
+    assert_eq!(said.iter().map(|c| c.data.as_slice()).collect::<Vec<_>>(), [&b"first"[..], b"second"]);
+}
+
+#[tokio::test]
+async fn hashes_are_committed_and_revealed() {
+    let chain = small("hashes");
+    chain.blocks().edit(|state| state.put(&crate::node::storage::COMMIT_REVEAL, NETUID, true));
+    let node = chain.node().await;
+    let client = open(&[&node]).await;
+    let _blocks = chain.running(BLOCK);
+    let (row, salt) = (vec![(2u16, 65535u16), (0, 3)], vec![9u16, 8, 7]);
+    let (uids, values): (Vec<u16>, Vec<u16>) = row.iter().copied().unzip();
+    let signed = (crate::node::account(&key(1)), NETUID, uids, values, salt.clone(), 0u64);
+    let commitment = sp_crypto_hashing::blake2_256(&parity_scale_codec::Encode::encode(&signed));
+    client.commit_weights(&key(1), NETUID, Digest(commitment)).await.unwrap();
+    let committed = client.head().await.unwrap().number;
+    client.next_block(committed + 10).await.unwrap();
+    assert_eq!(client.weights(NETUID, 1).await.unwrap(), []);
+    client.reveal_weights(&key(1), NETUID, &row, &salt).await.unwrap();
+    assert_eq!(client.weights(NETUID, 1).await.unwrap(), row);
+}
+
+#[test]
+fn the_node_takes_no_extrinsic_of_which_a_bit_was_changed() {
+    let chain = small("bits");
+    let mut blocks = chain.blocks();
+    let call = RuntimeCall::System(SystemCall::remark { remark: b"signed".to_vec() });
+    let signed = node::extrinsic::signed(&key(1), 0, call, &blocks.runtime, blocks.chain[0].hash);
+    for bit in 0..8 * signed.len() {
+        let mut changed = signed.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        assert!(blocks.submit(&changed).is_err(), "bit {bit}");
+    }
+    let other = Digest([9; 32]).0;
+    let elsewhere = node::extrinsic::signed(&key(1), 0, RuntimeCall::System(SystemCall::remark { remark: vec![] }), &blocks.runtime, other);
+    assert!(blocks.submit(&elsewhere).is_err(), "another chain's genesis");
+    blocks.submit(&signed).unwrap();
 }

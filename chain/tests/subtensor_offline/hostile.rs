@@ -128,18 +128,27 @@ async fn block_numbers_beyond_all_blocks() {
 
 #[tokio::test]
 async fn pages_of_keys_without_end() {
-    let (_chain, _node, client) = lying("state_getKeysPaged", |params, _| {
-        let prefix = params[0].as_str().unwrap();
-        json!(vec![format!("{prefix}{}", "00".repeat(40)); 1000])
-    })
-    .await;
-    frugally(async { client.buckets(NETUID).await.expect_err("no end") }).await;
+    let page = |prefix: &Value| json!(vec![format!("{}{}", prefix.as_str().unwrap(), "00".repeat(40)); 1000]);
+    let (_chain, _node, client) = lying("state_getKeysPaged", move |params, _| page(&params[0])).await;
+    frugally(async { refused(client.buckets(NETUID).await, "Unreachable") }).await;
+    let (chain, node, client) = lying("none", |_, honest| honest).await;
+    {
+        let _blocks = chain.running(BLOCK);
+        client.set_bucket(&key(1), NETUID, "https://b.example").await.unwrap();
+    }
+    node.fault(move |request, honest| match request.method {
+        "state_getKeysPaged" => honest().map(|keys| json!(vec![keys.get(0).unwrap_or(&request.params[2]); 1000])),
+        _ => honest(),
+    });
+    frugally(async { refused(client.buckets(NETUID).await, "Undecodable") }).await;
 }
 
 #[tokio::test]
 async fn keys_and_values_of_other_maps() {
-    let (_chain, _node, client) = lying("state_getKeysPaged", |_, _| json!(["0x", "0x00", "0xffff"])).await;
-    client.buckets(NETUID).await.map(|buckets| assert_eq!(buckets, [])).unwrap_or_default();
+    let first = |params: &[Value]| params[2].is_null();
+    let (_chain, _node, client) =
+        lying("state_getKeysPaged", move |params, honest| if first(params) { json!(["0x", "0x00", "0xffff"]) } else { honest }).await;
+    assert_eq!(client.buckets(NETUID).await.unwrap(), []);
     let (chain, _node, client) = lying("state_queryStorageAt", |params, _| {
         let changes: Vec<Value> = params[0].as_array().unwrap().iter().map(|key| json!([key, bytes(&[255; 40])])).collect();
         json!([{ "block": format!("0x{}", "00".repeat(32)), "changes": changes }])
@@ -163,4 +172,16 @@ async fn blocks_of_anything() {
     chain.block();
     client.next_block(head).await.unwrap();
     frugally(async { assert_eq!(client.commitments(NETUID, 0..=u64::MAX).await.unwrap(), []) }).await;
+}
+
+#[tokio::test]
+async fn the_largest_block_is_read() {
+    // Subtensor's blocks take 7.5 MiB of signed extrinsics, twice that in hexadecimal
+    let full = bytes(&vec![0; 15 << 19]);
+    let (_chain, _node, client) = lying("chain_getBlock", move |_, mut block| {
+        block["block"]["extrinsics"].as_array_mut().unwrap().push(full.clone());
+        block
+    })
+    .await;
+    assert_eq!(client.commitments(NETUID, 1..=1).await.unwrap(), []);
 }
