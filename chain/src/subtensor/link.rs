@@ -173,7 +173,7 @@ impl Shared {
 
     /// Connects, and checks that it is the same chain.
     async fn connect(&self, url: &str) -> Result<(Block, Node), Fault> {
-        let node = Node::connect(url, &self.config, self.patience.connecting).await?;
+        let node = Node::connect(url, &self.config, &self.patience).await?;
         let (found, expected) = (node.genesis(), *self.genesis.get_or_init(|| node.genesis()));
         if found != expected {
             return Err(ChainError::WrongGenesis { url: url.to_owned(), found, expected }.into());

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jsonrpsee::ws_client::WsClientBuilder;
 use protocol::{Digest, Hotkey};
@@ -18,6 +17,7 @@ use subxt::rpcs::methods::legacy::{LegacyRpcMethods, NumberOrHex};
 use subxt::{OnlineClient, OnlineClientAtBlock, SubstrateConfig};
 
 use super::fault::Fault;
+use super::patience::Patience;
 use super::record::Record;
 use crate::{Block, Commitment};
 
@@ -80,16 +80,16 @@ pub(super) type At = OnlineClientAtBlock<SubstrateConfig>;
 
 impl Node {
     /// Connects, within `patience`. `config` keeps the metadata of each spec version from connection to connection.
-    pub(super) async fn connect(url: &str, config: &SubstrateConfig, patience: Duration) -> Result<Self, Fault> {
+    pub(super) async fn connect(url: &str, config: &SubstrateConfig, patience: &Patience) -> Result<Self, Fault> {
         let connect = async {
-            let client = WsClientBuilder::default().max_response_size(LARGEST_ANSWER).build(url).await;
+            let client = WsClientBuilder::default().max_response_size(LARGEST_ANSWER).request_timeout(patience.request).build(url).await;
             let client = RpcClient::new(client.map_err(|error| Fault::Node(error.to_string()))?);
             let rpc = LegacyRpcMethods::new(client.clone());
             let backend = Arc::new(LegacyBackend::builder().storage_page_size(PAGE).build(client));
             let client = OnlineClient::from_backend_with_config(config.clone(), backend).await?;
             Ok(Self { url: url.to_owned(), client, rpc })
         };
-        tokio::time::timeout(patience, connect).await.unwrap_or_else(|_| Err(Fault::Node("it does not answer".into())))
+        tokio::time::timeout(patience.connecting, connect).await.unwrap_or_else(|_| Err(Fault::Node("it does not answer".into())))
     }
 
     pub(super) fn genesis(&self) -> Digest {

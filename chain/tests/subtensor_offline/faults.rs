@@ -126,10 +126,14 @@ async fn the_next_node_is_asked_where_one_dies() {
 async fn a_frozen_node_is_given_up() {
     let chain = small("frozen");
     let (first, second) = (chain.node().await, chain.node().await);
-    let patience = Patience { request: Duration::from_millis(200), connecting: Duration::from_millis(500), ..hasty() };
+    let (request, stalled) = (Duration::from_millis(500), Duration::from_millis(500));
+    let patience = Patience { request, stalled, connecting: Duration::from_secs(1), ..hasty() };
     let client = Subtensor::open_with(&format!("{},{}", first.url(), second.url()), patience).await.unwrap();
+    let head = client.head().await.unwrap().number;
     first.proxy.freeze(true);
     client.subnet(NETUID).await.unwrap();
+    chain.block();
+    assert_eq!(client.next_block(head).await.unwrap().number, head + 1);
 }
 
 #[tokio::test]
