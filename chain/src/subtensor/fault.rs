@@ -7,6 +7,8 @@ use subxt::error::{
     StorageValueError,
 };
 
+use subxt::ext::frame_decode::extrinsics::{ExtrinsicEncodeError, ExtrinsicInfoError};
+use subxt::ext::frame_decode::runtime_apis::{RuntimeApiInfoError, RuntimeApiInputsEncodeError};
 use subxt::ext::frame_decode::storage::StorageInfoError;
 
 use crate::ChainError;
@@ -139,6 +141,11 @@ impl From<RuntimeApiError> for Fault {
             E::CannotCallApi(error) => error.into(),
             E::TraitNotFound(name) => Self::Missing(format!("runtime API {name}")),
             E::MethodNotFound { trait_name, method_name } => Self::Missing(format!("{trait_name}.{method_name}")),
+            E::CouldNotEncodeInputs(RuntimeApiInputsEncodeError::CannotGetInfo(absent)) => match absent {
+                RuntimeApiInfoError::TraitNotFound { trait_name } => Self::Missing(format!("runtime API {trait_name}")),
+                RuntimeApiInfoError::MethodNotFound { trait_name, method_name } => Self::Missing(format!("{trait_name}.{method_name}")),
+                other => Self::codec(other),
+            },
             other => absent_or_codec(&other),
         }
     }
@@ -152,6 +159,13 @@ impl From<ExtrinsicError> for Fault {
             E::PalletNameNotFound(pallet) => Self::Missing(format!("pallet {pallet}")),
             E::CallNameNotFound { pallet_name, call_name } => Self::Missing(format!("{pallet_name}.{call_name}")),
             E::BlockNotFound(_) => Self::Pruned,
+            E::EncodeError(ExtrinsicEncodeError::CannotGetInfo(absent)) => match absent {
+                ExtrinsicInfoError::PalletNotFoundByName { name } => Self::Missing(format!("pallet {name}")),
+                ExtrinsicInfoError::CallNotFoundByName { pallet_name, call_name, .. } => {
+                    Self::Missing(format!("{pallet_name}.{call_name}"))
+                }
+                other => Self::codec(other),
+            },
             other => absent_or_codec(&other),
         }
     }

@@ -11,17 +11,9 @@ use tokio::task::JoinHandle;
 
 use super::fault::Fault;
 use super::node::Node;
+use super::patience::Patience;
 use crate::{Block, ChainError};
 
-/// First and longest pause before the next attempt.
-const PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Attempts of a request, each on the next node; with their pauses about 15 s.
-const ATTEMPTS: u32 = 6;
-/// How long one request may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Without a finalized block for so long, the node in use is given up.
-const STALLED: Duration = Duration::from_secs(120);
 /// How far a node may be behind the newest block known, and behind the clock, before another is preferred.
 const LAG_BLOCKS: u64 = 10;
 const LAG: Duration = Duration::from_secs(600);
@@ -36,6 +28,7 @@ pub(super) struct Link {
 #[derive(Debug)]
 struct Shared {
     urls: Vec<String>,
+    patience: Patience,
     config: SubstrateConfig,
     genesis: OnceLock<Digest>,
     node: Mutex<Option<Arc<Node>>>,
@@ -46,10 +39,11 @@ struct Shared {
 
 impl Link {
     /// Connects to the first of `urls` that answers, and follows the chain until dropped.
-    pub(super) async fn open(urls: Vec<String>) -> Result<Self, ChainError> {
+    pub(super) async fn open(urls: Vec<String>, patience: Patience) -> Result<Self, ChainError> {
         let none = Block { number: 0, hash: Digest([0; 32]), time_ms: 0 };
         let shared = Arc::new(Shared {
             urls,
+            patience,
             config: SubstrateConfig::new(),
             genesis: OnceLock::new(),
             node: Mutex::new(None),
@@ -64,6 +58,10 @@ impl Link {
 
     pub(super) fn genesis(&self) -> Digest {
         *self.shared.genesis.get().expect("set by the first connection, which `open` made")
+    }
+
+    pub(super) fn patience(&self) -> &Patience {
+        &self.shared.patience
     }
 
     /// The newest finalized block seen.
@@ -99,11 +97,11 @@ impl Shared {
         F: Future<Output = Result<T, Fault>>,
     {
         let mut tried = Vec::new();
-        let mut pause = PAUSE;
-        for attempt in 0..ATTEMPTS {
+        let Patience { mut pause, longest_pause, attempts, request, .. } = self.patience;
+        for attempt in 0..attempts {
             if attempt > 0 {
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                pause = (pause * 2).min(longest_pause);
             }
             let node = match self.node().await {
                 Ok(node) => node,
@@ -112,8 +110,8 @@ impl Shared {
                     continue;
                 }
             };
-            let answer = tokio::time::timeout(PATIENCE, ask(node.clone())).await;
-            match answer.unwrap_or_else(|_| Err(Fault::Node(format!("no answer within {} s", PATIENCE.as_secs())))) {
+            let answer = tokio::time::timeout(request, ask(node.clone())).await;
+            match answer.unwrap_or_else(|_| Err(Fault::Node(format!("no answer within {request:?}")))) {
                 Ok(value) => return Ok(value),
                 Err(fault) if fault.is_nodes() => {
                     self.lost(&node, &fault).await;
@@ -160,7 +158,7 @@ impl Shared {
         }
         // where all are late, the chain itself may have halted
         match lagging {
-            Some((head, node)) if head.number >= self.head.borrow().number => {
+            Some((head, node)) if self.knows_newest(&head) => {
                 tracing::warn!(url = node.url, block = head.number, "no node has a recent finalized block; going on with this one");
                 Ok(self.take(&mut current, node))
             }
@@ -175,12 +173,12 @@ impl Shared {
 
     /// Connects, and checks that it is the same chain.
     async fn connect(&self, url: &str) -> Result<(Block, Node), Fault> {
-        let node = Node::connect(url, &self.config).await?;
+        let node = Node::connect(url, &self.config, &self.patience).await?;
         let (found, expected) = (node.genesis(), *self.genesis.get_or_init(|| node.genesis()));
         if found != expected {
             return Err(ChainError::WrongGenesis { url: url.to_owned(), found, expected }.into());
         }
-        let head = tokio::time::timeout(PATIENCE, node.head()).await;
+        let head = tokio::time::timeout(self.patience.request, node.head()).await;
         let head = head.unwrap_or_else(|_| Err(Fault::Node("it does not name its newest block".into())))?;
         Ok((head, node))
     }
@@ -188,7 +186,12 @@ impl Shared {
     fn is_current(&self, head: &Block) -> bool {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let age = now.saturating_sub(Duration::from_millis(head.time_ms));
-        head.number + LAG_BLOCKS >= self.head.borrow().number && age < LAG
+        self.knows_newest(head) && age < LAG
+    }
+
+    /// Whether a node whose newest block is `head` is no more than a few blocks behind the others.
+    fn knows_newest(&self, head: &Block) -> bool {
+        head.number + LAG_BLOCKS >= self.head.borrow().number
     }
 
     /// Gives up a node; the next one is tried first.
@@ -215,12 +218,13 @@ impl Shared {
     /// Follows one node's finalized blocks until it fails.
     async fn follow_once(&self) -> Result<(), String> {
         let node = self.node().await.map_err(|reasons| reasons.join("; "))?;
+        let stalled = self.patience.stalled;
         let followed = async {
             let mut heads = node.rpc.chain_subscribe_finalized_heads().await?;
             self.publish(node.head().await?);
             loop {
-                let Ok(head) = tokio::time::timeout(STALLED, heads.next()).await else {
-                    return Err(Fault::Node(format!("no finalized block for {} s", STALLED.as_secs())));
+                let Ok(head) = tokio::time::timeout(stalled, heads.next()).await else {
+                    return Err(Fault::Node(format!("no finalized block for {stalled:?}")));
                 };
                 head.ok_or_else(|| Fault::Node("it ended the subscription".into()))??;
                 // the header's number alone would do, but its hash and time are wanted too
@@ -239,13 +243,14 @@ impl Shared {
 }
 
 async fn follow(shared: Arc<Shared>) {
-    let mut pause = PAUSE;
+    let Patience { pause: first, longest_pause, .. } = shared.patience;
+    let mut pause = first;
     loop {
         let before = shared.head.borrow().number;
         if let Err(reason) = shared.follow_once().await {
             tracing::debug!(reason, "not following the chain");
         }
-        pause = if shared.head.borrow().number > before { PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+        pause = if shared.head.borrow().number > before { first } else { (pause * 2).min(longest_pause) };
         tokio::time::sleep(pause).await;
     }
 }

@@ -7,6 +7,7 @@ pub mod dev;
 mod fault;
 mod link;
 mod node;
+mod patience;
 mod record;
 mod refusals;
 mod submit;
@@ -23,6 +24,7 @@ pub use subxt::dynamic::Value;
 
 use link::Link;
 use node::{Metagraph, Node};
+pub use patience::Patience;
 pub use record::MIN_COUNTED;
 use record::{MAX_URL, Record};
 use refusals::check_row;
@@ -68,11 +70,19 @@ impl Subtensor {
     /// # Errors
     /// [`ChainError::Unreachable`] says of each node why it cannot be used.
     pub async fn open(urls: &str) -> Result<Self, ChainError> {
+        Self::open_with(urls, Patience::default()).await
+    }
+
+    /// As [`open`](Self::open), with other waiting times.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_with(urls: &str, patience: Patience) -> Result<Self, ChainError> {
         let urls: Vec<String> = urls.split(',').map(|url| url.trim().to_owned()).collect();
         if urls.iter().any(|url| !(url.starts_with("ws://") || url.starts_with("wss://"))) {
             return Err(ChainError::Url(urls.join(",")));
         }
-        let link = Link::open(urls).await?;
+        let link = Link::open(urls, patience).await?;
         let beacon = BeaconKey::quicknet();
         Ok(Self { link, beacon, submitting: tokio::sync::Mutex::new(()), blocks: Mutex::default(), announced: Mutex::default() })
     }

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
+use jsonrpsee::ws_client::WsClientBuilder;
 use protocol::{Digest, Hotkey};
 use subxt::backend::LegacyBackend;
 use subxt::config::RpcConfigFor;
@@ -17,13 +17,17 @@ use subxt::rpcs::methods::legacy::{LegacyRpcMethods, NumberOrHex};
 use subxt::{OnlineClient, OnlineClientAtBlock, SubstrateConfig};
 
 use super::fault::Fault;
+use super::patience::Patience;
 use super::record::Record;
 use crate::{Block, Commitment};
 
 /// Keys per request when a map is read: more than a subnet has neurons, so that a map takes two requests.
 const PAGE: u32 = 1000;
-/// How long a connection may take.
-const CONNECTING: Duration = Duration::from_secs(20);
+
+/// The most bytes of one answer: Subtensor's blocks take 10 MiB, twice that in hexadecimal, where subxt's own limit is 10 MiB.
+const LARGEST_ANSWER: u32 = 32 << 20;
+/// The most entries of a map: more than a subnet ever had keys.
+const MOST_ENTRIES: usize = 1 << 16;
 
 /// A node and what reads need of it.
 pub(super) struct Node {
@@ -75,16 +79,17 @@ pub(super) struct Included {
 pub(super) type At = OnlineClientAtBlock<SubstrateConfig>;
 
 impl Node {
-    /// Connects. `config` keeps the metadata of each spec version from connection to connection.
-    pub(super) async fn connect(url: &str, config: &SubstrateConfig) -> Result<Self, Fault> {
+    /// Connects, within `patience`. `config` keeps the metadata of each spec version from connection to connection.
+    pub(super) async fn connect(url: &str, config: &SubstrateConfig, patience: &Patience) -> Result<Self, Fault> {
         let connect = async {
-            let client = RpcClient::from_insecure_url(url).await?;
+            let client = WsClientBuilder::default().max_response_size(LARGEST_ANSWER).request_timeout(patience.request).build(url).await;
+            let client = RpcClient::new(client.map_err(|error| Fault::Node(error.to_string()))?);
             let rpc = LegacyRpcMethods::new(client.clone());
             let backend = Arc::new(LegacyBackend::builder().storage_page_size(PAGE).build(client));
             let client = OnlineClient::from_backend_with_config(config.clone(), backend).await?;
             Ok(Self { url: url.to_owned(), client, rpc })
         };
-        tokio::time::timeout(CONNECTING, connect).await.unwrap_or_else(|_| Err(Fault::Node("it does not answer".into())))
+        tokio::time::timeout(patience.connecting, connect).await.unwrap_or_else(|_| Err(Fault::Node("it does not answer".into())))
     }
 
     pub(super) fn genesis(&self) -> Digest {
@@ -95,7 +100,9 @@ impl Node {
     pub(super) async fn head(&self) -> Result<Block, Fault> {
         let hash = self.rpc.chain_get_finalized_head().await?;
         let header = self.rpc.chain_get_header(Some(hash)).await?.ok_or(Fault::Pruned)?;
-        self.stamped(header.number, hash).await
+        // the runtime counts blocks in 32 bits
+        let number = u32::try_from(header.number).map_err(|_| Fault::Node(format!("it names an impossible block, {}", header.number)))?;
+        self.stamped(number.into(), hash).await
     }
 
     /// Block `number`, which must be finalized.
@@ -141,8 +148,13 @@ impl Node {
         let address = dynamic::storage::<(u16, [u8; 32]), Value>("Commitments", "CommitmentOf");
         let mut entries = at.storage().iter(address, (netuid,)).await?;
         let mut buckets = Vec::new();
+        let mut read = 0;
         while let Some(entry) = entries.next().await {
             let entry = entry?;
+            read += 1;
+            if read > MOST_ENTRIES {
+                return Err(Fault::Codec(format!("more than {MOST_ENTRIES} commitments in one subnet")));
+            }
             let (_, hotkey) = entry.key().and_then(|key| key.decode()).map_err(Fault::codec)?;
             buckets.extend(bucket_of(&entry.value().decode_as::<Value>()?).map(|url| (Hotkey(hotkey), url)));
         }

@@ -27,10 +27,6 @@ use crate::{Block, ChainError};
 const MORTAL: u64 = 32;
 /// How often an extrinsic that was not included, or met a used nonce, is made anew.
 const TRIES: u32 = 5;
-/// Pause before it is, so that the node's pool has seen the block.
-const PAUSE: Duration = Duration::from_secs(1);
-/// How long the chain may take for the blocks within which an extrinsic must be included.
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// A call by its names in the runtime.
 #[derive(Clone, Debug)]
@@ -85,7 +81,7 @@ type Watch = RpcSubscription<TransactionStatus<H256>>;
 enum Pool {
     /// It has the bytes; the watch is `None` where the node offers none.
     Accepted(Option<Watch>),
-    /// The nonce is used: by another extrinsic, or by these same bytes.
+    /// The nonce is used, by another extrinsic or by these same bytes, or they are too old.
     Outdated,
 }
 
@@ -108,7 +104,7 @@ impl Subtensor {
                     self.validity(&signed, call).await?;
                     tracing::warn!(call = call.title(), from = signed.from, "no block included it; signing anew");
                 }
-                Pool::Outdated => tokio::time::sleep(PAUSE).await,
+                Pool::Outdated => tokio::time::sleep(self.link.patience().anew).await,
             }
         }
         Err(ChainError::NotIncluded { call: call.title(), tries: TRIES })
@@ -118,7 +114,8 @@ impl Subtensor {
     async fn send(&self, signed: &Signed, call: &Call) -> Result<Pool, ChainError> {
         let sent = &AtomicBool::new(false);
         let title = &call.title();
-        self.link
+        let answer = self
+            .link
             .read(|node| async move {
                 let before = sent.swap(true, Ordering::Relaxed);
                 match submit(&node, &signed.bytes).await {
@@ -126,35 +123,55 @@ impl Subtensor {
                     accepted => accepted,
                 }
             })
-            .await
+            .await;
+        match answer {
+            // a pool may have them nevertheless, which only the blocks tell
+            Err(ChainError::Unreachable(_)) if sent.load(Ordering::Relaxed) => Ok(Pool::Accepted(None)),
+            answer => answer,
+        }
     }
 
     /// The finalized block that includes the bytes; `None` if none did, and it seems that none will.
     async fn included(&self, signed: &Signed, watch: Option<Watch>, call: &Call) -> Result<Option<Block>, ChainError> {
-        let search = self.search(signed, signed.from + MORTAL, call);
+        let (patience, last) = (self.link.patience(), signed.from + MORTAL);
         tokio::select! {
-            found = tokio::time::timeout(PATIENCE, search) => {
+            found = tokio::time::timeout(patience.inclusion, self.search(signed, last, call)) => {
                 found.unwrap_or_else(|_| Err(ChainError::NotIncluded { call: call.title(), tries: 1 }))
             }
-            // a block that the pool took it into, and that is finalized, may still be on its way to this node's subscribers
-            () = dropped(watch) => self.search(signed, self.link.head().number, call).await,
+            // a block that took it may still be on its way to this client
+            () = dropped(watch, patience.anew) => self.search(signed, self.link.head().number, call).await,
         }
     }
 
     /// Looks for the bytes in every block after they were made, up to `last`.
     async fn search(&self, signed: &Signed, last: u64, call: &Call) -> Result<Option<Block>, ChainError> {
         for number in signed.from + 1..=last {
-            self.link.next(number - 1).await;
-            let block = &self.block_at(number).await?;
-            if self.link.read(|node| async move { find(&node, block, signed.hash, call).await }).await? {
-                return Ok(Some(*block));
+            if let Some(block) = self.find_at(number, signed, call).await? {
+                return Ok(Some(block));
             }
         }
         Ok(None)
     }
-}
 
-impl Subtensor {
+    /// Block `number`, once it is finalized, if it includes the bytes. An outage is waited out.
+    async fn find_at(&self, number: u64, signed: &Signed, call: &Call) -> Result<Option<Block>, ChainError> {
+        loop {
+            self.link.next(number - 1).await;
+            let found = async {
+                let block = self.block_at(number).await?;
+                let found = self.link.read(|node| async move { find(&node, &block, signed.hash, call).await }).await?;
+                Ok(found.then_some(block))
+            };
+            match found.await {
+                Err(ChainError::Unreachable(reason)) => {
+                    tracing::warn!(call = call.title(), reason, "sent; whether it was included is not known yet");
+                    tokio::time::sleep(self.link.patience().anew).await;
+                }
+                found => return found,
+            }
+        }
+    }
+
     /// Asks the runtime why the pool gave up an extrinsic; an error if it names a reason that signing anew would not mend.
     async fn validity(&self, signed: &Signed, call: &Call) -> Result<(), ChainError> {
         /// `TransactionSource::External`.
@@ -194,16 +211,12 @@ async fn submit(node: &Node, bytes: &[u8]) -> Result<Pool, Fault> {
     }
 }
 
-/// Waits until the pool gives up an extrinsic, and then for ever if it does not say.
-async fn dropped(watch: Option<Watch>) {
+/// Waits until the pool gives up an extrinsic, and `pause` more; for ever if it does not say.
+async fn dropped(watch: Option<Watch>, pause: Duration) {
     if let Some(mut watch) = watch {
-        while let Some(status) = watch.next().await {
-            match status {
-                Ok(TransactionStatus::Invalid | TransactionStatus::Dropped | TransactionStatus::Usurped(_)) => {
-                    return tokio::time::sleep(PAUSE).await;
-                }
-                Ok(_) => {}
-                Err(_) => break,
+        while let Some(Ok(status)) = watch.next().await {
+            if let TransactionStatus::Invalid | TransactionStatus::Dropped | TransactionStatus::Usurped(_) = status {
+                return tokio::time::sleep(pause).await;
             }
         }
     }
@@ -245,7 +258,8 @@ fn verdict(call: &str, code: i32, message: &str, before: bool) -> Result<Pool, F
     const KNOWN: i32 = 1013;
     const LOW_PRIORITY: i32 = 1014;
     let plain = message.to_lowercase();
-    let outdated = plain.contains("outdated") || plain.contains("stale");
+    // the nonce is used, or the blocks are past within which the bytes are valid
+    let outdated = ["outdated", "stale", "ancient birth block"].iter().any(|words| plain.contains(words));
     match code {
         KNOWN | BANNED => Ok(Pool::Accepted(None)),
         _ if outdated && before => Ok(Pool::Accepted(None)),
@@ -320,6 +334,7 @@ mod tests {
         assert_eq!(refusal(1010, "Invalid Transaction \"Transaction has a bad signature\""), "InvalidTransaction");
         assert_eq!(refusal(1010, "Invalid Transaction \"Transaction is outdated\""), "outdated");
         assert_eq!(refusal(1010, r#"{"invalid":{"stale":null}}"#), "outdated");
+        assert_eq!(refusal(1010, "Invalid Transaction \"Transaction has an ancient birth block\""), "outdated");
         assert_eq!(refusal(1014, "Priority is too low: (1 vs 1)"), "outdated");
         assert_eq!(refusal(1013, "Transaction Already Imported"), "accepted");
         assert_eq!(refusal(1016, "Immediately Dropped"), "PoolError1016");
