@@ -8,7 +8,7 @@ use chain::{
 };
 use proptest::prelude::*;
 
-const EXAMPLE: &str = include_str!("../../configs/economy.toml");
+const EXAMPLE: &str = include_str!("../economy.toml");
 
 fn example() -> Scenario {
     Scenario::parse(EXAMPLE).unwrap()

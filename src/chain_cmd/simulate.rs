@@ -16,14 +16,14 @@ use serde::Serialize;
 use crate::output::{self, Table};
 
 /// The scenario without `--config`.
-const EXAMPLE: &str = include_str!("../../configs/economy.toml");
+const EXAMPLE: &str = include_str!("../../chain/economy.toml");
 /// The longest run, in days.
 const MOST_DAYS: u64 = 36_500;
 
 /// Options of `tributary chain simulate`.
 #[derive(Debug, Args)]
 pub struct SimulateArgs {
-    /// The scenario; by default the built-in configs/economy.toml.
+    /// The scenario; by default the built-in chain/economy.toml.
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
     /// How many days of 7,200 blocks.
