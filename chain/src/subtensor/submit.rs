@@ -181,7 +181,12 @@ impl Subtensor {
         let ask = |node: Arc<Node>| async move {
             Ok(node.rpc.state_call("TaggedTransactionQueue_validate_transaction", Some(question), Some(H256(head))).await?)
         };
-        match self.link.read(ask).await?.as_slice() {
+        let answer = match self.link.read(ask).await {
+            // a node that does not say leaves the extrinsic to be signed anew
+            Err(ChainError::NodeRefused { .. }) => return Ok(()),
+            answer => answer?,
+        };
+        match answer.as_slice() {
             // Err(Invalid(Custom(n)))
             [1, 0, 7, number, ..] => {
                 let (name, why) =

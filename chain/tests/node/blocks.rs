@@ -1,6 +1,6 @@
 //! The chain: a pool, the best chain, and how much of it is final.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -109,9 +109,9 @@ impl Blocks {
 
     /// The nonce of an account's next extrinsic, the pool's counted.
     pub fn next_index(&self, account: AccountId32) -> u32 {
-        let waiting: BTreeMap<u32, ()> = self.pool.iter().filter(|x| x.signer == account).map(|x| (x.nonce, ())).collect();
+        let waiting: BTreeSet<u32> = self.pool.iter().filter(|x| x.signer == account).map(|x| x.nonce).collect();
         let mut next = self.nonce(account);
-        while waiting.contains_key(&next) {
+        while waiting.contains(&next) {
             next += 1;
         }
         next

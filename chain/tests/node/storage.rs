@@ -24,7 +24,10 @@ const fn entry<K, V>(pallet: &'static str, name: &'static str, hashers: &'static
 }
 
 const SUBTENSOR: &str = "SubtensorModule";
+/// A hash, the block that committed it, and the first and last block to reveal it.
 pub type Commit = (H256, u64, u64, u64);
+/// Who committed, in which block, the ciphertext and its round.
+pub type Timelocked = (AccountId32, u64, Vec<u8>, u64);
 
 pub const ACCOUNT: Entry<AccountId32, AccountInfo> = entry("System", "Account", &[Blake2_128Concat]);
 pub const EVENTS: Entry<(), Vec<EventRecord>> = entry("System", "Events", &[]);
@@ -53,13 +56,11 @@ pub const PENDING_EPOCH: Entry<u16, u64> = entry(SUBTENSOR, "PendingEpochAt", &[
 pub const EPOCH_INDEX: Entry<u16, u64> = entry(SUBTENSOR, "SubnetEpochIndex", &[Identity]);
 pub const SINCE_LAST_STEP: Entry<u16, u64> = entry(SUBTENSOR, "BlocksSinceLastStep", &[Identity]);
 pub const COMMITS: Entry<(u16, AccountId32), Vec<Commit>> = entry(SUBTENSOR, "WeightCommits", &[Twox64Concat, Twox64Concat]);
-pub const TIMELOCKED: Entry<(u16, u64), Vec<(AccountId32, u64, Vec<u8>, u64)>> =
-    entry(SUBTENSOR, "TimelockedWeightCommits", &[Twox64Concat, Twox64Concat]);
+pub const TIMELOCKED: Entry<(u16, u64), Vec<Timelocked>> = entry(SUBTENSOR, "TimelockedWeightCommits", &[Twox64Concat, Twox64Concat]);
 pub const COMMITMENT_OF: Entry<(u16, AccountId32), Registration> = entry("Commitments", "CommitmentOf", &[Identity, Twox64Concat]);
 
 /// Every entry, as the metadata tells it, by pallet. Those whose absence is an answer are optional, the others have a default.
 pub fn entries() -> Vec<(&'static str, StorageEntryMetadata)> {
-    let registration = |e: &Entry<(u16, AccountId32), Registration>| e.metadata(None);
     vec![
         ACCOUNT.metadata(Some(AccountInfo::default())),
         EVENTS.metadata(Some(vec![])),
@@ -89,7 +90,7 @@ pub fn entries() -> Vec<(&'static str, StorageEntryMetadata)> {
         SINCE_LAST_STEP.metadata(Some(0)),
         COMMITS.metadata(None),
         TIMELOCKED.metadata(Some(vec![])),
-        registration(&COMMITMENT_OF),
+        COMMITMENT_OF.metadata(None),
     ]
 }
 

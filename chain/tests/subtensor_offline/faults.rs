@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::node::metadata::Runtime;
-use crate::node::types::{CommitmentsError, DispatchError, SubtensorError};
+use crate::node::types::{CommitmentsError, DispatchError, RuntimeCall, SubtensorError, SystemCall};
 use crate::node::{NETUID, account, hotkey, rich};
 
 fn refusal(code: i32, message: &str, data: &str) -> ErrorObjectOwned {
@@ -351,6 +351,27 @@ async fn a_nonce_that_was_used_meanwhile_is_asked_for_anew() {
     });
     client.commit(&key(1), NETUID, b"nonce 1").await.unwrap();
     assert_eq!(client.commitments(NETUID, 0..=u64::MAX).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn bytes_that_no_pool_took_are_signed_anew() {
+    let chain = small("lost request");
+    let node = chain.node().await;
+    let client = open(&[&node]).await;
+    let (proxy, lost, other) = (node.proxy.clone(), AtomicBool::new(false), chain.clone());
+    node.fault(move |request, honest| match request.method {
+        "author_submitExtrinsic" if !lost.swap(true, Ordering::Relaxed) => {
+            // the request is lost, and another process uses the nonce
+            let call = RuntimeCall::System(SystemCall::remark { remark: vec![] });
+            other.include(&rich(), call);
+            proxy.cut();
+            Ok(Value::Null)
+        }
+        _ => honest(),
+    });
+    let _blocks = chain.running(BLOCK);
+    client.add_stake(&rich(), NETUID, hotkey(2), 5_000).await.unwrap();
+    assert_eq!(chain.state().or_default(&node::storage::STAKE, (account(&key(2)), NETUID)), 5_000);
 }
 
 #[tokio::test]
