@@ -45,7 +45,7 @@ unit: setup
 # the chain's client against a real Subtensor runtime: a development chain whose root is //Alice, never one that matters
 test-chain: setup
 	@test -n "$(SUBTENSOR_URL)" || { echo "make test-chain: name a development chain, as in SUBTENSOR_URL=ws://127.0.0.1:9944" >&2; exit 1; }
-	SUBTENSOR_URL=$(SUBTENSOR_URL) $(CARGO) test -p chain --test conformance --test subtensor -- --ignored --nocapture --test-threads=1
+	SUBTENSOR_URL=$(SUBTENSOR_URL) $(CARGO) test --workspace --test conformance --test subtensor -- --ignored --nocapture --test-threads=1
 
 # the payload vectors, read by a decoder written from compression/README.md alone
 vectors: $(NUMPY)

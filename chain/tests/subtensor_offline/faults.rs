@@ -304,19 +304,15 @@ async fn a_dispatchs_errors_arrive_by_name() {
     let client = open(&[&node]).await;
     let _blocks = chain.running(BLOCK);
     let failing = |error: DispatchError| chain.blocks().failures.push(error);
-    for (error, words) in [
-        (
-            SubtensorError::IncorrectWeightVersionKey.into(),
-            "IncorrectWeightVersionKey: SubtensorModule.set_weights is refused: The version key is another.",
-        ),
-        (
-            SubtensorError::CommitRevealEnabled.into(),
-            "CommitRevealEnabled: SubtensorModule.set_weights is refused: Weights must be committed first.",
-        ),
-        (DispatchError::BadOrigin, "Bad origin"),
+    for (error, variant, words) in [
+        (SubtensorError::IncorrectWeightVersionKey.into(), "IncorrectWeightVersionKey", "IncorrectWeightVersionKey: the weights name"),
+        (SubtensorError::CommitRevealEnabled.into(), "CommitRevealEnabled", "CommitRevealEnabled: the subnet takes weights"),
+        // where this crate has no words of its own, the metadata's are told
+        (CommitmentsError::SpaceLimitExceeded.into(), "Refused", "SpaceLimitExceeded: SubtensorModule.set_weights is refused: "),
+        (DispatchError::BadOrigin, "Refused", "Bad origin"),
     ] {
         failing(error);
-        let found = refused(client.set_weights(&key(1), NETUID, &[(2, 1)]).await, "Refused");
+        let found = refused(client.set_weights(&key(1), NETUID, &[(2, 1)]).await, variant);
         assert!(found.starts_with(words), "{found}");
     }
     refused(client.set_weights(&key(2), NETUID, &[(1, 1)]).await, "NotEnoughStakeToSetWeights");
@@ -329,12 +325,8 @@ async fn a_dispatchs_errors_arrive_by_name() {
     let words = refused(client.commit(&key(1), NETUID, b"x").await, "Refused");
     assert!(words.starts_with("SpaceLimitExceeded: "), "{words}");
     refused(client.commit(&key(9), NETUID, b"x").await, "AccountNotAllowedCommit");
-    let words = refused(client.add_stake(&rich(), NETUID, hotkey(1), u64::MAX).await, "Refused");
-    assert!(words.starts_with("NotEnoughBalanceToStake: "), "{words}");
-    refused(
-        client.commit_weights(&key(1), NETUID, protocol::Digest([1; 32])).await,
-        "Refused { call: \"SubtensorModule.commit_weights\", name: \"CommitRevealDisabled\"",
-    );
+    refused(client.add_stake(&rich(), NETUID, hotkey(1), u64::MAX).await, "NotEnoughBalanceToStake { balance: ");
+    refused(client.commit_weights(&key(1), NETUID, protocol::Digest([1; 32])).await, "CommitRevealDisabled");
 }
 
 #[tokio::test]

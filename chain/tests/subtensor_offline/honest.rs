@@ -34,7 +34,11 @@ async fn what_is_submitted_reads_back() {
 #[tokio::test]
 async fn calls_have_the_bytes_that_the_real_runtime_takes() {
     let chain = small("bytes");
-    chain.blocks().edit(|state| state.put(&node::storage::VERSION_KEY, NETUID, 9));
+    chain.blocks().edit(|state| {
+        state.put(&node::storage::VERSION_KEY, NETUID, 9);
+        state.put(&node::storage::STAKE, (node::account(&key(0)), NETUID), 1_000_000);
+        state.put(&node::storage::PERMITS, NETUID, vec![true, true, false]);
+    });
     let node = chain.node().await;
     let client = open(&[&node]).await;
     let _blocks = chain.running(BLOCK);
@@ -42,12 +46,13 @@ async fn calls_have_the_bytes_that_the_real_runtime_takes() {
     let hotkey = protocol::Hotkey([0x11; 32]);
     client.burned_register(&rich(), NETUID, hotkey).await.unwrap();
     client.add_stake(&rich(), NETUID, hotkey, 123_456_789_012).await.unwrap();
-    client.set_weights(&key(1), NETUID, &[(2, 65535), (0, 1), (1, 12345)]).await.unwrap();
+    // by the owner, who may weigh itself
+    client.set_weights(&key(0), NETUID, &[(2, 65535), (0, 1), (1, 12345)]).await.unwrap();
     client.set_bucket(&key(1), NETUID, "https://bucket.example/a").await.unwrap();
     client.commit(&key(1), NETUID, &said).await.unwrap();
     chain.blocks().edit(|state| state.put(&node::storage::COMMIT_REVEAL, NETUID, true));
     client.commit_weights(&key(1), NETUID, Digest([0x22; 32])).await.unwrap();
-    refused(client.reveal_weights(&key(1), NETUID, &[(2, 65535), (0, 4)], &[5, 600, 7]).await, "Refused");
+    refused(client.reveal_weights(&key(1), NETUID, &[(2, 65535), (0, 4)], &[5, 600, 7]).await, "InvalidRevealCommitHashNotMatch");
     let calls: Vec<String> = chain.blocks().calls.iter().map(hex::encode).collect();
     let expected = include_str!("../node/calls.hex").lines().filter(|line| !line.starts_with('#'));
     assert_eq!(calls, expected.collect::<Vec<_>>());
