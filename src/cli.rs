@@ -56,7 +56,7 @@ enum Command {
     Data(data::DataArgs),
     /// Make, list and use keys.
     Wallet(wallet::WalletArgs),
-    /// Make and look after an embedded ledger.
+    /// Keys on a chain, the embedded ledger, consensus and pay by themselves.
     Chain(chain_cmd::ChainArgs),
     /// Print a shell's completion script.
     Completions {

@@ -69,7 +69,7 @@ impl Schedule {
     /// The block in which the chain first tries to open what was committed under a timelock in block `committed`; `None` if the tempo or the
     /// period is 0.
     ///
-    /// Both runtimes open before they run a block's epoch. In 2026 they foresee that it will run, unless only [`LONGEST`] makes it run. In 2025
+    /// Both runtimes open before they run a block's epoch. In 2026 they foresee that it will run, unless only `LONGEST` makes it run. In 2025
     /// they open a block before the reveal period begins, and what the block of an epoch commits counts for the next.
     pub fn opening(&self, committed: u64, period: u64) -> Option<u64> {
         match self.rule {

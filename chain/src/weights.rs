@@ -10,8 +10,8 @@ use blake2::digest::consts::U32;
 use blake2::{Blake2b, Digest as _};
 use protocol::{Digest, Hotkey};
 
-/// The hash that commits `hotkey` to a row: BLAKE2b-256 over SCALE (hotkey, netuid index: u16, uids: Vec<u16>, values: Vec<u16>, salt: Vec<u16>,
-/// version key: u64), as Subtensor's `reveal_weights` computes it. The netuid index is mechanism · 4096 + netuid.
+/// The hash that commits `hotkey` to a row: BLAKE2b-256 over SCALE of (hotkey, netuid index as u16, uids, values and salt as
+/// sequences of u16, version key as u64), as Subtensor's `reveal_weights` computes it. The netuid index is mechanism · 4096 + netuid.
 pub fn commitment(hotkey: &Hotkey, netuid_index: u16, weights: &[(u16, u16)], salt: &[u16], version_key: u64) -> Digest {
     let (uids, values): (Vec<u16>, Vec<u16>) = weights.iter().copied().unzip();
     let mut bytes = [&hotkey.0[..], &netuid_index.to_le_bytes()].concat();

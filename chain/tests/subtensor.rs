@@ -141,10 +141,11 @@ async fn figures() {
     let (netuid, ..) = subnet(&chain, false).await;
     // 253 more neurons, written into the state: registering them would take as many blocks
     let mut entries = vec![(bench.key("SubtensorModule", "SubnetworkN", (netuid,)).await, 256u16.to_le_bytes().to_vec())];
+    // Keys is a double map whose hashers keep the keys themselves (identity), so that the last key's two bytes are the uid
+    let first = bench.key("SubtensorModule", "Keys", (netuid, 0u16)).await;
     for uid in 3u16..256 {
-        let hotkey = Hotkey([uid as u8; 32]);
-        entries.push((bench.key("SubtensorModule", "Keys", (netuid, uid)).await, hotkey.0.to_vec()));
-        entries.push((bench.key("SubtensorModule", "Uids", (netuid, hotkey.0)).await, uid.to_le_bytes().to_vec()));
+        let key = [&first[..first.len() - 2], &uid.to_le_bytes()].concat();
+        entries.push((key, Hotkey([uid as u8; 32]).0.to_vec()));
     }
     bench.store(&entries).await;
     bench.blocks(1).await;

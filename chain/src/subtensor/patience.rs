@@ -19,6 +19,8 @@ pub struct Patience {
     pub stalled: Duration,
     /// Pause before a call is signed anew, so that the node's pool has seen the block.
     pub anew: Duration,
+    /// After so long without inclusion, and again each time, the runtime is asked whether an extrinsic is still valid.
+    pub doubt: Duration,
     /// How long the chain may take for the blocks within which an extrinsic must be included.
     pub inclusion: Duration,
 }
@@ -34,6 +36,7 @@ impl Default for Patience {
             request: Duration::from_secs(60),
             stalled: Duration::from_secs(120),
             anew: Duration::from_secs(1),
+            doubt: Duration::from_secs(15),
             inclusion: Duration::from_secs(15 * 60),
         }
     }

@@ -140,6 +140,21 @@ impl Subtensor {
             }
             // a block that took it may still be on its way to this client
             () = dropped(watch, patience.anew) => self.search(signed, self.link.head().number, call).await,
+            // nodes may drop it without a word
+            refusal = self.doubted(signed, call) => match self.search(signed, self.link.head().number, call).await? {
+                Some(block) => Ok(Some(block)),
+                None => Err(refusal),
+            },
+        }
+    }
+
+    /// Waits until the runtime finds an extrinsic invalid that is still on its way.
+    async fn doubted(&self, signed: &Signed, call: &Call) -> ChainError {
+        loop {
+            tokio::time::sleep(self.link.patience().doubt).await;
+            if let Err(refusal @ ChainError::Refused { .. }) = self.validity(signed, call).await {
+                return refusal;
+            }
         }
     }
 
