@@ -7,7 +7,7 @@ use std::time::Instant;
 use chain::subtensor::dev::{self, Rules};
 use chain::timelock::Beacon;
 use chain::{Chain, ChainError, Phrase, RAO_PER_TAO, Subtensor};
-use protocol::{Hotkey, Keypair};
+use protocol::Keypair;
 use serde_json::{Value as Json, json};
 use subxt::dynamic::{self, Value};
 use subxt::rpcs::{RpcClient, rpc_params};
@@ -136,26 +136,13 @@ async fn pool_and_runtime_refuse_by_name() {
 #[ignore = "needs a development chain: make test-chain SUBTENSOR_URL=ws://…"]
 async fn figures() {
     let started = Instant::now();
-    let (chain, bench) = (Subtensor::open(&url()).await.unwrap(), Bench::open().await);
+    let chain = Subtensor::open(&url()).await.unwrap();
     println!("connected in {:?} (metadata decoded)", started.elapsed());
     let (netuid, ..) = subnet(&chain, false).await;
-    // 253 more neurons, written into the state: registering them would take as many blocks
-    let mut entries = vec![(bench.key("SubtensorModule", "SubnetworkN", (netuid,)).await, 256u16.to_le_bytes().to_vec())];
-    // Keys is a double map whose hashers keep the keys themselves (identity), so that the last key's two bytes are the uid
-    let first = bench.key("SubtensorModule", "Keys", (netuid, 0u16)).await;
-    for uid in 3u16..256 {
-        let key = [&first[..first.len() - 2], &uid.to_le_bytes()].concat();
-        entries.push((key, Hotkey([uid as u8; 32]).0.to_vec()));
-    }
-    bench.store(&entries).await;
-    bench.blocks(1).await;
-    let head = chain.next_block(chain.head().await.unwrap().number - 1).await.unwrap();
-    for _ in 0..3 {
-        let started = Instant::now();
-        let neurons = chain.neurons(netuid, chain.head().await.unwrap().number).await;
-        println!("{:?} neurons in {:?}", neurons.map(|neurons| neurons.len()), started.elapsed());
-        bench.blocks(1).await;
-    }
+    let head = chain.head().await.unwrap();
+    let started = Instant::now();
+    let neurons = chain.neurons(netuid, head.number).await.unwrap();
+    println!("{} neurons in {:?}", neurons.len(), started.elapsed());
     let started = Instant::now();
     let said = chain.commitments(netuid, head.number.saturating_sub(100)..=head.number).await.unwrap();
     println!("commitments of 101 blocks ({}) in {:?}", said.len(), started.elapsed());

@@ -54,3 +54,29 @@ async fn an_hour_of_blocks() {
     println!("3,600 blocks, {} cuts: felt for {:?} in the median, {:?} at most", felt.len(), felt[felt.len() / 2], felt[felt.len() - 1]);
     println!("resident: {before} KiB before, {} KiB after", resident_kib());
 }
+
+/// A subnet of 256 neurons is one request, however many they are. Prints how long it takes.
+#[tokio::test]
+async fn two_hundred_and_fifty_six_neurons_are_one_request() {
+    let chain = small("neurons");
+    for n in 3..=255 {
+        chain.enroll(&key(n), 0);
+    }
+    chain.block();
+    let node = chain.node().await;
+    let client = open(&[&node]).await;
+    let head = client.head().await.unwrap().number;
+    let metagraphs = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = metagraphs.clone();
+    node.fault(move |request, honest| {
+        if request.params.first().is_some_and(|name| name == "SubnetInfoRuntimeApi_get_metagraph") {
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        assert_ne!(request.method, "state_getKeysPaged", "no map is read key by key");
+        honest()
+    });
+    let started = Instant::now();
+    assert_eq!(client.neurons(NETUID, head).await.unwrap().len(), 256);
+    println!("256 neurons in {:?}", started.elapsed());
+    assert_eq!(metagraphs.load(std::sync::atomic::Ordering::Relaxed), 1);
+}
