@@ -60,16 +60,6 @@ pub fn split(pot: u64, owner: usize, incentive: &[u16], dividends: &[u16]) -> Pa
     Pay { own, dividends: validated.unwrap_or_else(nothing) }
 }
 
-/// Splits a validator's dividends: its own coldkey's take (`take` of 65,535), and of the rest each staker's share by stake. All of it is
-/// its own while nobody stakes.
-pub fn delegated(dividends: u64, take: u16, stakes: &[u64]) -> (u64, Vec<u64>) {
-    let own = (u128::from(dividends) * u128::from(take) / u128::from(u16::MAX)) as u64;
-    match apportion(dividends - own, stakes) {
-        Some(shares) => (own, shares),
-        None => (dividends, vec![0; stakes.len()]),
-    }
-}
-
 /// ⌊amount · percent / 100⌋.
 fn percent(amount: u64, percent: u64) -> u64 {
     (u128::from(amount) * u128::from(percent) / 100) as u64
@@ -109,18 +99,6 @@ mod tests {
             let (incentive, dividends): (Vec<u16>, Vec<u16>) = shares.into_iter().unzip();
             let pay = split(pot, owner.index(incentive.len()), &incentive, &dividends);
             prop_assert_eq!(pay.own.iter().chain(&pay.dividends).sum::<u64>(), pot);
-        }
-
-        #[test]
-        fn stakers_and_take_are_all_the_dividends(
-            dividends in 0..=MAX_SUPPLY,
-            take in any::<u16>(),
-            stakes in prop::collection::vec(0..=MAX_SUPPLY, 0..16),
-        ) {
-            let (own, shares) = delegated(dividends, take, &stakes);
-            prop_assert_eq!(own + shares.iter().sum::<u64>(), dividends);
-            prop_assert!(own >= (u128::from(dividends) * u128::from(take) / 65_535) as u64);
-            prop_assert!(stakes.iter().zip(&shares).all(|(&stake, &share)| stake > 0 || share == 0));
         }
     }
 }

@@ -40,7 +40,7 @@ impl Tx<'_> {
         for (uid, neuron) in neurons.iter().enumerate() {
             *credits.entry(neuron.coldkey).or_default() += pay.own[uid];
             let (coldkeys, stakes): (Vec<_>, Vec<_>) = self.stakers(&neuron.hotkey, block)?.into_iter().unzip();
-            let (own, shares) = emission::delegated(pay.dividends[uid], self.config.take, &stakes);
+            let (own, shares) = emission::take_and_stakers(pay.dividends[uid], self.config.take, &stakes);
             for (coldkey, share) in coldkeys.into_iter().zip(shares).chain([(neuron.coldkey, own)]) {
                 *credits.entry(coldkey).or_default() += share;
             }
