@@ -1,6 +1,8 @@
 //! What the client does where nothing goes wrong.
 
 use chain::Chain as _;
+use chain::timelock::{self, Beacon, Payload, Version};
+use parity_scale_codec::Decode as _;
 
 use super::*;
 use crate::node::types::*;
@@ -152,4 +154,31 @@ fn the_node_takes_no_extrinsic_of_which_a_bit_was_changed() {
     let elsewhere = node::extrinsic::signed(&key(1), 0, RuntimeCall::System(SystemCall::remark { remark: vec![] }), &blocks.runtime, other);
     assert!(blocks.submit(&elsewhere).is_err(), "another chain's genesis");
     blocks.submit(&signed).unwrap();
+}
+
+#[tokio::test]
+async fn a_row_is_sealed_as_the_runtime_of_2026_takes_it() {
+    let beacon = Beacon::from_seed(b"a beacon of this test's own");
+    let chain = small("sealed");
+    chain.blocks().edit(|state| {
+        state.put(&node::storage::TEMPO, NETUID, 20);
+        state.put(&node::storage::COMMIT_REVEAL, NETUID, true);
+        state.put(&node::storage::COMMIT_REVEAL_VERSION, (), 4);
+        state.put(&node::storage::VERSION_KEY, NETUID, 9);
+    });
+    let node = chain.node().await;
+    let client = open(&[&node]).await.with_beacon(beacon.key());
+    let _blocks = chain.running(BLOCK);
+    let row = [(2, 65535), (0, 7)];
+    let opened = client.commit_timelocked_weights(&key(1), NETUID, &row).await.unwrap();
+    assert!(opened > client.head().await.unwrap().number);
+    let call = chain.blocks().calls.last().unwrap().clone();
+    // pallet and call, netuid, commit, reveal round, version
+    type Arguments = ((u8, u8), u16, Vec<u8>, u64, u16);
+    let ((_, index), netuid, sealed, round, version) = Arguments::decode(&mut call.as_slice()).unwrap();
+    assert_eq!((index, netuid, version), (113, NETUID, 4));
+    let plain = timelock::decrypt(&beacon.sign(round), &sealed).unwrap();
+    let payload = Payload::decode(&plain, Version::V4, hotkey(1)).unwrap();
+    assert_eq!((payload.weights.as_slice(), payload.version_key), (&row[..], 9));
+    assert!(timelock::decrypt(&beacon.sign(round - 1), &sealed).is_err(), "no earlier round opens it");
 }
