@@ -46,10 +46,13 @@ impl Subtensor {
     pub async fn create_subnet(&self, root: &Keypair, owner: Hotkey, rules: Rules) -> Result<u16, ChainError> {
         self.sudo(root, "sudo_set_network_rate_limit", vec![Value::u128(0)]).await?;
         self.sudo(root, "sudo_set_tx_rate_limit", vec![Value::u128(0)]).await?;
-        match self.sudo(root, "sudo_set_admin_freeze_window", vec![Value::u128(0)]).await {
-            // runtimes of 2025 have none
-            Err(ChainError::NotInThisRuntime { .. }) | Ok(()) => {}
-            Err(error) => return Err(error),
+        // the price of a subnet doubles with each, and falls back within this many blocks
+        for (name, blocks) in [("sudo_set_lock_reduction_interval", 1), ("sudo_set_admin_freeze_window", 0)] {
+            match self.sudo(root, name, vec![Value::u128(blocks)]).await {
+                // runtimes of 2025 have no freeze
+                Err(ChainError::NotInThisRuntime { .. }) | Ok(()) => {}
+                Err(error) => return Err(error),
+            }
         }
         let arguments = vec![account(owner)];
         let block = self.submit(root, &Call { pallet: SUBTENSOR, name: "register_network", arguments }).await?;
