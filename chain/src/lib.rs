@@ -65,7 +65,7 @@ pub struct Neuron {
     pub incentive: u16,
     /// Share of the validators' pay, of 65,535.
     pub dividends: u16,
-    /// Earned, in rao: in total on the ledger, by the newest epoch on Subtensor, which keeps no total.
+    /// Earned, in rao; over what time, [`Subnet::earnings`] says.
     pub emission: u64,
 }
 
@@ -110,8 +110,30 @@ pub struct Subnet {
     pub immunity_period: u64,
     /// What a registration costs now, in rao.
     pub burn: u64,
+    /// What neurons' `emission` counts.
+    pub earnings: Earnings,
     /// How weights must be hidden at first; `None` where they are set in the open.
     pub commit_reveal: Option<CommitReveal>,
+}
+
+/// What a chain counts as a neuron's `emission`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Earnings {
+    /// TAO since registration.
+    Total,
+    /// The subnet's alpha by the newest epoch: Subtensor keeps no total.
+    NewestEpoch,
+}
+
+impl Earnings {
+    /// A column's title for earnings in the currency's unit.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Total => "earned TAO",
+            Self::NewestEpoch => "epoch's alpha",
+        }
+    }
 }
 
 /// A subnet's rule for weights that are committed first and revealed later.

@@ -6,31 +6,43 @@ mod submitter;
 pub use quantize::{QuantizeError, Rules, quantize};
 pub use submitter::{Standing, SubmitError, Submitter};
 
+use std::collections::BTreeSet;
+
 use blake2::digest::consts::U32;
 use blake2::{Blake2b, Digest as _};
+use parity_scale_codec::Encode as _;
 use protocol::{Digest, Hotkey};
+
+use crate::ChainError;
 
 /// The hash that commits `hotkey` to a row: BLAKE2b-256 over SCALE of (hotkey, netuid index as u16, uids, values and salt as
 /// sequences of u16, version key as u64), as Subtensor's `reveal_weights` computes it. The netuid index is mechanism · 4096 + netuid.
 pub fn commitment(hotkey: &Hotkey, netuid_index: u16, weights: &[(u16, u16)], salt: &[u16], version_key: u64) -> Digest {
     let (uids, values): (Vec<u16>, Vec<u16>) = weights.iter().copied().unzip();
-    let mut bytes = [&hotkey.0[..], &netuid_index.to_le_bytes()].concat();
-    for vector in [&uids, &values, salt] {
-        bytes.extend(compact(vector.len() as u32));
-        bytes.extend(vector.iter().flat_map(|x| x.to_le_bytes()));
-    }
-    bytes.extend(version_key.to_le_bytes());
+    let bytes = (hotkey.0, netuid_index, uids, values, salt, version_key).encode();
     Digest(Blake2b::<U32>::digest(&bytes).into())
 }
 
-/// A length below 2³⁰ in SCALE's compact form: the two lowest bits tell whether one, two or four bytes hold it.
-fn compact(length: u32) -> Vec<u8> {
-    match length {
-        0..0x40 => vec![(length as u8) << 2],
-        0x40..0x4000 => ((length as u16) << 2 | 1).to_le_bytes().to_vec(),
-        _ => (length << 2 | 2).to_le_bytes().to_vec(),
+/// What every chain refuses in the row of uid `own`: an entry twice, or for a uid that is none of `uids`, or for itself unless it is the owner's.
+pub(crate) fn check_entries(weights: &[(u16, u16)], own: u16, is_owner: IsOwner, uids: usize) -> Result<(), ChainError> {
+    let mut seen = BTreeSet::new();
+    for &(uid, _) in weights {
+        if !seen.insert(uid) {
+            return Err(ChainError::DuplicateUids(uid));
+        }
+        if usize::from(uid) >= uids {
+            return Err(ChainError::UidVecContainInvalidOne(uid));
+        }
+        if uid == own && !is_owner.0 {
+            return Err(ChainError::SelfWeight(uid));
+        }
     }
+    if weights.is_empty() { Err(ChainError::WeightVecLengthIsLow) } else { Ok(()) }
 }
+
+/// Whether a row is that of the subnet's owner.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IsOwner(pub(crate) bool);
 
 #[cfg(test)]
 mod commitment_tests {

@@ -16,6 +16,7 @@ use crate::{Validator, ValidatorError, envelopes::LeftOff, review::Review, valid
 
 /// Size of a snapshot's files.
 const SHARD_BYTES: usize = 1 << 30;
+
 /// What was found of another's record.
 #[derive(Debug)]
 pub(crate) struct Examined {

@@ -43,26 +43,26 @@ struct PlaceArgs {
 
 /// A chain by its address, or a ledger by its file.
 pub(super) async fn open(chain: &str) -> Result<Arc<dyn Chain>> {
-    match chain.contains("://") || chain.starts_with("ledger:") {
-        true => context::open_chain(chain, None).await,
-        false => Ok(Arc::new(ledger(chain)?)),
+    match operated(chain)? {
+        Some(ledger) => Ok(Arc::new(ledger)),
+        None => context::open_chain(chain, None).await,
     }
 }
 
-fn ledger(path: &str) -> Result<Ledger> {
-    Ledger::open(Path::new(path)).with_context(|| path.to_owned())
-}
-
-fn is_file(chain: &str) -> bool {
-    !chain.contains("://")
+/// A ledger on this machine, whose operator this process is; `None` for the address of any other chain.
+fn operated(chain: &str) -> Result<Option<Ledger>> {
+    let path = chain.strip_prefix("ledger:").unwrap_or(chain);
+    match path.contains("://") {
+        true => Ok(None),
+        false => Ledger::open(Path::new(path)).with_context(|| path.to_owned()).map(Some),
+    }
 }
 
 /// Runs `tributary chain register`.
 pub(super) async fn register(RegisterArgs { place }: &RegisterArgs) -> Result<()> {
     let wallet = context::open_wallet(&place.keys)?;
     let hotkey = wallet.hotkey_public(&place.keys.hotkey)?;
-    if is_file(&place.chain) {
-        let ledger = ledger(place.chain.strip_prefix("ledger:").unwrap_or(&place.chain))?;
+    if let Some(ledger) = operated(&place.chain)? {
         let uid = ledger.enroll(ledger.config().netuid, hotkey, wallet.coldkey_public()?)?;
         println!("{hotkey} has uid {uid} from the next block on");
         return Ok(());
@@ -79,8 +79,7 @@ pub(super) async fn register(RegisterArgs { place }: &RegisterArgs) -> Result<()
 pub(super) async fn stake(StakeArgs { place, tao }: &StakeArgs) -> Result<()> {
     let wallet = context::open_wallet(&place.keys)?;
     let hotkey = wallet.hotkey_public(&place.keys.hotkey)?;
-    if is_file(&place.chain) {
-        let ledger = ledger(place.chain.strip_prefix("ledger:").unwrap_or(&place.chain))?;
+    if let Some(ledger) = operated(&place.chain)? {
         ledger.endow(ledger.config().netuid, hotkey, rao(*tao)?)?;
         println!("{hotkey} has {tao} TAO more at stake from the next block on");
         return Ok(());

@@ -184,10 +184,17 @@ async fn show(chain: &dyn Chain, netuid: u16, json: bool) -> Result<()> {
         println!("{}", serde_json::json!({ "block": head.number, "hash": head.hash, "neurons": neurons }));
         return Ok(());
     }
+    let earnings = chain.subnet(netuid).await?.earnings;
     println!("block {} {}", head.number, head.hash);
     println!(
         "{:>5} {:<48} {:>14} {:>6} {:>9} {:>9} {:>14}",
-        "uid", "hotkey", "stake TAO", "permit", "incentive", "dividends", "earned TAO"
+        "uid",
+        "hotkey",
+        "stake TAO",
+        "permit",
+        "incentive",
+        "dividends",
+        earnings.title()
     );
     let tao = |rao: u64| rao as f64 / RAO_PER_TAO as f64;
     for n in neurons {

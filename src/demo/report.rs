@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use chain::{Neuron, RAO_PER_TAO};
+use chain::{Earnings, Neuron, RAO_PER_TAO};
 use checkpoints::{Replica, write_snapshot};
 use dataset::{Dataset, Split};
 use model::{Device, Llama};
@@ -31,6 +31,7 @@ struct Report<'a> {
     /// Its held-out bits per byte.
     held_out: f64,
     neurons: Vec<Neuron>,
+    earnings: Earnings,
     /// By uid, the share of the validators' weights on the chain.
     weights: BTreeMap<u16, f64>,
     /// What the model writes.
@@ -53,8 +54,8 @@ pub async fn finish(lab: &Lab, story: &Story, json: bool) -> Result<()> {
     fs::write(lab.dir.join("sample.txt"), &sample)?;
     write_csv(lab, story)?;
     draw(lab, story).map_err(|e| anyhow!("drawing the loss curve: {e}"))?;
-    let (neurons, weights) = read_chain(lab).await?;
-    let report = Report { lab, story, replica, held_out, neurons, weights, sample, checkpoint };
+    let (neurons, weights, earnings) = read_chain(lab).await?;
+    let report = Report { lab, story, replica, held_out, neurons, earnings, weights, sample, checkpoint };
     let summary = report.summary();
     fs::write(lab.dir.join("summary.json"), serde_json::to_vec_pretty(&summary)?)?;
     if json {
@@ -146,7 +147,7 @@ fn draw(lab: &Lab, story: &Story) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// What the chain has at the end: neurons, and each uid's mean share of the validators' rows of weights.
-async fn read_chain(lab: &Lab) -> Result<(Vec<Neuron>, BTreeMap<u16, f64>)> {
+async fn read_chain(lab: &Lab) -> Result<(Vec<Neuron>, BTreeMap<u16, f64>, Earnings)> {
     let chain = context::open_chain(&lab.chain, None).await?;
     let netuid = lab.netuid;
     let neurons = chain.neurons(netuid, chain.head().await?.number).await?;
@@ -162,7 +163,7 @@ async fn read_chain(lab: &Lab) -> Result<(Vec<Neuron>, BTreeMap<u16, f64>)> {
             *weights.entry(*uid).or_insert(0.0) += f64::from(*weight) / total / rows.len() as f64;
         }
     }
-    Ok((neurons, weights))
+    Ok((neurons, weights, chain.subnet(netuid).await?.earnings))
 }
 
 impl Report<'_> {
@@ -232,13 +233,21 @@ impl Report<'_> {
         println!("loss curve      {}, {}", file("loss.svg"), file("loss.csv"));
         println!("summary, sample {}, {}", file("summary.json"), file("sample.txt"));
         println!("log of the run  {}, warnings in {}", lab.events().display(), lab.logs().display());
-        println!("look closer     tributary status --run {}", lab.run);
+        let chain = if lab.chain.starts_with("ledger:") { String::new() } else { format!(" --chain {} --lab", lab.chain) };
+        println!("look closer     tributary status --run {}{chain}", lab.run);
     }
 
     fn print_nodes(&self) {
         println!(
-            "{:<13} {:<10} {:>4} {:>8} {:>7} {:>10} {:>10} {:>12}",
-            "node", "role", "uid", "score", "weight", "up", "down", "earned TAO"
+            "{:<13} {:<10} {:>4} {:>8} {:>7} {:>10} {:>10} {:>13}",
+            "node",
+            "role",
+            "uid",
+            "score",
+            "weight",
+            "up",
+            "down",
+            self.earnings.title()
         );
         for (index, node) in self.lab.nodes.iter().enumerate() {
             let usage = self.story.usage(index);
@@ -247,7 +256,7 @@ impl Report<'_> {
             let earned = self.neuron(node).map_or(0.0, |n| n.emission as f64 / RAO_PER_TAO as f64);
             let role = format!("{:?}", node.role).to_lowercase();
             let (up, down) = (bytes_in_words(usage.up), bytes_in_words(usage.down));
-            println!("{:<13} {role:<10} {:>4} {score:>8} {weight:>7} {up:>10} {down:>10} {earned:>12.3}", node.name, node.uid);
+            println!("{:<13} {role:<10} {:>4} {score:>8} {weight:>7} {up:>10} {down:>10} {earned:>13.3}", node.name, node.uid);
         }
     }
 }

@@ -5,7 +5,7 @@ mod words;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use chain::{Neuron, RAO_PER_TAO};
+use chain::{Earnings, Neuron, RAO_PER_TAO};
 use checkpoints::Run;
 use clap::Args;
 use protocol::{
@@ -120,8 +120,9 @@ struct OnChain {
     weight: f64,
     /// Its share of the miners' pay, as Yuma consensus made it.
     incentive: f64,
-    /// TAO earned so far.
+    /// What it earned: TAO so far, or alpha by the newest epoch, as `earnings` says.
     emission: f64,
+    earnings: Earnings,
 }
 
 /// A contradiction, and in which round.
@@ -163,18 +164,19 @@ impl Explanation {
         }
         let rules = Rules { judge: newest_terms(run, &found).await?, pay: run.manifest.pay.clone() };
         let shares = Shares::of(run, &standing.miners, &rules.judge).await?;
+        let subnet = run.chain.subnet(run.manifest.chain.netuid).await?;
         let mut explanation = Self {
             run: run.id,
             name: run.manifest.name.clone(),
             uid,
             hotkey: neuron.hotkey,
             validates: neuron.permit && neuron.stake > 0,
-            owner: run.chain.subnet(run.manifest.chain.netuid).await?.owner == neuron.hotkey,
+            owner: subnet.owner == neuron.hotkey,
             standing: standing.miners.iter().find(|s| s.hotkey == neuron.hotkey).map(|s| Merits::of(s, &standing, &rules)),
             effect: standing.effect,
             place: place(&standing, neuron.hotkey),
             share: shares.of_uid(uid),
-            chain: OnChain::read(run, neuron, &neurons).await?,
+            chain: OnChain::read(run, neuron, &neurons, subnet.earnings).await?,
             rounds: history,
             dissents,
             advice: None,
@@ -264,7 +266,7 @@ impl Merits {
 }
 
 impl OnChain {
-    async fn read(run: &Run, neuron: &Neuron, neurons: &[Neuron]) -> Result<Self> {
+    async fn read(run: &Run, neuron: &Neuron, neurons: &[Neuron], earnings: Earnings) -> Result<Self> {
         let mut rows: Vec<(u64, Vec<(u16, u16)>)> = Vec::new();
         let mut weights = Vec::new();
         for validator in neurons.iter().filter(|n| n.permit && n.stake > 0) {
@@ -281,6 +283,7 @@ impl OnChain {
             weight: mean_weight(neuron.uid, &rows),
             incentive: f64::from(neuron.incentive) / f64::from(u16::MAX),
             emission: neuron.emission as f64 / RAO_PER_TAO as f64,
+            earnings,
         })
     }
 }

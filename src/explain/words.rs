@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use chain::Earnings;
 use protocol::{Computation, Rating, score::MinerScore};
 
 use super::{Explanation, Merits, Round};
@@ -188,7 +189,11 @@ impl Explanation {
                 )
             }
         });
-        let earned = format!("So far it earned {:.3} TAO{}.", chain.emission, if self.validates { ", for validating too" } else { "" });
+        let also = if self.validates { ", for validating too" } else { "" };
+        let earned = match chain.earnings {
+            Earnings::Total => format!("So far it earned {:.3} TAO{also}.", chain.emission),
+            Earnings::NewestEpoch => format!("The newest epoch gave it {:.3} alpha{also}.", chain.emission),
+        };
         lines.push(format!("The chain's consensus over these weights gives it {} of the miners' pay. {earned}", percent(chain.incentive)));
         lines
     }
@@ -293,7 +298,7 @@ mod tests {
             effect: 1.0,
             place: (1, 4),
             share: 0.25,
-            chain: OnChain { weights: vec![(5, 0.2), (6, 0.3)], weight: 0.25, incentive: 0.26, emission: 1.5 },
+            chain: OnChain { weights: vec![(5, 0.2), (6, 0.3)], weight: 0.25, incentive: 0.26, emission: 1.5, earnings: Earnings::Total },
             dissents: Vec::new(),
             advice: None,
             rules,

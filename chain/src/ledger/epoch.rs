@@ -65,7 +65,7 @@ impl Tx<'_> {
             permit: neurons.iter().map(|neuron| neuron.permit).collect(),
             registered: neurons.iter().map(|neuron| neuron.registered).collect(),
             last_update: neurons.iter().map(|neuron| neuron.last_update).collect(),
-            open_commit: vec![None; n],
+            open_commit: neurons.iter().map(|neuron| self.oldest_open_commit(neuron)).collect::<Result<_, _>>()?,
             weights,
             bonds: self.stored_bonds(n)?,
             emission: 0,

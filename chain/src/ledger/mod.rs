@@ -32,7 +32,7 @@ use error::Fault;
 pub use error::LedgerError;
 use lockstep::{Look, Seen, Waiting};
 
-use crate::{Block, Chain, ChainError, CommitReveal, Commitment, Neuron, Subnet};
+use crate::{Block, Chain, ChainError, CommitReveal, Commitment, Earnings, Neuron, Subnet};
 
 /// A chain in an SQLite file.
 ///
@@ -277,6 +277,7 @@ impl Chain for Ledger {
             max_weight_limit: config.max_weight_limit,
             immunity_period: config.immunity_period,
             burn,
+            earnings: Earnings::Total,
             commit_reveal: config.reveal_period.map(|period| CommitReveal { timelocked: None, period }),
         })
     }

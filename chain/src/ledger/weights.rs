@@ -1,14 +1,13 @@
 //! Rows of weights: set in the open, or committed by hash and revealed in the epoch that is due.
 
-use std::collections::BTreeSet;
-
 use protocol::{Digest, Hotkey};
 use rusqlite::params;
 
 use super::action::{Action, Kind, VersionedRow};
 use super::db::{Tx, U64};
 use super::error::Fault;
-use crate::{ChainError, Neuron, weights};
+use crate::weights::{self, IsOwner, check_entries};
+use crate::{ChainError, Neuron};
 
 /// The most commits that a hotkey may have open, as on Subtensor.
 const MAX_OPEN_COMMITS: usize = 10;
@@ -16,6 +15,7 @@ const MAX_OPEN_COMMITS: usize = 10;
 /// A commit that waits for its reveal.
 struct OpenCommit {
     id: i64,
+    block: u64,
     epoch: u64,
     hash: Digest,
 }
@@ -94,9 +94,18 @@ impl Tx<'_> {
     fn commits_of(&self, hotkey: &Hotkey) -> Result<Vec<OpenCommit>, Fault> {
         let mut statement = self.conn.prepare_cached("SELECT id, block, hash FROM weights_commit WHERE hotkey = ?1 ORDER BY id")?;
         let rows = statement.query_map([hotkey.0], |row| {
-            Ok(OpenCommit { id: row.get(0)?, epoch: self.epoch_of(row.get::<_, U64>(1)?.0), hash: Digest(row.get(2)?) })
+            let block = row.get::<_, U64>(1)?.0;
+            Ok(OpenCommit { id: row.get(0)?, block, epoch: self.epoch_of(block), hash: Digest(row.get(2)?) })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Block of the neuron's oldest commit that can still be revealed in the head's epoch or later.
+    pub(super) fn oldest_open_commit(&self, neuron: &Neuron) -> Result<Option<u64>, Fault> {
+        let Some(period) = self.config.reveal_period else { return Ok(None) };
+        let epoch = self.epoch_of(self.head.number);
+        let open = self.commits_of(&neuron.hotkey)?.into_iter().filter(|commit| commit.epoch + period >= epoch);
+        Ok(open.map(|commit| commit.block).find(|&block| block >= neuron.registered))
     }
 
     /// Drops the hotkey's commits up to the one of `id`.
@@ -131,22 +140,12 @@ impl Tx<'_> {
     }
 
     fn check_weights(&self, own: u16, weights: &[(u16, u16)]) -> Result<(), Fault> {
-        let mut seen = BTreeSet::new();
         let uids = self.uids()?;
-        for &(uid, _) in weights {
-            if !seen.insert(uid) {
-                return Err(ChainError::DuplicateUids(uid).into());
-            }
-            if uid >= uids {
-                return Err(ChainError::UidVecContainInvalidOne(uid).into());
-            }
-            if uid == own && uid != 0 {
-                return Err(ChainError::SelfWeight(uid).into());
-            }
-        }
+        // uid 0 is the owner's
+        check_entries(weights, own, IsOwner(own == 0), uids.into())?;
         // the owner may always weigh itself alone
         let itself = matches!(weights, [(uid, _)] if *uid == own);
-        if weights.is_empty() || !itself && weights.len() < usize::from(self.config.min_allowed_weights.min(uids)) {
+        if !itself && weights.len() < usize::from(self.config.min_allowed_weights.min(uids)) {
             return Err(ChainError::WeightVecLengthIsLow.into());
         }
         if itself || within_limit(weights, self.config.max_weight_limit) { Ok(()) } else { Err(ChainError::MaxWeightExceeded.into()) }

@@ -25,14 +25,13 @@ pub use subxt::dynamic::Value;
 use link::Link;
 use node::{Metagraph, Node};
 pub use patience::Patience;
-pub use record::MIN_COUNTED;
 use record::{MAX_URL, Record};
-use refusals::check_row;
 pub use submit::Call;
 use submit::account;
 
 use crate::timelock::BeaconKey;
-use crate::{Block, Chain, ChainError, CommitReveal, Commitment, MAX_COMMITMENT, Neuron, Subnet};
+use crate::weights::{IsOwner, check_entries};
+use crate::{Block, Chain, ChainError, CommitReveal, Commitment, Earnings, MAX_COMMITMENT, Neuron, Subnet};
 
 /// Blocks whose hash, time and announcements are kept.
 const KEPT: usize = 4096;
@@ -133,7 +132,7 @@ impl Subtensor {
         Ok(found)
     }
 
-    /// Commits a key's record, and checks that the chain has it.
+    /// Commits a key's record.
     async fn put_record(&self, signer: &Keypair, netuid: u16, record: &Record) -> Result<(), ChainError> {
         let arguments = vec![Value::u128(netuid.into()), record.to_info()];
         let refused = self.submit(signer, &Call { pallet: "Commitments", name: "set_commitment", arguments }).await;
@@ -203,39 +202,13 @@ impl Chain for Subtensor {
             max_weight_limit: metagraph.max_weights_limit,
             immunity_period: metagraph.immunity_period,
             burn: metagraph.burn,
+            earnings: Earnings::NewestEpoch,
             commit_reveal: metagraph.commit_reveal_weights_enabled.then_some(commit_reveal),
         })
     }
 
     async fn neurons(&self, netuid: u16, at: u64) -> Result<Vec<Neuron>, ChainError> {
-        let Metagraph {
-            hotkeys,
-            coldkeys,
-            validator_permit,
-            last_update,
-            emission,
-            dividends,
-            incentives,
-            block_at_registration,
-            total_stake,
-            ..
-        } = self.metagraph(netuid, at).await?;
-        let neuron = |uid: usize| {
-            Some(Neuron {
-                uid: u16::try_from(uid).ok()?,
-                hotkey: Hotkey(*hotkeys.get(uid)?),
-                coldkey: Hotkey(*coldkeys.get(uid)?),
-                stake: *total_stake.get(uid)?,
-                permit: *validator_permit.get(uid)?,
-                registered: *block_at_registration.get(uid)?,
-                last_update: *last_update.get(uid)?,
-                incentive: *incentives.get(uid)?,
-                dividends: *dividends.get(uid)?,
-                emission: *emission.get(uid)?,
-            })
-        };
-        let neurons: Option<Vec<_>> = (0..hotkeys.len()).map(neuron).collect();
-        neurons.ok_or_else(|| ChainError::Undecodable { url: "get_metagraph".into(), reason: "its lists differ in length".into() })
+        Ok(self.metagraph(netuid, at).await?.neurons())
     }
 
     async fn set_bucket(&self, signer: &Keypair, netuid: u16, url: &str) -> Result<(), ChainError> {
@@ -325,7 +298,8 @@ impl Chain for Subtensor {
         let neurons = self.neurons(netuid, head).await?;
         let me = neurons.iter().find(|neuron| neuron.hotkey == hotkey);
         let me = me.ok_or(ChainError::HotKeyNotRegisteredInSubNet { hotkey, netuid })?;
-        check_row(weights, me, &subnet, neurons.len())?;
+        // Subtensor takes a weight for oneself and ignores it
+        check_entries(weights, me.uid, IsOwner(hotkey == subnet.owner), neurons.len())?;
         let [uids, values] = row(weights);
         let arguments = vec![Value::u128(netuid.into()), uids, values, Value::u128(subnet.version_key.into())];
         let call = Call { pallet: SUBTENSOR, name: "set_weights", arguments };

@@ -19,7 +19,7 @@ use subxt::{OnlineClient, OnlineClientAtBlock, SubstrateConfig};
 use super::fault::Fault;
 use super::patience::Patience;
 use super::record::Record;
-use crate::{Block, Commitment};
+use crate::{Block, Commitment, Neuron};
 
 /// Keys per request when a map is read: more than a subnet has neurons, so that a map takes two requests.
 const PAGE: u32 = 1000;
@@ -58,15 +58,50 @@ pub(super) struct Metagraph {
     pub(super) immunity_period: u64,
     pub(super) commit_reveal_weights_enabled: bool,
     pub(super) commit_reveal_period: u64,
-    pub(super) hotkeys: Vec<[u8; 32]>,
-    pub(super) coldkeys: Vec<[u8; 32]>,
-    pub(super) validator_permit: Vec<bool>,
-    pub(super) last_update: Vec<u64>,
-    pub(super) emission: Vec<u64>,
-    pub(super) dividends: Vec<u16>,
-    pub(super) incentives: Vec<u16>,
-    pub(super) block_at_registration: Vec<u64>,
-    pub(super) total_stake: Vec<u64>,
+    hotkeys: Vec<[u8; 32]>,
+    coldkeys: Vec<[u8; 32]>,
+    validator_permit: Vec<bool>,
+    last_update: Vec<u64>,
+    emission: Vec<u64>,
+    dividends: Vec<u16>,
+    incentives: Vec<u16>,
+    block_at_registration: Vec<u64>,
+    total_stake: Vec<u64>,
+}
+
+impl Metagraph {
+    /// Whether every list has an entry for each uid.
+    fn is_whole(&self) -> bool {
+        let uids = self.hotkeys.len();
+        let lists = [
+            self.coldkeys.len(),
+            self.validator_permit.len(),
+            self.last_update.len(),
+            self.emission.len(),
+            self.dividends.len(),
+            self.incentives.len(),
+            self.block_at_registration.len(),
+            self.total_stake.len(),
+        ];
+        u16::try_from(uids).is_ok() && lists.iter().all(|&list| list == uids)
+    }
+
+    /// The neurons, by uid.
+    pub(super) fn neurons(&self) -> Vec<Neuron> {
+        let neuron = |uid: usize| Neuron {
+            uid: uid as u16,
+            hotkey: Hotkey(self.hotkeys[uid]),
+            coldkey: Hotkey(self.coldkeys[uid]),
+            stake: self.total_stake[uid],
+            permit: self.validator_permit[uid],
+            registered: self.block_at_registration[uid],
+            last_update: self.last_update[uid],
+            incentive: self.incentives[uid],
+            dividends: self.dividends[uid],
+            emission: self.emission[uid],
+        };
+        (0..self.hotkeys.len()).map(neuron).collect()
+    }
 }
 
 /// An extrinsic in its block.
@@ -140,7 +175,11 @@ impl Node {
     /// A subnet; `None` if there is none of that number.
     pub(super) async fn metagraph(&self, at: &At, netuid: u16) -> Result<Option<Metagraph>, Fault> {
         let call = dynamic::runtime_api_call::<_, Option<Metagraph>>("SubnetInfoRuntimeApi", "get_metagraph", (netuid,));
-        Ok(at.runtime_apis().call(call).await?)
+        let metagraph = at.runtime_apis().call(call).await?;
+        match metagraph.as_ref().is_none_or(Metagraph::is_whole) {
+            true => Ok(metagraph),
+            false => Err(Fault::Codec("the lists of get_metagraph differ in length".into())),
+        }
     }
 
     /// Everybody's bucket, by hotkey.
@@ -219,14 +258,14 @@ impl Node {
         Ok(failures)
     }
 
-    /// Looks for an extrinsic in a block by its hash.
-    pub(super) async fn find(&self, block: &Block, extrinsic: H256) -> Result<Option<Included>, Fault> {
+    /// Looks for an extrinsic in a block, by its hash.
+    pub(super) async fn find(&self, block: &Block, is_it: impl Fn(H256) -> bool) -> Result<Option<Included>, Fault> {
         let Some(details) = self.rpc.chain_get_block(Some(H256(block.hash.0))).await? else {
             return Err(Fault::Pruned);
         };
         let at = self.at(block).await?;
         let hash = |bytes: &[u8]| subxt::config::Hasher::hash(at.hasher(), bytes);
-        let Some(index) = details.block.extrinsics.iter().position(|bytes| hash(&bytes.0) == extrinsic) else {
+        let Some(index) = details.block.extrinsics.iter().position(|bytes| is_it(hash(&bytes.0))) else {
             return Ok(None);
         };
         let failure = self.failures(&at).await?.remove(&(index as u32));

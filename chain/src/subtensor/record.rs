@@ -18,8 +18,6 @@ const VERSION: u8 = 1;
 const FIELD: usize = 128;
 /// The longest bucket URL.
 pub(super) const MAX_URL: usize = FIELD - 1;
-/// The fewest bytes that the chain counts for a commitment against its limit per epoch.
-pub const MIN_COUNTED: u64 = 100;
 
 /// A commitment of this project.
 #[derive(Clone, Debug, PartialEq, Eq)]

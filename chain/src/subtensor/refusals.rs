@@ -1,7 +1,5 @@
 //! The chain's own words for a refusal, as the variants of this crate, which say more.
 
-use std::collections::BTreeSet;
-
 use protocol::Hotkey;
 
 use super::Subtensor;
@@ -67,21 +65,4 @@ fn with_standing(error: ChainError, me: &Neuron, subnet: &Subnet) -> ChainError 
         "NotEnoughStakeToSetWeights" => ChainError::NotEnoughStakeToSetWeights { stake: me.stake, threshold: subnet.stake_threshold },
         _ => error,
     }
-}
-
-/// What every chain refuses in a row, named before it is sent. (Subtensor takes a weight for oneself and ignores it.)
-pub(super) fn check_row(weights: &[(u16, u16)], me: &Neuron, subnet: &Subnet, uids: usize) -> Result<(), ChainError> {
-    let mut seen = BTreeSet::new();
-    for &(uid, _) in weights {
-        if !seen.insert(uid) {
-            return Err(ChainError::DuplicateUids(uid));
-        }
-        if usize::from(uid) >= uids {
-            return Err(ChainError::UidVecContainInvalidOne(uid));
-        }
-        if uid == me.uid && me.hotkey != subnet.owner {
-            return Err(ChainError::SelfWeight(uid));
-        }
-    }
-    if weights.is_empty() { Err(ChainError::WeightVecLengthIsLow) } else { Ok(()) }
 }

@@ -70,8 +70,14 @@ impl Signer<SubstrateConfig> for Extrinsics<'_> {
 struct Signed {
     bytes: Vec<u8>,
     hash: H256,
+    nonce: u64,
     /// The block they are made upon.
     from: u64,
+}
+
+/// The last block that may include one of the extrinsics.
+fn last_block(sent: &[Signed]) -> u64 {
+    sent.iter().map(|signed| signed.from + MORTAL).max().unwrap_or(0)
 }
 
 /// A node's words on what becomes of an extrinsic in its pool.
@@ -88,23 +94,36 @@ enum Pool {
 impl Subtensor {
     /// Submits a call and waits until a finalized block includes it; returns that block.
     ///
+    /// What is signed anew keeps its nonce for as long as earlier bytes may still be included, so that the call is made once at most.
+    ///
     /// # Errors
     /// [`ChainError::Refused`] with the runtime's own name and words where the pool or the dispatch refuses it, [`ChainError::NotIncluded`] if no block took it,
     /// [`ChainError::NotInThisRuntime`] for a name this runtime lacks, and what the link says.
     pub async fn submit(&self, signer: &Keypair, call: &Call) -> Result<Block, ChainError> {
         // one extrinsic at a time, so that this process never races itself for a nonce
         let _turn = self.submitting.lock().await;
+        // of one nonce, so that one of them is included at most
+        let mut sent: Vec<Signed> = Vec::new();
         for _ in 0..TRIES {
-            let signed = self.link.read(|node| async move { sign(&node, signer, call, self.link.head()).await }).await?;
+            let nonce = sent.first().map(|signed| signed.nonce);
+            let signed = self.link.read(|node| async move { sign(&node, signer, call, nonce, self.link.head()).await }).await?;
             match self.send(&signed, call).await? {
                 Pool::Accepted(watch) => {
-                    if let Some(block) = self.included(&signed, watch, call).await? {
+                    sent.push(signed);
+                    if let Some(block) = self.included(&sent, watch, call).await? {
                         return Ok(block);
                     }
-                    self.validity(&signed, call).await?;
-                    tracing::warn!(call = call.title(), from = signed.from, "no block included it; signing anew");
+                    tracing::warn!(call = call.title(), "no block included it; signing anew");
                 }
-                Pool::Outdated => tokio::time::sleep(self.link.patience().anew).await,
+                // by another process, if nothing was sent before
+                Pool::Outdated if sent.is_empty() => tokio::time::sleep(self.link.patience().anew).await,
+                Pool::Outdated => {
+                    let last = last_block(&sent);
+                    if let Some(block) = self.search(&sent, last, call).await? {
+                        return Ok(block);
+                    }
+                    sent.clear();
+                }
             }
         }
         Err(ChainError::NotIncluded { call: call.title(), tries: TRIES })
@@ -131,50 +150,54 @@ impl Subtensor {
         }
     }
 
-    /// The finalized block that includes the bytes; `None` if none did, and it seems that none will.
-    async fn included(&self, signed: &Signed, watch: Option<Watch>, call: &Call) -> Result<Option<Block>, ChainError> {
-        let (patience, last) = (self.link.patience(), signed.from + MORTAL);
+    /// The finalized block that includes one of the extrinsics; `None` if none did, and it seems that none will.
+    async fn included(&self, sent: &[Signed], watch: Option<Watch>, call: &Call) -> Result<Option<Block>, ChainError> {
+        let patience = self.link.patience();
         tokio::select! {
-            found = tokio::time::timeout(patience.inclusion, self.search(signed, last, call)) => {
+            found = tokio::time::timeout(patience.inclusion, self.search(sent, last_block(sent), call)) => {
                 found.unwrap_or_else(|_| Err(ChainError::NotIncluded { call: call.title(), tries: 1 }))
             }
             // a block that took it may still be on its way to this client
-            () = dropped(watch, patience.anew) => self.search(signed, self.link.head().number, call).await,
+            () = dropped(watch, patience.anew) => match self.search(sent, self.link.head().number, call).await? {
+                None => self.validity(sent, call).await.map(|()| None),
+                found => Ok(found),
+            },
             // nodes may drop it without a word
-            refusal = self.doubted(signed, call) => match self.search(signed, self.link.head().number, call).await? {
-                Some(block) => Ok(Some(block)),
+            refusal = self.doubted(sent, call) => match self.search(sent, self.link.head().number, call).await? {
                 None => Err(refusal),
+                found => Ok(found),
             },
         }
     }
 
     /// Waits until the runtime finds an extrinsic invalid that is still on its way.
-    async fn doubted(&self, signed: &Signed, call: &Call) -> ChainError {
+    async fn doubted(&self, sent: &[Signed], call: &Call) -> ChainError {
         loop {
             tokio::time::sleep(self.link.patience().doubt).await;
-            if let Err(refusal @ ChainError::Refused { .. }) = self.validity(signed, call).await {
+            if let Err(refusal @ ChainError::Refused { .. }) = self.validity(sent, call).await {
                 return refusal;
             }
         }
     }
 
-    /// Looks for the bytes in every block after they were made, up to `last`.
-    async fn search(&self, signed: &Signed, last: u64, call: &Call) -> Result<Option<Block>, ChainError> {
-        for number in signed.from + 1..=last {
-            if let Some(block) = self.find_at(number, signed, call).await? {
+    /// Looks for the extrinsics in every block after they were made, up to `last`.
+    async fn search(&self, sent: &[Signed], last: u64, call: &Call) -> Result<Option<Block>, ChainError> {
+        let first = sent.first().map_or(last, |signed| signed.from);
+        for number in first + 1..=last {
+            if let Some(block) = self.find_at(number, sent, call).await? {
                 return Ok(Some(block));
             }
         }
         Ok(None)
     }
 
-    /// Block `number`, once it is finalized, if it includes the bytes. An outage is waited out.
-    async fn find_at(&self, number: u64, signed: &Signed, call: &Call) -> Result<Option<Block>, ChainError> {
+    /// Block `number`, once it is finalized, if it includes one of the extrinsics. An outage is waited out.
+    async fn find_at(&self, number: u64, sent: &[Signed], call: &Call) -> Result<Option<Block>, ChainError> {
         loop {
             self.link.next(number - 1).await;
             let found = async {
                 let block = self.block_at(number).await?;
-                let found = self.link.read(|node| async move { find(&node, &block, signed.hash, call).await }).await?;
+                let found = self.link.read(|node| async move { find(&node, &block, sent, call).await }).await?;
                 Ok(found.then_some(block))
             };
             match found.await {
@@ -187,10 +210,11 @@ impl Subtensor {
         }
     }
 
-    /// Asks the runtime why the pool gave up an extrinsic; an error if it names a reason that signing anew would not mend.
-    async fn validity(&self, signed: &Signed, call: &Call) -> Result<(), ChainError> {
+    /// Asks the runtime why the pool gave up the newest of the extrinsics; an error if it names a reason that signing anew would not mend.
+    async fn validity(&self, sent: &[Signed], call: &Call) -> Result<(), ChainError> {
         /// `TransactionSource::External`.
         const EXTERNAL: u8 = 2;
+        let Some(signed) = sent.last() else { return Ok(()) };
         let head = self.link.head().hash.0;
         let question = &[&[EXTERNAL], signed.bytes.as_slice(), &head].concat();
         let ask = |node: Arc<Node>| async move {
@@ -243,21 +267,24 @@ async fn dropped(watch: Option<Watch>, pause: Duration) {
     std::future::pending().await
 }
 
-/// Signs a call with the account's next nonce, upon the newest block.
-async fn sign(node: &Node, signer: &Keypair, call: &Call, head: Block) -> Result<Signed, Fault> {
+/// Signs a call with a nonce, or the account's next one, upon the newest block.
+async fn sign(node: &Node, signer: &Keypair, call: &Call, nonce: Option<u64>, head: Block) -> Result<Signed, Fault> {
     let at = node.at(&head).await?;
-    let nonce = node.nonce(signer.hotkey()).await?;
+    let nonce = match nonce {
+        Some(nonce) => nonce,
+        None => node.nonce(signer.hotkey()).await?,
+    };
     let parameters =
         DefaultExtrinsicParamsBuilder::new().nonce(nonce).mortal_from_unchecked(MORTAL, head.number, H256(head.hash.0)).build();
     let transaction = subxt::dynamic::transaction(call.pallet, call.name, call.arguments.clone());
     let mut signable = at.transactions().create_signable_offline(&transaction, parameters)?;
     let signed = signable.sign(&Extrinsics(signer))?;
-    Ok(Signed { hash: signed.hash(), bytes: signed.into_encoded(), from: head.number })
+    Ok(Signed { hash: signed.hash(), bytes: signed.into_encoded(), nonce, from: head.number })
 }
 
-/// Whether the block includes the extrinsic, if so with success.
-async fn find(node: &Node, block: &Block, extrinsic: H256, call: &Call) -> Result<bool, Fault> {
-    let Some(included) = node.find(block, extrinsic).await? else { return Ok(false) };
+/// Whether the block includes one of the extrinsics, if so with success.
+async fn find(node: &Node, block: &Block, sent: &[Signed], call: &Call) -> Result<bool, Fault> {
+    let Some(included) = node.find(block, |hash| sent.iter().any(|signed| signed.hash == hash)).await? else { return Ok(false) };
     let Some(failure) = included.failure else { return Ok(true) };
     let at = node.at(block).await?;
     let (name, why) = match DispatchError::decode_from(&failure, at.metadata()) {

@@ -42,7 +42,7 @@ pub fn rich() -> Keypair {
 /// A chain, and blocks for it.
 #[derive(Clone, Debug)]
 pub struct TestChain {
-    shared: Arc<Shared>,
+    pub shared: Arc<Shared>,
 }
 
 impl TestChain {

@@ -28,11 +28,13 @@ pub struct Request<'a> {
 pub struct Shared {
     blocks: Mutex<Blocks>,
     pub heads: watch::Sender<u64>,
+    /// The extrinsic that the pools said last to have dropped.
+    pub dropped: watch::Sender<Option<[u8; 32]>>,
 }
 
 impl Shared {
     pub fn new(blocks: Blocks) -> Self {
-        Self { blocks: Mutex::new(blocks), heads: watch::Sender::new(0) }
+        Self { blocks: Mutex::new(blocks), heads: watch::Sender::new(0), dropped: watch::Sender::new(None) }
     }
 
     pub fn blocks(&self) -> MutexGuard<'_, Blocks> {
@@ -78,6 +80,16 @@ pub async fn serve(view: Arc<View>) -> (u16, ServerHandle) {
         |_, pending, view, _| async move { tell_heads(pending, &view).await },
     );
     subscribed.expect("each method once");
+    let watched = module.register_subscription(
+        "author_submitAndWatchExtrinsic",
+        "author_extrinsicUpdate",
+        "author_unwatchExtrinsic",
+        |params, pending, view, _| async move {
+            let params: Vec<Value> = params.parse().unwrap_or_default();
+            tell_fate(&params, pending, &view).await;
+        },
+    );
+    watched.expect("each method once");
     let config = ServerConfig::builder().max_response_body_size(1 << 26).build();
     let server = ServerBuilder::default().set_config(config).build("127.0.0.1:0").await.expect("a free port");
     let port = server.local_addr().expect("it listens").port();
@@ -99,6 +111,26 @@ async fn tell_heads(pending: PendingSubscriptionSink, view: &View) {
             changed = heads.changed() => if changed.is_err() { return },
             () = sink.closed() => return,
         }
+    }
+}
+
+/// Submits an extrinsic, and tells if the pool drops it.
+async fn tell_fate(params: &[Value], pending: PendingSubscriptionSink, view: &View) {
+    let submitted = view.answer(&Request { method: "author_submitExtrinsic", params });
+    let hash = match submitted {
+        Ok(hash) => hash,
+        Err(refusal) => return pending.reject(refusal).await,
+    };
+    let Ok(sink) = pending.accept().await else { return };
+    let mut dropped = view.shared.dropped.subscribe();
+    let is_it = |dropped: &Option<[u8; 32]>| dropped.is_some_and(|dropped| json!(hex(&dropped)) == hash);
+    let told = async { dropped.wait_for(is_it).await.is_ok() };
+    let is_dropped = tokio::select! {
+        found = told => found,
+        () = sink.closed() => false,
+    };
+    if is_dropped && let Ok(status) = serde_json::value::to_raw_value("dropped") {
+        let _ = sink.send(status).await;
     }
 }
 

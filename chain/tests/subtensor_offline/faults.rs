@@ -346,6 +346,27 @@ async fn a_nonce_that_was_used_meanwhile_is_asked_for_anew() {
 }
 
 #[tokio::test]
+async fn a_call_that_the_pool_says_it_dropped_and_a_block_took_is_made_once() {
+    let chain = small("dropped");
+    let node = chain.node().await;
+    let client = open(&[&node]).await;
+    let blocks = async {
+        until(|| !chain.blocks().pool.is_empty()).await;
+        let hash = chain.blocks().pool[0].hash;
+        // in a block that is not final yet
+        chain.blocks().make();
+        chain.shared.dropped.send_replace(Some(hash));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        chain.running(BLOCK)
+    };
+    let signer = rich();
+    let (staked, _blocks) = tokio::join!(client.add_stake(&signer, NETUID, hotkey(2), 5_000), blocks);
+    staked.unwrap();
+    assert!(chain.blocks().pool.is_empty());
+    assert_eq!(chain.state().or_default(&node::storage::STAKE, (account(&key(2)), NETUID)), 5_000);
+}
+
+#[tokio::test]
 async fn bytes_that_no_pool_took_are_signed_anew() {
     let chain = small("lost request");
     let node = chain.node().await;

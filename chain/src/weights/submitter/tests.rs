@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use protocol::{Digest, Hotkey};
 
 use super::*;
-use crate::{Block, Commitment, Neuron};
+use crate::{Block, Commitment, Earnings, Neuron};
 
 const NETUID: u16 = 3;
 const UID: u16 = 7;
@@ -87,6 +87,7 @@ impl Chain for Scripted {
             max_weight_limit: u16::MAX,
             immunity_period: 0,
             burn: 0,
+            earnings: Earnings::Total,
             commit_reveal: script.commit_reveal,
         })
     }
