@@ -173,7 +173,29 @@ fn within_limit(weights: &[(u16, u16)], limit: u16) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+    use crate::ledger::db::Db;
+    use crate::{Blocks, LedgerConfig};
+
+    #[test]
+    fn a_commit_is_open_until_its_epoch_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let owner = Hotkey([7; 32]);
+        let config = LedgerConfig { tempo: 10, reveal_period: Some(1), ..LedgerConfig::new(Blocks::Manual, owner) };
+        let mut db = Db::create(&dir.path().join("chain.sqlite"), &config).unwrap();
+        let open_at = |db: &mut Db, block: u64| {
+            let look = |tx: &mut Tx<'_>| {
+                tx.produce_until(block)?;
+                tx.oldest_open_commit(&tx.registered(owner)?)
+            };
+            db.write(look).unwrap()
+        };
+        assert_eq!(open_at(&mut db, 3), None);
+        db.write(|tx| tx.commit_weights(owner, &Digest([1; 32]))).unwrap();
+        assert_eq!([4, 20, 21].map(|block| open_at(&mut db, block)), [Some(4), Some(4), None]);
+    }
 
     #[test]
     fn a_share_at_the_limit_is_within_it() {
