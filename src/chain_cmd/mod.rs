@@ -143,6 +143,9 @@ async fn look_after(command: LedgerCommand) -> Result<()> {
             if args.path.exists() {
                 bail!("{} exists; a ledger is never overwritten", args.path.display());
             }
+            if let Some(folder) = args.path.parent() {
+                std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+            }
             let ledger = Ledger::create(&args.path, &args.config(owner, coldkey))?;
             println!("ledger:{} with genesis {}", args.path.display(), ledger.genesis().await?);
         }

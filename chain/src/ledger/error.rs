@@ -11,7 +11,7 @@ use crate::ChainError;
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// No file.
-    #[error("there is no ledger at {0}: check the path, or create it by launching a network")]
+    #[error("there is no ledger at {0}: check the path, or make one with `tributary chain new`")]
     Missing(PathBuf),
     /// Some other file.
     #[error("{0} is not a ledger of tributary: choose another path")]
