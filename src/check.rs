@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use protocol::{Manifest, SEAL_OVERHEAD};
+use protocol::{Manifest, sealed_len};
 use serde::Serialize;
 
 use crate::{context, output};
@@ -84,7 +84,7 @@ impl Costs {
         // Lossy merges leave one more f32 per parameter in the state.
         let residual = if manifest.outer.resparsify.is_some() { 4 } else { 0 };
         let peers = u64::from(peers.unwrap_or(manifest.judge.top));
-        let up = payload_bytes.saturating_add(SEAL_OVERHEAD);
+        let up = sealed_len(payload_bytes);
         let tokens_per_miner = u64::from(inner.steps).saturating_mul(u64::from(inner.batch)).saturating_mul(model.sequence_length as u64);
         let round_blocks = times.train.saturating_add(times.reveal).saturating_add(times.judge);
         let activation_bytes = activation_bytes(manifest);

@@ -1,10 +1,12 @@
 //! The command line: subcommands and the options that several of them share.
 
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use storage::{Access, Budget, Rates, Stores};
 
 use crate::{
     amend, arena, chain_cmd, check, codec, context, data, demo, eval, explain, export, launch, pull, role, scores, status, verify, wallet,
@@ -106,9 +108,43 @@ pub struct RunArgs {
     #[arg(long, value_name = "URL", env = "TRIBUTARY_CHAIN")]
     pub chain: Option<String>,
     /// Let other nodes' buckets be local folders or private addresses, as with a ledger: only where all nodes are your own.
-    #[arg(long)]
+    #[arg(long, visible_alias = "allow-private")]
     pub lab: bool,
+    #[command(flatten)]
+    pub stores: StoreArgs,
 }
+
+/// How much of the link stores may take.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct StoreArgs {
+    /// The most that goes up to stores, in Mbit/s.
+    #[arg(long, value_name = "MBIT/S")]
+    pub up_limit: Option<NonZeroU32>,
+    /// The most that comes down from stores, in Mbit/s.
+    #[arg(long, value_name = "MBIT/S")]
+    pub down_limit: Option<NonZeroU32>,
+    /// Connections to stores at once. More fill a link that is fast, far and loses packets.
+    #[arg(long, value_name = "N", default_value_t = Budget::CONNECTIONS)]
+    pub connections: usize,
+}
+
+impl Default for StoreArgs {
+    fn default() -> Self {
+        Self { up_limit: None, down_limit: None, connections: Budget::CONNECTIONS }
+    }
+}
+
+impl StoreArgs {
+    /// How buckets are opened; other nodes' as far as `peers` says.
+    pub fn stores(&self, peers: Access) -> Stores {
+        let bytes = |limit: Option<NonZeroU32>| limit.map(|mbit| NonZeroU64::from(mbit).saturating_mul(BYTES_PER_MBIT));
+        let rates = Rates { up: bytes(self.up_limit), down: bytes(self.down_limit) };
+        Stores { budget: Budget::new(Budget::MEMORY, self.connections, rates), ..peers.into() }
+    }
+}
+
+/// 10⁶ bits.
+const BYTES_PER_MBIT: NonZeroU64 = NonZeroU64::new(125_000).expect("it is not zero");
 
 /// Whose keys.
 #[derive(Clone, Debug, Args)]

@@ -104,7 +104,7 @@ pub async fn open_run(args: &RunArgs, participant: Option<&str>) -> Result<Arc<R
     let chain = open_chain(&chain_url, participant).await?;
     // an embedded ledger is a lab, whose buckets may be local folders
     let peers = if args.lab || chain_url.starts_with("ledger:") { Access::Trusted } else { Access::Foreign };
-    Ok(Run::open(&url, chain, peers).await?)
+    Ok(Run::open(&url, chain, args.stores.stores(peers)).await?)
 }
 
 /// Opens a wallet.
@@ -164,13 +164,13 @@ fn missing(file: &str) -> String {
     format!("the run's folder has no data/{file}; ask its launcher, or pass --data")
 }
 
-/// Opens a bucket for writing: as given, or a folder of its own beside the run.
-pub fn own_bucket(given: Option<&str>, run_url: &str, keypair: &Keypair) -> Result<Bucket> {
+/// Opens a node's bucket for writing: as given, or a folder of its own beside the run.
+pub fn own_bucket(given: Option<&str>, run: &Run, run_url: &str, keypair: &Keypair) -> Result<Bucket> {
     let url = match given {
         Some(url) => url_of(url)?,
         None => format!("{}/peers/{}", store_of(run_url), keypair.hotkey()),
     };
-    Ok(Bucket::open(&url, Access::Own)?)
+    Ok(run.stores().open(&url, Access::Own)?)
 }
 
 #[cfg(test)]

@@ -129,7 +129,7 @@ impl RoleArgs {
         context::block_on(async {
             let keypair = context::open_hotkey(&self.keys)?;
             let run = context::open_run(&self.run, Some(&keypair.hotkey().ss58())).await?;
-            let bucket = context::own_bucket(self.bucket.as_deref(), &context::url_of(&self.run.run)?, &keypair)?;
+            let bucket = context::own_bucket(self.bucket.as_deref(), &run, &context::url_of(&self.run.run)?, &keypair)?;
             let identity = Identity { keypair, home: context::expand(&self.home), bucket };
             let (events, mut received) = Events::channel();
             let json = self.json;

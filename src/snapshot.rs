@@ -53,8 +53,9 @@ impl SnapshotArgs {
     }
 
     async fn open_local(&self, path: &Path) -> Result<Snapshot> {
-        let (folder, manifest, run) = open_folder(&context::url_of(&self.run.run)?).await?;
-        let bucket = Bucket::open(&context::url_of(&path.display().to_string())?, Access::Trusted)?;
+        let stores = self.run.stores.stores(Access::Trusted);
+        let (folder, manifest, run) = open_folder(&context::url_of(&self.run.run)?, &stores).await?;
+        let bucket = stores.open(&context::url_of(&path.display().to_string())?, Access::Trusted)?;
         let round = match self.round {
             Some(round) => round,
             None => *list_snapshots(&bucket).await?.last().with_context(|| format!("{} holds no snapshot", path.display()))?,
@@ -76,12 +77,17 @@ pub fn none_public(round: Option<u64>) -> String {
 impl Snapshot {
     /// The run's tokenizer.
     pub async fn tokenizer(&self) -> Result<Tokenizer> {
-        if self.manifest.data.tokenizer == BYTES {
-            return Ok(Tokenizer::Bytes);
-        }
-        let data = context::fetch_dataset_manifest(&self.folder, &self.manifest).await?;
-        let file = data.files().into_iter().find(|file| file.name == TOKENIZER_FILE);
-        let json = context::fetch_dataset_file(&self.folder, &file.context("the run's data set has no tokenizer.json")?).await?;
-        Ok(Tokenizer::from_json(&data.tokenizer.name, json, EndOfText::Id(data.tokenizer.end_of_text))?)
+        tokenizer(&self.folder, &self.manifest).await
     }
+}
+
+/// A run's tokenizer, from its folder.
+pub async fn tokenizer(folder: &Bucket, manifest: &Manifest) -> Result<Tokenizer> {
+    if manifest.data.tokenizer == BYTES {
+        return Ok(Tokenizer::Bytes);
+    }
+    let data = context::fetch_dataset_manifest(folder, manifest).await?;
+    let file = data.files().into_iter().find(|file| file.name == TOKENIZER_FILE);
+    let json = context::fetch_dataset_file(folder, &file.context("the run's data set has no tokenizer.json")?).await?;
+    Ok(Tokenizer::from_json(&data.tokenizer.name, json, EndOfText::Id(data.tokenizer.end_of_text))?)
 }

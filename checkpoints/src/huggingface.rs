@@ -7,7 +7,8 @@ use compression::{State, TensorSpec};
 use protocol::Architecture;
 use serde_json::{Map, Value, json};
 
-use crate::{CheckpointError, shards};
+use crate::snapshot::Shard;
+use crate::{CheckpointError, Form, shards};
 
 /// The largest file of tensors; above it, the folder has several and an index.
 const SHARD_BYTES: usize = 4 << 30;
@@ -39,16 +40,38 @@ pub fn export(state: &State, architecture: &Architecture, tokenizer: TokenizerSo
     }
     let tokenizer = tokenizer_files(tokenizer, architecture)?;
     fs::create_dir_all(folder).map_err(|source| CheckpointError::Disk { path: folder.to_owned(), source })?;
+    write_tensors(state, SHARD_BYTES, folder)?;
+    write_around(folder, &tokenizer, architecture, Form::F32)
+}
+
+/// Writes what a folder needs beside the files of a snapshot in `form`, which are there already: then it is one that `transformers` loads.
+///
+/// # Errors
+/// As [`export`].
+pub fn describe(
+    shards: &[Shard],
+    form: Form,
+    architecture: &Architecture,
+    tokenizer: TokenizerSource<'_>,
+    folder: &Path,
+) -> Result<(), CheckpointError> {
+    let tokenizer = tokenizer_files(tokenizer, architecture)?;
+    let layout = architecture.layout().map_err(|_| CheckpointError::Architecture)?;
+    write_index(folder, shards.iter().map(|shard| (shard.file.as_str(), &shard.tensors[..])), layout.parameters(), form)?;
+    write_around(folder, &tokenizer, architecture, form)
+}
+
+fn write_around(folder: &Path, tokenizer: &TokenizerFiles, architecture: &Architecture, form: Form) -> Result<(), CheckpointError> {
     write(folder, "tokenizer.json", &tokenizer.json)?;
     write_json(folder, "tokenizer_config.json", &tokenizer.config)?;
-    write_tensors(state, SHARD_BYTES, folder)?;
     write_json(folder, "generation_config.json", &json!({"bos_token_id": tokenizer.end, "eos_token_id": tokenizer.end}))?;
     // last, because a folder without it is not loaded
-    write_json(folder, "config.json", &config(architecture, tokenizer.end))
+    write_json(folder, "config.json", &config(architecture, tokenizer.end, form))
 }
 
 /// The configuration of the Llama that computes what our model computes.
-fn config(architecture: &Architecture, end_of_text: u32) -> Value {
+fn config(architecture: &Architecture, end_of_text: u32, form: Form) -> Value {
+    let dtype = if form == Form::F32 { "float32" } else { "bfloat16" };
     let a = architecture;
     json!({
         "architectures": ["LlamaForCausalLM"],
@@ -69,7 +92,7 @@ fn config(architecture: &Architecture, end_of_text: u32) -> Value {
         "hidden_act": "silu",
         "attention_bias": false,
         "mlp_bias": false,
-        "torch_dtype": "float32",
+        "torch_dtype": dtype,
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
     })
@@ -78,16 +101,31 @@ fn config(architecture: &Architecture, end_of_text: u32) -> Value {
 fn write_tensors(state: &State, shard_bytes: usize, folder: &Path) -> Result<(), CheckpointError> {
     let ranges = shards::split(state.layout().model(), shard_bytes);
     if let [all] = &ranges[..] {
-        return write(folder, "model.safetensors", &shards::encode(state, all.clone()));
+        return write(folder, "model.safetensors", &shards::encode(state, all.clone(), Form::F32));
     }
-    let mut weight_map = Map::new();
+    let mut files = Vec::new();
     for (index, range) in ranges.iter().enumerate() {
         let file = shards::file_name(index, ranges.len());
-        write(folder, &file, &shards::encode(state, range.clone()))?;
-        weight_map.extend(state.layout().tensors()[range.clone()].iter().map(|spec| (spec.name.clone(), json!(file))));
+        write(folder, &file, &shards::encode(state, range.clone(), Form::F32))?;
+        let names: Vec<String> = state.layout().tensors()[range.clone()].iter().map(|spec| spec.name.clone()).collect();
+        files.push((file, names));
     }
-    let parameters: usize = state.layout().model().iter().map(TensorSpec::len).sum();
-    let metadata = json!({"total_parameters": parameters, "total_size": parameters * size_of::<f32>()});
+    let parameters = state.layout().model().iter().map(TensorSpec::len).sum();
+    write_index(folder, files.iter().map(|(file, names)| (file.as_str(), &names[..])), parameters, Form::F32)
+}
+
+/// Which file holds which tensors.
+fn write_index<'a>(
+    folder: &Path,
+    files: impl Iterator<Item = (&'a str, &'a [String])>,
+    parameters: usize,
+    form: Form,
+) -> Result<(), CheckpointError> {
+    let mut weight_map = Map::new();
+    for (file, names) in files {
+        weight_map.extend(names.iter().map(|name| (name.clone(), json!(file))));
+    }
+    let metadata = json!({"total_parameters": parameters, "total_size": parameters * form.width()});
     write_json(folder, "model.safetensors.index.json", &json!({"metadata": metadata, "weight_map": weight_map}))
 }
 

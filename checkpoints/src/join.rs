@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use protocol::{
-    Announcement, Hotkey, ObjectKey, Record, Validator,
+    Announcement, Hotkey, ObjectKey, Record, Signed, Validator,
     round::{Ballot, Candidate, Fate, RoundPlan},
     score::ScoreSheet,
 };
 use storage::Bucket;
 
 use crate::{
-    Anchor, Expected, Home, Replica, Run, RunError, Said, SnapshotManifest, Trust, copy_snapshot, fetch_document, list_snapshots,
+    Anchor, CheckpointError, Expected, Home, Replica, Run, RunError, Said, SnapshotManifest, Trust, fetch_document, list_snapshots,
     read_manifest, read_snapshot,
 };
 
@@ -61,25 +61,32 @@ pub async fn offers(run: &Run, round: Option<u64>) -> Result<Vec<Offer>, RunErro
 }
 
 impl Offer {
-    /// Reads the snapshot and checks all of it: that it is the state after a record on the chain, the validator's signature, hashes, root.
-    /// With `copy`, its files are written there too.
+    /// Reads the snapshot's manifest: the validator signed it, and its state is the one after a record on the chain.
     ///
     /// # Errors
     /// [`RunError::Snapshot`] and [`RunError::OffChain`] for a snapshot that is refused, else the chain's own.
-    pub async fn read(&self, run: &Arc<Run>, copy: Option<&Bucket>) -> Result<Replica, RunError> {
-        let Self { round, validator, bucket } = self;
-        let off_chain = || RunError::OffChain { round: *round, validator: *validator };
-        let checked = read_manifest(bucket, *round, &run.manifest.state_layout()).await?.value;
-        if !on_log(run, &checked).await? {
-            return Err(off_chain());
+    pub async fn check(&self, run: &Run) -> Result<Signed<SnapshotManifest>, RunError> {
+        let signed = read_manifest(&self.bucket, self.round, &run.manifest.state_layout()).await?;
+        if signed.signer != self.validator {
+            return Err(CheckpointError::Signer(signed.signer).into());
         }
-        let expected = Expected { run: run.id, layout: &run.manifest.state_layout(), trust: Trust::Signers(&[*validator]) };
-        let (state, manifest) = match copy {
-            Some(copy) => copy_snapshot(bucket, *round, &expected, copy).await?,
-            None => read_snapshot(bucket, *round, &expected).await?,
-        };
+        if on_log(run, &signed.value).await? { Ok(signed) } else { Err(self.off_chain()) }
+    }
+
+    /// Reads the snapshot into memory and checks all of it: as [`Offer::check`], and hashes and root.
+    ///
+    /// # Errors
+    /// As [`Offer::check`].
+    pub async fn read(&self, run: &Arc<Run>) -> Result<Replica, RunError> {
+        let checked = self.check(run).await?.value;
+        let expected = Expected { run: run.id, layout: &run.manifest.state_layout(), trust: Trust::Signers(&[self.validator]) };
+        let (state, manifest) = read_snapshot(&self.bucket, self.round, &expected).await?;
         // the manifest was read twice, and its bucket is not ours
-        if manifest.value == checked { Ok(Replica::at(run.clone(), state, checked.anchor)) } else { Err(off_chain()) }
+        if manifest.value == checked { Ok(Replica::at(run.clone(), state, checked.anchor)) } else { Err(self.off_chain()) }
+    }
+
+    fn off_chain(&self) -> RunError {
+        RunError::OffChain { round: self.round, validator: self.validator }
     }
 }
 
@@ -89,7 +96,7 @@ impl Offer {
 /// Only the chain's own; a snapshot that is refused is passed over with a warning.
 pub async fn newest_snapshot(run: &Arc<Run>, round: Option<u64>) -> Result<Option<Replica>, RunError> {
     for offer in offers(run, round).await? {
-        match offer.read(run, None).await {
+        match offer.read(run).await {
             Ok(replica) => return Ok(Some(replica)),
             Err(error @ (RunError::Snapshot(_) | RunError::OffChain { .. })) => {
                 tracing::warn!(round = offer.round, validator = %offer.validator, %error, "trying the next snapshot");

@@ -4,11 +4,15 @@ mod copies;
 mod error;
 mod event;
 mod follower;
+mod form;
 mod home;
 mod huggingface;
 mod join;
+mod leafwise;
 mod log;
 mod payloads;
+mod pipe;
+mod pull;
 mod replica;
 mod run;
 mod shards;
@@ -20,15 +24,17 @@ pub use copies::Fetched;
 pub use error::CheckpointError;
 pub use event::{Event, Events, Phase, Split, Stopwatch};
 pub use follower::{Follower, Identity, Passing, Role, follow};
+pub use form::Form;
 pub use home::{Home, HomeError, Saved, in_layout_order, write_durably};
-pub use huggingface::{TokenizerSource, export};
+pub use huggingface::{TokenizerSource, describe, export};
 pub use join::{Offer, fate, join, newest_snapshot, offers};
 pub use log::{Absent, Anchor, RoundLog, fetch_document};
 pub use payloads::{check_envelope, fetch_applied, fetch_payload};
+pub use pull::{Pull, Pulled};
 pub use replica::{Close, Progress, Replica, Step};
 pub use run::{Run, RunError, Said, open_folder};
 pub use shutdown::{Shutdown, Stopper};
 pub use snapshot::{
-    Expected, SNAPSHOT_VERSION, Shard, SnapshotManifest, Trust, copy_snapshot, list_snapshots, read_manifest, read_snapshot, write_snapshot,
+    Expected, Rounded, SNAPSHOT_VERSION, Shard, SnapshotManifest, Trust, list_snapshots, read_manifest, read_snapshot, write_snapshot,
 };
 pub use terms::Terms;

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use compression::{Payload, parse_bundle};
-use protocol::{Applied, Digest, Envelope, ObjectKey, Refusal, SealContext, SealList, Sealed, Signed};
-use storage::{Bucket, StorageError};
+use compression::{Payload, ReadError, parse_bundle};
+use protocol::{Applied, Digest, Envelope, Hasher, ObjectKey, Opener, Refusal, SealContext, SealList, Sealed, Signed};
+use storage::{Bucket, Download, StorageError};
 
-use crate::{Run, RunError, copies::keepers};
+use crate::{Run, RunError, copies::keepers, pipe};
 
 /// Bundles that do not complete a record, after which no more are looked at.
 const USELESS_BUNDLES: usize = 4;
@@ -43,7 +43,8 @@ pub fn check_envelope(
     Ok(signed)
 }
 
-/// Fetches, opens and parses the payload behind a checked envelope.
+/// Fetches, opens and parses the payload behind a checked envelope as it comes, so that no more than a few parts of it are in memory beside
+/// the result.
 ///
 /// # Errors
 /// The first [`Refusal`] that applies; a store that fails counts as [`Refusal::Missing`].
@@ -52,23 +53,60 @@ pub async fn fetch_payload(run: &Run, bucket: &Bucket, envelope: &Signed<Envelop
     let context = SealContext { run: run.id, round: claim.round, hotkey, base_root: claim.base_root };
     let key = bucket.get(&ObjectKey::PayloadKey(claim.round), 32).await.ok().flatten();
     let key: [u8; 32] = key.as_deref().and_then(|k| k.try_into().ok()).ok_or(Refusal::NotRevealed)?;
-    let sealed = match bucket.get(&ObjectKey::Payload(claim.round), claim.sealed_len).await {
-        Ok(Some(sealed)) => sealed,
-        Err(StorageError::TooLarge { .. }) => return Err(Refusal::SealedDigest),
+    let sealed = match bucket.download(&ObjectKey::Payload(claim.round), claim.sealed_len, 0).await {
+        Ok(Some(sealed)) if sealed.size() == claim.sealed_len => sealed,
+        Ok(Some(_)) | Err(StorageError::TooLarge { .. }) => return Err(Refusal::SealedDigest),
         Ok(None) | Err(_) => return Err(Refusal::Missing),
     };
-    if sealed.len() as u64 != claim.sealed_len || Digest::of(&sealed) != claim.sealed {
+    let (opened, bytes) = pipe::new();
+    let format = run.format.clone();
+    let parsed = tokio::task::spawn_blocking(move || Payload::read(bytes, &format));
+    let came = open_all(sealed, context.opener(&key), opened).await?;
+    let parsed = parsed.await.map_err(|_| Refusal::Missing)?;
+    if came.sealed != claim.sealed {
         return Err(Refusal::SealedDigest);
     }
-    let opened = context.open(&key, &sealed).ok_or(Refusal::Unopenable)?;
-    if Digest::of(&opened) != claim.payload {
+    if came.opened.ok_or(Refusal::Unopenable)? != claim.payload {
         return Err(Refusal::PayloadDigest);
     }
-    let payload = Payload::parse_named(&opened, claim.payload.0, &run.format).map_err(|e| Refusal::Malformed(e.to_string()))?;
+    let payload = parsed.map_err(|error| match error {
+        ReadError::Payload(fault) => Refusal::Malformed(fault.to_string()),
+        ReadError::Io(error) => Refusal::Malformed(error.to_string()),
+    })?;
     if !owned_by(&payload, &context) {
         return Err(Refusal::WrongOwner);
     }
     Ok(payload)
+}
+
+/// Hashes of what came, and of what it is once opened; `None` if it cannot be opened.
+struct Came {
+    sealed: Digest,
+    opened: Option<Digest>,
+}
+
+/// Reads a sealed payload to its end, and passes on what it opens to, as far as that goes: which of its faults a payload is refused for must
+/// not depend on which is met first.
+async fn open_all(mut sealed: Download, opener: Opener, pipe: pipe::Writer) -> Result<Came, Refusal> {
+    let (mut sealed_hash, mut opened_hash) = (Hasher::default(), Hasher::default());
+    let mut open = Some(opener);
+    while let Some(bytes) = sealed.next().await.map_err(|_| Refusal::Missing)? {
+        sealed_hash.update(&bytes);
+        let Some(opener) = &mut open else { continue };
+        match opener.push(&bytes) {
+            Some(opened) => {
+                opened_hash.update(&opened);
+                pipe.write(opened).await;
+            }
+            None => open = None,
+        }
+    }
+    let last = open.and_then(Opener::finish);
+    if let Some(opened) = &last {
+        opened_hash.update(opened);
+        pipe.write(opened.clone()).await;
+    }
+    Ok(Came { sealed: sealed_hash.digest(), opened: last.map(|_| opened_hash.digest()) })
 }
 
 pub(crate) fn owned_by(payload: &Payload, context: &SealContext) -> bool {

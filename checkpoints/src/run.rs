@@ -10,7 +10,7 @@ use crate::terms::Amendments;
 use chain::{Chain, ChainError, Commitment, Neuron};
 use compression::{Format, Layout, State};
 use protocol::{Announcement, Digest, Hotkey, MAX_MANIFEST_BYTES, Manifest, ManifestError, ObjectKey, RunId, Validator};
-use storage::{Access, Bucket, StorageError};
+use storage::{Access, Bucket, StorageError, Stores};
 
 /// What somebody announced on the chain.
 #[derive(Clone, Debug, PartialEq)]
@@ -130,7 +130,7 @@ pub struct Run {
     pub folder: Bucket,
     /// The chain.
     pub chain: Arc<dyn Chain>,
-    peers: Access,
+    stores: Stores,
     pub(crate) amendments: tokio::sync::Mutex<Amendments>,
     buckets: Mutex<HashMap<Hotkey, (String, Bucket)>>,
 }
@@ -139,8 +139,8 @@ pub struct Run {
 ///
 /// # Errors
 /// [`RunError`] says what does not fit.
-pub async fn open_folder(url: &str) -> Result<(Bucket, Manifest, RunId), RunError> {
-    let folder = Bucket::open(url, Access::Trusted)?;
+pub async fn open_folder(url: &str, stores: &Stores) -> Result<(Bucket, Manifest, RunId), RunError> {
+    let folder = stores.open(url, Access::Trusted)?;
     let bytes = folder.get(&ObjectKey::Manifest, MAX_MANIFEST_BYTES).await?.ok_or_else(|| RunError::NoManifest(url.into()))?;
     let manifest = Manifest::from_bytes(&bytes).map_err(|source| RunError::Manifest { url: url.into(), source })?;
     let id = manifest.run_id();
@@ -152,13 +152,14 @@ pub async fn open_folder(url: &str) -> Result<(Bucket, Manifest, RunId), RunErro
 }
 
 impl Run {
-    /// Reads the manifest at `url` and checks it against its address and the chain. `peers` says how far other nodes' buckets are
-    /// trusted: [`Access::Foreign`] on a public network, [`Access::Trusted`] in a lab, where they may be local folders.
+    /// Reads the manifest at `url` and checks it against its address and the chain. `stores` opens buckets; of it follows how far other
+    /// nodes' are trusted: [`Access::Foreign`] on a public network, [`Access::Trusted`] in a lab, where they may be local folders.
     ///
     /// # Errors
     /// [`RunError`] says what does not fit.
-    pub async fn open(url: &str, chain: Arc<dyn Chain>, peers: Access) -> Result<Arc<Self>, RunError> {
-        let (folder, manifest, id) = open_folder(url).await?;
+    pub async fn open(url: &str, chain: Arc<dyn Chain>, stores: impl Into<Stores>) -> Result<Arc<Self>, RunError> {
+        let stores = stores.into();
+        let (folder, manifest, id) = open_folder(url, &stores).await?;
         let genesis = chain.genesis().await?;
         if genesis != manifest.chain.genesis {
             return Err(RunError::WrongChain { found: genesis, expected: manifest.chain.genesis });
@@ -169,10 +170,15 @@ impl Run {
             manifest,
             folder,
             chain,
-            peers,
+            stores,
             amendments: Default::default(),
             buckets: Mutex::default(),
         }))
+    }
+
+    /// How this node opens buckets.
+    pub fn stores(&self) -> &Stores {
+        &self.stores
     }
 
     /// Whether a data set, by its digest, is the run's.
@@ -212,7 +218,7 @@ impl Run {
         let mut known = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         for (hotkey, url) in listed {
             if known.get(&hotkey).is_none_or(|(old, _)| *old != url)
-                && let Ok(bucket) = Bucket::open(&url, self.peers)
+                && let Ok(bucket) = self.stores.open_peer(&url)
             {
                 known.insert(hotkey, (url, bucket.join(&self.id.to_string())));
             }
@@ -251,7 +257,7 @@ impl Run {
     /// The fewest and the most bytes of a sealed payload of this run.
     pub fn sealed_len(&self) -> RangeInclusive<u64> {
         let opened = compression::payload_len(&self.format);
-        opened.start() + protocol::SEAL_OVERHEAD..=opened.end() + protocol::SEAL_OVERHEAD
+        protocol::sealed_len(*opened.start())..=protocol::sealed_len(*opened.end())
     }
 
     /// Bytes read from other nodes' buckets so far.

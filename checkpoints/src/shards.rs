@@ -4,8 +4,12 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use compression::{Layout, State, TensorSpec};
+use rayon::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
+
+use crate::form::{self, Form};
+use crate::leafwise::LENGTH_BYTES;
 
 /// Bytes that one tensor's entry in a safetensors header may take beside its name, generously.
 const ENTRY_BYTES: u64 = 512;
@@ -35,10 +39,15 @@ pub(crate) fn file_name(index: usize, count: usize) -> String {
     format!("model-{:05}-of-{count:05}.safetensors", index + 1)
 }
 
-/// The safetensors file of some of the state's tensors: f32, row-major, little-endian.
-pub(crate) fn encode(state: &State, tensors: Range<usize>) -> Vec<u8> {
-    let views = state.layout().tensors()[tensors.clone()].iter().zip(&state.tensors()[tensors]).map(|(spec, data)| {
-        let view = TensorView::new(Dtype::F32, spec.shape.clone(), bytemuck::cast_slice(data));
+/// The safetensors file of some of the state's tensors: row-major, little-endian.
+pub(crate) fn encode(state: &State, tensors: Range<usize>, form: Form) -> Vec<u8> {
+    let rounded: Vec<Vec<u8>> = match form {
+        Form::F32 => Vec::new(),
+        Form::Bf16 => state.tensors()[tensors.clone()].par_iter().map(|data| form::rounded(data)).collect(),
+    };
+    let views = state.layout().tensors()[tensors.clone()].iter().zip(&state.tensors()[tensors]).enumerate().map(|(i, (spec, data))| {
+        let bytes = rounded.get(i).map_or_else(|| bytemuck::cast_slice(data), Vec::as_slice);
+        let view = TensorView::new(form.dtype(), spec.shape.clone(), bytes);
         (spec.name.as_str(), view.expect("a state's tensors have their layout's lengths"))
     });
     // Python's loaders ask who wrote the tensors
@@ -46,12 +55,23 @@ pub(crate) fn encode(state: &State, tensors: Range<usize>) -> Vec<u8> {
     safetensors::serialize(views, Some(metadata)).expect("names are unique and strings")
 }
 
-/// The most bytes that the file of these tensors can have.
-pub(crate) fn cap(layout: &Layout, tensors: Range<usize>) -> u64 {
+/// Bytes of a file's header, its length in front.
+pub(crate) fn header_len(file: &[u8]) -> usize {
+    let length = file.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+    (LENGTH_BYTES as u64 + length).min(file.len() as u64) as usize
+}
+
+/// The most bytes that the file of these tensors can have, and the most that its header can.
+pub(crate) fn cap(layout: &Layout, tensors: Range<usize>, form: Form) -> u64 {
+    let data = layout.tensors()[tensors.clone()].iter().map(|spec| (spec.len() as u64).saturating_mul(form.width() as u64));
+    data.fold(header_cap(layout, tensors), u64::saturating_add)
+}
+
+/// The most bytes that the header of these tensors' file can have.
+pub(crate) fn header_cap(layout: &Layout, tensors: Range<usize>) -> u64 {
     layout.tensors()[tensors].iter().fold(ENTRY_BYTES, |sum, spec| {
         // a name's bytes may be escaped, to six each
-        let entry = ENTRY_BYTES + 6 * spec.name.len() as u64;
-        sum.saturating_add(entry).saturating_add((spec.len() as u64).saturating_mul(4))
+        sum.saturating_add(ENTRY_BYTES + 6 * spec.name.len() as u64)
     })
 }
 
@@ -99,8 +119,8 @@ mod tests {
         let name = "\u{1}".repeat(compression::MAX_NAME);
         let specs = vec![TensorSpec::new(name, &[1, 1, 1, 3]), TensorSpec::new("b", &[1])];
         let state = State::new(Layout::new(specs).expect("a layout").into(), 0, vec![vec![1.0; 3], vec![2.0]]).expect("a state");
-        let bytes = encode(&state, 0..2);
-        assert!(bytes.len() as u64 <= cap(state.layout(), 0..2));
+        let bytes = encode(&state, 0..2, Form::F32);
+        assert!(bytes.len() as u64 <= cap(state.layout(), 0..2, Form::F32));
         assert_eq!(decode(&bytes, state.layout(), 0..2).as_deref(), Ok(state.tensors()));
     }
 }

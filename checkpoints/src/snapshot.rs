@@ -3,18 +3,19 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use compression::{Layout, State};
-use protocol::{Digest, Document, DocumentError, Domain, Hotkey, Keypair, ObjectKey, RunId, Signed};
+use bytes::{Bytes, BytesMut};
+use compression::{Layout, State, root_of_leaves};
+use protocol::{Digest, Document, DocumentError, Domain, Hasher, Hotkey, Keypair, ObjectKey, RunId, Signed};
 use serde::{Deserialize, Serialize};
 use storage::{Bucket, StorageError};
 
-use crate::{Anchor, CheckpointError, shards};
+use crate::form::rounded_leaves;
+use crate::{Anchor, CheckpointError, Form, shards};
 
 /// The snapshot format that this code reads and writes.
-pub const SNAPSHOT_VERSION: u32 = 2;
+pub const SNAPSHOT_VERSION: u32 = 3;
 /// The manifest's file name; the object whose presence makes a snapshot complete.
-const MANIFEST: &str = "manifest";
+pub(crate) const MANIFEST: &str = "manifest";
 /// Bytes that a manifest may have beside what its tensors need: room for the scores of some thousand miners.
 const ANCHOR_BYTES: u64 = 2 << 20;
 /// The most objects that are looked at in search of snapshots.
@@ -34,6 +35,19 @@ pub struct SnapshotManifest {
     pub anchor: Anchor,
     /// The files, which together hold the layout's tensors in canonical order.
     pub shards: Vec<Shard>,
+    /// The model's tensors once more, rounded to bf16.
+    pub bf16: Rounded,
+}
+
+/// Tensors rounded to bf16. Who signed the manifest vouches for them: the state's root does not speak of them, although whoever has the
+/// state can compute them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rounded {
+    /// BLAKE3 of the file with the hashes of their leaves.
+    pub leaves: Digest,
+    /// The files.
+    pub shards: Vec<Shard>,
 }
 
 /// One safetensors file of a snapshot.
@@ -46,6 +60,10 @@ pub struct Shard {
     pub bytes: u64,
     /// BLAKE3 of its bytes.
     pub blake3: Digest,
+    /// The size of its header, the length in front included.
+    pub header_bytes: u64,
+    /// BLAKE3 of that.
+    pub header_blake3: Digest,
     /// The tensors inside, in canonical order.
     pub tensors: Vec<String>,
 }
@@ -94,7 +112,17 @@ pub struct Expected<'a> {
     pub trust: Trust<'a>,
 }
 
-/// Writes `state`, which stands at `anchor`, as shards of about `shard_bytes`, then the manifest. Doing it again after a failure, with
+impl SnapshotManifest {
+    /// The files of a form.
+    pub fn shards(&self, form: Form) -> &[Shard] {
+        match form {
+            Form::F32 => &self.shards,
+            Form::Bf16 => &self.bf16.shards,
+        }
+    }
+}
+
+/// Writes `state`, which stands at `anchor`, in both forms as shards of about `shard_bytes`, the hashes of their leaves, then the manifest. Doing it again after a failure, with
 /// the same arguments, completes it.
 ///
 /// # Errors
@@ -112,16 +140,14 @@ pub async fn write_snapshot(
     if anchor.round != round {
         return Err(CheckpointError::WrongRound { expected: round, found: anchor.round });
     }
-    let ranges = shards::split(layout.tensors(), shard_bytes);
-    let mut shards = Vec::with_capacity(ranges.len());
-    for (index, range) in ranges.iter().enumerate() {
-        let file = shards::file_name(index, ranges.len());
-        let bytes = shards::encode(state, range.clone());
-        let tensors = layout.tensors()[range.clone()].iter().map(|spec| spec.name.clone()).collect();
-        shards.push(Shard { file: file.clone(), bytes: bytes.len() as u64, blake3: Digest::of(&bytes), tensors });
-        bucket.put(&ObjectKey::Checkpoint { round, file }, bytes.into()).await?;
+    let (leaves, rounded) = (state.leaves(), rounded_leaves(state.model()));
+    let root = Digest(root_of_leaves(layout, round, leaves.clone()));
+    for (form, leaves) in [(Form::F32, &leaves), (Form::Bf16, &rounded)] {
+        put_whole(bucket, round, form.leaves_file(), leaves.as_flattened().to_vec()).await?;
     }
-    let manifest = SnapshotManifest { version: SNAPSHOT_VERSION, run, root: Digest(state.root()), anchor: anchor.clone(), shards };
+    let bf16 = Rounded { leaves: Digest::of(rounded.as_flattened()), shards: write_shards(bucket, state, Form::Bf16, shard_bytes).await? };
+    let shards = write_shards(bucket, state, Form::F32, shard_bytes).await?;
+    let manifest = SnapshotManifest { version: SNAPSHOT_VERSION, run, root, anchor: anchor.clone(), shards, bf16 };
     let signed = Signed::new(manifest, signer);
     match bucket.put(&manifest_key(round), signed.to_bytes().to_vec().into()).await {
         // signatures are randomized: the same manifest, signed before, has other bytes
@@ -131,6 +157,33 @@ pub async fn write_snapshot(
         },
         other => Ok(other.map(|()| signed)?),
     }
+}
+
+async fn write_shards(bucket: &Bucket, state: &State, form: Form, shard_bytes: usize) -> Result<Vec<Shard>, CheckpointError> {
+    let tensors = form.layout(state.layout());
+    let ranges = shards::split(tensors, shard_bytes);
+    let mut shards = Vec::with_capacity(ranges.len());
+    for (index, range) in ranges.iter().enumerate() {
+        let file = form.file_name(index, ranges.len());
+        let bytes = shards::encode(state, range.clone(), form);
+        let header = &bytes[..shards::header_len(&bytes)];
+        shards.push(Shard {
+            file: file.clone(),
+            bytes: bytes.len() as u64,
+            blake3: Digest::of(&bytes),
+            header_bytes: header.len() as u64,
+            header_blake3: Digest::of(header),
+            tensors: tensors[range.clone()].iter().map(|spec| spec.name.clone()).collect(),
+        });
+        put_whole(bucket, state.round, &file, bytes).await?;
+    }
+    Ok(shards)
+}
+
+async fn put_whole(bucket: &Bucket, round: u64, file: &str, bytes: Vec<u8>) -> Result<(), StorageError> {
+    let key = ObjectKey::Checkpoint { round, file: file.to_owned() };
+    let (size, digest) = (bytes.len() as u64, Digest::of(&bytes));
+    bucket.upload(&key, size, digest, futures::stream::iter([Ok(bytes.into())])).await
 }
 
 /// Reads the snapshot of `round` and checks all of it: signature, run, tensors and sizes before any shard is downloaded, then hashes,
@@ -143,57 +196,20 @@ pub async fn read_snapshot(
     round: u64,
     expected: &Expected<'_>,
 ) -> Result<(State, Signed<SnapshotManifest>), CheckpointError> {
-    read(bucket, round, expected, None).await
-}
-
-/// Reads a snapshot as [`read_snapshot`] does and writes the same files into `copy`: each shard once its hash holds, the manifest once all
-/// is checked.
-///
-/// # Errors
-/// As [`read_snapshot`] and [`Bucket::put`].
-pub async fn copy_snapshot(
-    bucket: &Bucket,
-    round: u64,
-    expected: &Expected<'_>,
-    copy: &Bucket,
-) -> Result<(State, Signed<SnapshotManifest>), CheckpointError> {
-    read(bucket, round, expected, Some(copy)).await
-}
-
-async fn read(
-    bucket: &Bucket,
-    round: u64,
-    expected: &Expected<'_>,
-    copy: Option<&Bucket>,
-) -> Result<(State, Signed<SnapshotManifest>), CheckpointError> {
     let layout = expected.layout;
     let signed = read_manifest(bucket, round, layout).await?;
     let manifest = &signed.value;
-    if let Trust::Signers(trusted) = expected.trust
-        && !trusted.contains(&signed.signer)
-    {
-        return Err(CheckpointError::Signer(signed.signer));
-    }
-    if manifest.run != expected.run {
-        return Err(CheckpointError::WrongRun { expected: expected.run, found: manifest.run });
-    }
-    let ranges = tensor_ranges(manifest, layout)?;
+    let ranges = expected.check(&signed, Form::F32)?;
     let mut tensors = Vec::with_capacity(layout.tensors().len());
     for (shard, range) in manifest.shards.iter().zip(ranges) {
         let bytes = fetch_shard(bucket, round, shard).await?;
         let decoded = shards::decode(&bytes, layout, range);
         tensors.append(&mut decoded.map_err(|problem| CheckpointError::Shard { file: shard.file.clone(), problem })?);
-        if let Some(copy) = copy {
-            copy.put(&ObjectKey::Checkpoint { round, file: shard.file.clone() }, bytes).await?;
-        }
     }
     let state = State::new(layout.clone(), round, tensors).map_err(|e| CheckpointError::Tensors(e.to_string()))?;
     let root = Digest(state.root());
     if root != manifest.root {
         return Err(CheckpointError::Root { expected: manifest.root, found: root });
-    }
-    if let Some(copy) = copy {
-        copy.put(&manifest_key(round), signed.to_bytes().to_vec().into()).await?;
     }
     Ok((state, signed))
 }
@@ -224,33 +240,50 @@ pub async fn list_snapshots(bucket: &Bucket) -> Result<Vec<u64>, StorageError> {
     Ok(rounds)
 }
 
+impl Expected<'_> {
+    /// Whether a snapshot's signature, run, tensors and sizes are those that it must have; which tensors each of its files holds.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Signer`], [`CheckpointError::WrongRun`], [`CheckpointError::Tensors`], [`CheckpointError::Oversized`].
+    pub(crate) fn check(&self, snapshot: &Signed<SnapshotManifest>, form: Form) -> Result<Vec<Range<usize>>, CheckpointError> {
+        if let Trust::Signers(trusted) = self.trust
+            && !trusted.contains(&snapshot.signer)
+        {
+            return Err(CheckpointError::Signer(snapshot.signer));
+        }
+        if snapshot.value.run != self.run {
+            return Err(CheckpointError::WrongRun { expected: self.run, found: snapshot.value.run });
+        }
+        tensor_ranges(snapshot.value.shards(form), self.layout, form)
+    }
+}
+
 fn manifest_key(round: u64) -> ObjectKey {
     ObjectKey::Checkpoint { round, file: MANIFEST.into() }
 }
 
-/// The most bytes that a manifest about this layout can have: each tensor once, with a shard of its own.
+/// The most bytes that a manifest about this layout can have: each tensor in both forms, with a shard of its own.
 fn manifest_cap(layout: &Layout) -> u64 {
-    layout.tensors().iter().map(|spec| 512 + 6 * spec.name.len() as u64).sum::<u64>() + ANCHOR_BYTES
+    layout.tensors().iter().map(|spec| 2 * (768 + 6 * spec.name.len() as u64)).sum::<u64>() + ANCHOR_BYTES
 }
 
-/// Which of the layout's tensors each shard holds, and whether each announces a size that these can need.
-fn tensor_ranges(manifest: &SnapshotManifest, layout: &Layout) -> Result<Vec<Range<usize>>, CheckpointError> {
-    let mut ranges = Vec::new();
-    let mut next = 0;
-    for Shard { file, bytes, tensors, .. } in &manifest.shards {
+/// Which of the layout's tensors each shard holds, and whether each announces sizes that these can need.
+fn tensor_ranges(shards: &[Shard], layout: &Layout, form: Form) -> Result<Vec<Range<usize>>, CheckpointError> {
+    let (all, mut ranges, mut next) = (form.layout(layout), Vec::new(), 0);
+    for Shard { file, bytes, tensors, header_bytes, .. } in shards {
         let range = next..next + tensors.len();
-        let held = layout.tensors().get(range.clone()).unwrap_or_default();
+        let held = all.get(range.clone()).unwrap_or_default();
         if held.is_empty() || !held.iter().map(|spec| &spec.name).eq(tensors) {
             return Err(CheckpointError::Tensors(format!("{file:?} breaks the order")));
         }
-        let cap = shards::cap(layout, range.clone());
-        if *bytes > cap {
-            return Err(CheckpointError::Oversized { file: file.clone(), bytes: *bytes, cap });
+        let caps = [(*bytes, shards::cap(layout, range.clone(), form)), (*header_bytes, shards::header_cap(layout, range.clone()))];
+        if let Some((bytes, cap)) = caps.into_iter().find(|(bytes, cap)| bytes > cap) {
+            return Err(CheckpointError::Oversized { file: file.clone(), bytes, cap });
         }
         next = range.end;
         ranges.push(range);
     }
-    match layout.tensors().get(next) {
+    match all.get(next) {
         None => Ok(ranges),
         Some(missing) => Err(CheckpointError::Tensors(format!("{:?} is missing", missing.name))),
     }
@@ -260,7 +293,12 @@ fn tensor_ranges(manifest: &SnapshotManifest, layout: &Layout) -> Result<Vec<Ran
 async fn fetch_shard(bucket: &Bucket, round: u64, shard: &Shard) -> Result<Bytes, CheckpointError> {
     let file = shard.file.clone();
     let key = ObjectKey::Checkpoint { round, file: file.clone() };
-    let bytes = bucket.get(&key, shard.bytes).await?.ok_or_else(|| CheckpointError::MissingShard(file.clone()))?;
-    let found = Digest::of(&bytes);
-    if found == shard.blake3 { Ok(bytes) } else { Err(CheckpointError::Corrupt { file, expected: shard.blake3, found }) }
+    let mut object = bucket.download(&key, shard.bytes, 0).await?.ok_or_else(|| CheckpointError::MissingShard(file.clone()))?;
+    let (mut bytes, mut hash) = (BytesMut::new(), Hasher::default());
+    while let Some(part) = object.next().await? {
+        hash.update(&part);
+        bytes.extend_from_slice(&part);
+    }
+    let found = hash.digest();
+    if found == shard.blake3 { Ok(bytes.freeze()) } else { Err(CheckpointError::Corrupt { file, expected: shard.blake3, found }) }
 }

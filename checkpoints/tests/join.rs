@@ -17,7 +17,7 @@ async fn put_manifest(url: &str, bytes: Vec<u8>) {
 #[tokio::test]
 async fn an_address_without_a_manifest_is_no_run() {
     let url = fresh_store();
-    let error = open_folder(&url).await.unwrap_err();
+    let error = open_folder(&url, &Access::Trusted.into()).await.unwrap_err();
     assert!(matches!(&error, RunError::NoManifest(found) if *found == url), "{error}");
 }
 
@@ -33,14 +33,14 @@ async fn a_manifest_that_cannot_be_read_is_refused() {
     ] {
         let url = fresh_store();
         put_manifest(&url, bytes).await;
-        match open_folder(&url).await {
+        match open_folder(&url, &Access::Trusted.into()).await {
             Err(RunError::Manifest { url: found, source }) => assert!(found == url && refused(source.clone()), "{source}"),
             other => panic!("{other:?}"),
         }
     }
     let url = fresh_store();
     put_manifest(&url, vec![b' '; 1 << 17]).await;
-    assert!(matches!(open_folder(&url).await, Err(RunError::Storage(_))), "never downloaded");
+    assert!(matches!(open_folder(&url, &Access::Trusted.into()).await, Err(RunError::Storage(_))), "never downloaded");
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn an_address_that_names_another_run_is_refused() {
     let manifest = Manifest::draft(RunConfig::parse(CONFIG).unwrap()).unwrap();
     let url = format!("{}/{}/", fresh_store(), Digest::of(b"another run"));
     put_manifest(&url, manifest.to_bytes()).await;
-    match open_folder(&url).await {
+    match open_folder(&url, &Access::Trusted.into()).await {
         Err(RunError::WrongRun { found, .. }) => assert_eq!(found, manifest.run_id()),
         other => panic!("{other:?}"),
     }

@@ -5,7 +5,7 @@ mod common;
 
 use checkpoints::{Replica, check_envelope, fetch_payload};
 use common::{KEY, Net, replace};
-use protocol::{Digest, Envelope, Hotkey, Keypair, ObjectKey, Refusal, SEAL_OVERHEAD, SealContext, Sealed, Signed};
+use protocol::{Digest, Envelope, Hotkey, Keypair, ObjectKey, Refusal, SealContext, Sealed, Signed, sealed_len};
 
 /// What is wrong with the first miner's envelope after `spoil`, signed by `signer`.
 fn refusal(net: &Net, replica: &Replica, signer: &Keypair, spoil: impl FnOnce(&mut Envelope)) -> Option<Refusal> {
@@ -149,7 +149,7 @@ async fn malformed_payloads_are_refused() {
     let (net, replica) = ready().await;
     let context = net.context(&net.miners[0], &replica);
     let good = net.payload(&net.miners[0], &replica);
-    assert!(net.run.sealed_len().contains(&(good.len() as u64 + SEAL_OVERHEAD)));
+    assert!(net.run.sealed_len().contains(&(sealed_len(good.len() as u64))));
     for at in [0, 8, 20, 170, good.len() - 1] {
         let mut bad = good.clone();
         bad[at] ^= 0xff;

@@ -38,7 +38,7 @@ pub use merge::{MergeOver, Rule, TransitionError, Weighted, check_record, clip_f
 pub use payload::Payload;
 pub use quantize::{SIGN1, SIGN2};
 pub use section::{CodedChunk, Decoded};
-pub use state::{LEAF_ELEMENTS, Root, State, check_lengths};
+pub use state::{LEAF_ELEMENTS, Root, State, check_lengths, root_of_leaves};
 pub use stream::{PayloadReader, ReadError, Section, footer_len, payload_len, section_ranges, typical_payload_len};
 
 /// Why a layout, or tensors that should fit one, are refused.

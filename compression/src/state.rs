@@ -80,17 +80,30 @@ impl State {
     /// leaf = BLAKE3(little-endian f32 bytes of up to 2^18 elements of one tensor); parent = BLAKE3(0x01 ‖ left ‖ right), an odd
     /// last node moves up unchanged; root = BLAKE3-derive("tributary 2026 state root v1", round u64 LE ‖ layout digest ‖ top).
     pub fn root(&self) -> Root {
-        let leaves: Vec<&[f32]> = self.tensors.iter().flat_map(|t| t.chunks(LEAF_ELEMENTS)).collect();
-        let mut level: Vec<Root> = leaves.par_iter().map(|leaf| hash_leaf(leaf)).collect();
-        while level.len() > 1 {
-            level = level.chunks(2).map(hash_pair).collect();
-        }
-        let mut hasher = blake3::Hasher::new_derive_key("tributary 2026 state root v1");
-        hasher.update(&self.round.to_le_bytes());
-        hasher.update(&self.layout.digest());
-        hasher.update(&level[0]);
-        *hasher.finalize().as_bytes()
+        root_of_leaves(&self.layout, self.round, self.leaves())
     }
+
+    /// The hashes of its leaves, tensor by tensor: with them, a state that comes in pieces can be checked piece by piece.
+    pub fn leaves(&self) -> Vec<Root> {
+        let leaves: Vec<&[f32]> = self.tensors.iter().flat_map(|t| t.chunks(LEAF_ELEMENTS)).collect();
+        leaves.par_iter().map(|leaf| hash_leaf(leaf)).collect()
+    }
+}
+
+/// The root of a state of this layout after `round` transitions whose leaves have these hashes; see [`State::root`].
+///
+/// # Panics
+/// If there are no leaves.
+pub fn root_of_leaves(layout: &Layout, round: u64, leaves: Vec<Root>) -> Root {
+    let mut level = leaves;
+    while level.len() > 1 {
+        level = level.chunks(2).map(hash_pair).collect();
+    }
+    let mut hasher = blake3::Hasher::new_derive_key("tributary 2026 state root v1");
+    hasher.update(&round.to_le_bytes());
+    hasher.update(&layout.digest());
+    hasher.update(&level[0]);
+    *hasher.finalize().as_bytes()
 }
 
 /// Whether `tensors` has exactly the layout's lengths.

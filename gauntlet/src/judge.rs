@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use checkpoints::{Close, Phase, Replica, Run, RunError, Stopwatch, check_envelope, fetch_payload};
@@ -87,21 +87,29 @@ fn may_improve(refusal: &Refusal) -> bool {
     matches!(refusal, Refusal::Missing | Refusal::NotRevealed)
 }
 
-/// Checks envelopes and fetches their payloads, a few at a time, in the order in which they come. `round` and `root` are those of the base state.
+/// Checks envelopes and fetches their payloads, a few at a time and in this order; what comes is given out as it comes. Each has
+/// `patience`, so that a bucket that trickles makes room for the next. `round` and `root` are those of the base state.
 pub(crate) fn fetch_all(
     run: Arc<Run>,
-    round: u64,
-    root: Digest,
+    (round, root): (u64, Digest),
     sealed: Vec<(Sealed, Hotkey)>,
+    patience: Duration,
 ) -> impl Stream<Item = Result<Fetched, RunError>> {
     let fetches = sealed.into_iter().map(move |(sealed, owner)| {
         let run = run.clone();
-        async move { fetch(&run, round, root, &sealed, owner).await }
+        async move { fetch(&run, round, root, &sealed, owner, patience).await }
     });
     futures::stream::iter(fetches).buffer_unordered(FETCHES)
 }
 
-async fn fetch(run: &Run, round: u64, root: Digest, sealed: &Sealed, hotkey: Hotkey) -> Result<Fetched, RunError> {
+async fn fetch(
+    run: &Run,
+    round: u64,
+    root: Digest,
+    sealed: &Sealed,
+    hotkey: Hotkey,
+    patience: Duration,
+) -> Result<Fetched, RunError> {
     let uid = sealed.uid;
     let envelope = match check_envelope(run, round, root, hotkey, sealed) {
         Ok(envelope) => envelope,
@@ -109,7 +117,10 @@ async fn fetch(run: &Run, round: u64, root: Digest, sealed: &Sealed, hotkey: Hot
     };
     let claim = envelope.value.payload;
     let found = match run.bucket_of(&hotkey).await? {
-        Some(bucket) => fetch_payload(run, &bucket, &envelope).await.map(|payload| (envelope, payload)),
+        Some(bucket) => match tokio::time::timeout(patience, fetch_payload(run, &bucket, &envelope)).await {
+            Ok(fetched) => fetched.map(|payload| (envelope, payload)),
+            Err(_) => Err(Refusal::Missing),
+        },
         None => Err(Refusal::Missing),
     };
     Ok(Fetched { uid, hotkey, claim, found })

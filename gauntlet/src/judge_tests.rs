@@ -51,7 +51,7 @@ impl Court {
         let uids: BTreeSet<u16> = sealed.iter().map(|(sealed, _)| sealed.uid).collect();
         let mut judgement = Judgement::default();
         judgement.enter(Digest::of(b"list"));
-        let mut fetched = std::pin::pin!(fetch_all(net.run.clone(), 0, replica.root, sealed));
+        let mut fetched = std::pin::pin!(fetch_all(net.run.clone(), (0, replica.root), sealed, std::time::Duration::from_secs(30)));
         while let Some(fetched) = fetched.next().await {
             judgement.gather(&mut replica, fetched.unwrap());
         }

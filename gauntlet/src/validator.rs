@@ -84,6 +84,9 @@ enum Stage<'a> {
     Awaited,
 }
 
+/// The least time that a payload's bucket has, whatever is left of the round: a store may have to be asked several times.
+const LEAST_PATIENCE: Duration = Duration::from_secs(30);
+
 pub(crate) const BOOKS: &str = "scores.safetensors";
 /// Weights that were committed by their hash and are to be revealed.
 const COMMITTED_WEIGHTS: &str = "committed-weights.json";
@@ -163,7 +166,7 @@ impl Validator {
         let me = self.node.hotkey();
         let Some(rank) = log.plan.rank_of(&me) else { return Ok(()) };
         let Some(seeds) = self.seeds(close).await? else { return Ok(()) };
-        self.gather(log, close).await?;
+        self.gather(log, close, head).await?;
         if !self.compared(log, close, head) {
             return Ok(());
         }
@@ -250,14 +253,19 @@ impl Validator {
         Ok(open.zip(closed).map(|(open, closed)| Seeds { open: open.hash, closed: closed.hash }))
     }
 
-    /// Fetches and checks what is still missing of the list's payloads.
-    async fn gather(&mut self, log: &RoundLog, close: &Close) -> Result<(), ValidatorError> {
+    /// Fetches and checks what is still missing of the list's payloads, those of the best miners first: newcomers that keep their readers
+    /// waiting are at the end of the queue.
+    async fn gather(&mut self, log: &RoundLog, close: &Close, head: u64) -> Result<(), ValidatorError> {
         let (round, root) = (self.node.round(), self.node.replica.root);
         self.judgement.enter(close.list.digest());
         let owner = |sealed: &Sealed| log.hotkeys.get(&sealed.uid).copied().unwrap_or(Hotkey([0; 32]));
         let wanted = close.list.value.entries.iter().filter(|e| self.judgement.is_open(e.uid));
-        let wanted = wanted.map(|sealed| (sealed.clone(), owner(sealed))).collect();
-        let mut fetched = std::pin::pin!(fetch_all(self.node.run.clone(), round, root, wanted));
+        let mut wanted: Vec<(Sealed, Hotkey)> = wanted.map(|sealed| (sealed.clone(), owner(sealed))).collect();
+        let standing = &self.node.replica.anchor.standing;
+        let score = |hotkey: &Hotkey| standing.miners.iter().find(|s| s.hotkey == *hotkey).map_or(0.0, |s| s.score);
+        wanted.sort_by(|(_, a), (_, b)| score(b).total_cmp(&score(a)));
+        let patience = (self.time_left(log, close, head).await? / 2).max(LEAST_PATIENCE);
+        let mut fetched = std::pin::pin!(fetch_all(self.node.run.clone(), (round, root), wanted, patience));
         while let Some(fetched) = fetched.next().await {
             self.judgement.gather(&mut self.node.replica, fetched?);
         }

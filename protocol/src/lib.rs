@@ -23,12 +23,12 @@ pub use assignment::Assignment;
 pub use config::{
     Checkpoints, Coding, Compression, ConfigError, DataConfig, Indices, Inner, Merge, Outer, Quantizer, RoundTimes, RunConfig, Schedule,
 };
-pub use ids::{Digest, Hotkey, ParseIdError, RunId, SS58_PREFIX};
+pub use ids::{Digest, Hasher, Hotkey, ParseIdError, RunId, SS58_PREFIX};
 pub use judging::{Computation, Judge, JudgeMode, Pay, Rating};
 pub use keys::{Domain, Keypair, verify};
 pub use manifest::{ChainSection, DataSection, Launch, MANIFEST_VERSION, MAX_MANIFEST_BYTES, Manifest, ManifestError, canonical_json};
 pub use messages::{Announcement, Applied, Change, Countersign, Dissent, Envelope, MAX_NEURONS, Record, SealList, Sealed, Validator, Vote};
 pub use objects::ObjectKey;
 pub use refusal::Refusal;
-pub use sealing::{PayloadKey, SEAL_OVERHEAD, SealContext};
+pub use sealing::{Opener, PayloadKey, SealContext, sealed_len};
 pub use signed::{Document, DocumentError, SIGNED_OVERHEAD, Signed};

@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
+use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{Error as StoreError, GetResult, ObjectStore, ObjectStoreExt, PutMode};
 use protocol::ObjectKey;
 use url::Url;
 
+use crate::budget::Budget;
 use crate::error::{Cause, Failure, StorageError};
 use crate::limits::Limits;
 use crate::open::{self, Access};
@@ -18,14 +20,23 @@ use crate::open::{self, Access};
 const MAX_NAME: usize = 128;
 
 /// A folder of an object store. Cheap to clone; clones and sub-folders count their traffic together.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Bucket {
-    store: Arc<dyn ObjectStore>,
+    pub(crate) store: Arc<dyn ObjectStore>,
+    /// The same store, if it takes an object's parts in any order.
+    pub(crate) multipart: Option<Arc<dyn MultipartStore>>,
     url: Url,
     prefix: Path,
     writable: bool,
-    limits: Limits,
+    pub(crate) limits: Limits,
+    pub(crate) budget: Budget,
     traffic: Arc<Counters>,
+}
+
+impl std::fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bucket").field("url", &self.url()).field("writable", &self.writable).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -51,19 +62,40 @@ impl Bucket {
     /// [`StorageError::BadUrl`], and [`StorageError::Unreachable`] for a local folder that is missing or cannot be created.
     pub fn open(address: &str, access: Access) -> Result<Self, StorageError> {
         let url = open::parse(address, access)?;
-        let (store, prefix) = open::connect(&url, access)?;
-        Ok(Self { prefix, writable: access == Access::Own, ..Self::over(store, url) })
+        let open::Opened { store, multipart, prefix } = open::connect(&url, access)?;
+        Ok(Self { multipart, prefix, writable: access == Access::Own, ..Self::over(store, url) })
     }
 
     /// A writable bucket over any store, such as a decorator that injects faults. `url` serves messages only.
     pub fn over(store: Arc<dyn ObjectStore>, url: Url) -> Self {
-        Self { store, url, prefix: Path::default(), writable: true, limits: Limits::default(), traffic: Arc::default() }
+        Self {
+            store,
+            multipart: None,
+            url,
+            prefix: Path::default(),
+            writable: true,
+            limits: Limits::default(),
+            budget: Budget::default(),
+            traffic: Arc::default(),
+        }
+    }
+
+    /// The same bucket, whose store takes an object's parts in any order through `multipart`.
+    #[must_use]
+    pub fn with_multipart(self, multipart: Arc<dyn MultipartStore>) -> Self {
+        Self { multipart: Some(multipart), ..self }
     }
 
     /// The same bucket under other limits.
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// The same bucket, whose transfers share `budget` with others.
+    #[must_use]
+    pub fn with_budget(self, budget: Budget) -> Self {
+        Self { budget, ..self }
     }
 
     /// A sub-folder; characters that could lead out of it are escaped.
@@ -161,12 +193,17 @@ impl Bucket {
         path.prefix_match(&self.prefix).map_or_else(|| path.to_string(), |parts| Path::from_iter(parts).to_string())
     }
 
-    fn check_writable(&self, url: &str) -> Result<(), StorageError> {
+    pub(crate) fn check_writable(&self, url: &str) -> Result<(), StorageError> {
         if self.writable { Ok(()) } else { Err(StorageError::ReadOnly { url: url.to_owned() }) }
     }
 
+    /// Counts bytes on their way to the store.
+    pub(crate) fn count_up(&self, bytes: u64) {
+        self.traffic.up.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Where an object lies in the store, and its address for messages.
-    fn locate(&self, key: &ObjectKey) -> Result<(Path, String), StorageError> {
+    pub(crate) fn locate(&self, key: &ObjectKey) -> Result<(Path, String), StorageError> {
         if let ObjectKey::Dataset(file) | ObjectKey::Checkpoint { file, .. } = key {
             check_name(file)?;
         }
@@ -188,7 +225,7 @@ impl Bucket {
     }
 
     /// Reads a body of exactly `size` bytes. Memory grows with what arrives, not with what was announced.
-    async fn collect(&self, found: GetResult, url: &str, size: u64) -> Result<Bytes, Failure> {
+    pub(crate) async fn collect(&self, found: GetResult, url: &str, size: u64) -> Result<Bytes, Failure> {
         let mut body = BytesMut::new();
         let mut stream = found.into_stream();
         while let Some(part) = stream.try_next().await.map_err(|error| Failure::of(url, error))? {
@@ -207,7 +244,7 @@ impl Bucket {
 
     async fn try_put(&self, path: &Path, url: &str, bytes: &Bytes) -> Result<(), Failure> {
         let result = self.store.put_opts(path, bytes.clone().into(), PutMode::Create.into()).await;
-        self.traffic.up.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.count_up(bytes.len() as u64);
         let error = match result {
             Ok(_) => return Ok(()),
             Err(error @ (StoreError::AlreadyExists { .. } | StoreError::Precondition { .. })) => error,

@@ -37,6 +37,14 @@ pub enum StorageError {
         /// The object.
         url: String,
     },
+    /// What was to be written could not be read, or had another length.
+    #[error("{url}: what was to be written there could not be read: {source}")]
+    Source {
+        /// The object.
+        url: String,
+        /// What went wrong.
+        source: Cause,
+    },
     /// The bucket was opened for reading.
     #[error("{url} was opened for reading only")]
     ReadOnly {

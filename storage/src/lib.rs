@@ -1,12 +1,18 @@
 #![doc = include_str!("../README.md")]
 
 mod bucket;
+mod budget;
 mod client;
 mod error;
 mod limits;
 mod open;
+mod stores;
+mod transfer;
 
 pub use bucket::{Bucket, Traffic};
+pub use budget::{Budget, Rates};
 pub use error::{Cause, StorageError};
 pub use limits::Limits;
 pub use open::Access;
+pub use stores::Stores;
+pub use transfer::Download;

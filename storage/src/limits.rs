@@ -1,7 +1,9 @@
 //! How long and how often a store is asked.
 
 use std::hash::{BuildHasher, RandomState};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::error::{Cause, Failure, StorageError};
 
@@ -33,6 +35,12 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The same, but as many attempts as there is time for: of a large object only a part is lost at a time, so that going on is cheaper than
+    /// giving up.
+    pub(crate) fn persistent(&self) -> Self {
+        Self { attempts: u32::MAX, ..*self }
+    }
+
     /// Time for an operation that moves up to `bytes`.
     fn budget(&self, bytes: u64) -> Duration {
         self.deadline.saturating_add(Duration::from_secs(bytes / self.slowest.max(1)))

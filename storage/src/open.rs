@@ -10,6 +10,7 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
+use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreScheme, RetryConfig};
 use url::{Host, Url};
@@ -28,7 +29,23 @@ pub enum Access {
     Foreign,
 }
 
-type Opened = (Arc<dyn ObjectStore>, Path);
+/// A store behind an address, and the path inside it.
+pub(crate) struct Opened {
+    pub store: Arc<dyn ObjectStore>,
+    /// The same store, if it takes an object's parts in any order.
+    pub multipart: Option<Arc<dyn MultipartStore>>,
+    pub prefix: Path,
+}
+
+impl Opened {
+    fn with_multipart<S: ObjectStore + MultipartStore>(store: Arc<S>) -> Self {
+        Self { store: store.clone(), multipart: Some(store), prefix: Path::default() }
+    }
+
+    fn plain(store: impl ObjectStore) -> Self {
+        Self { store: Arc::new(store), multipart: None, prefix: Path::default() }
+    }
+}
 
 /// The store of `memory:///…` addresses: one for the whole process, for tests.
 static MEMORY: LazyLock<Arc<InMemory>> = LazyLock::new(Arc::default);
@@ -81,8 +98,8 @@ pub(crate) fn connect(url: &Url, access: Access) -> Result<Opened, StorageError>
             let folder = url.to_file_path().map_err(|()| refuse("it is not a path".into()))?;
             local(url, &folder, access)
         }
-        ObjectStoreScheme::Memory => Ok((MEMORY.clone(), path)),
-        _ => Ok((remote(scheme, url, access, options).map_err(|e| refuse(e.to_string()))?, path)),
+        ObjectStoreScheme::Memory => Ok(Opened { prefix: path, ..Opened::with_multipart(MEMORY.clone()) }),
+        _ => Ok(Opened { prefix: path, ..remote(scheme, url, access, options).map_err(|e| refuse(e.to_string()))? }),
     }
 }
 
@@ -105,7 +122,7 @@ fn local(url: &Url, folder: &FilePath, access: Access) -> Result<Opened, Storage
         attempts: 1,
         source: e.into(),
     })?;
-    Ok((Arc::new(store.with_fsync(true)), Path::default()))
+    Ok(Opened::plain(store.with_fsync(true)))
 }
 
 /// What an `s3://` address may say beside its bucket: `?region=…&endpoint=https://…`.
@@ -133,7 +150,7 @@ impl Options {
     }
 }
 
-fn remote(scheme: ObjectStoreScheme, url: &Url, access: Access, options: Options) -> object_store::Result<Arc<dyn ObjectStore>> {
+fn remote(scheme: ObjectStoreScheme, url: &Url, access: Access, options: Options) -> object_store::Result<Opened> {
     let own = access == Access::Own;
     let reach = if access == Access::Foreign { Reach::Public } else { Reach::Any };
     // attempts are counted in one place, crate::Limits
@@ -146,20 +163,20 @@ fn remote(scheme: ObjectStoreScheme, url: &Url, access: Access, options: Options
             let builder = builder.with_url(bare).with_retry(retry).with_conditional_put(S3ConditionalPut::ETagMatch);
             let builder = options.region.into_iter().fold(builder, AmazonS3Builder::with_region);
             let builder = options.endpoint.into_iter().fold(builder, AmazonS3Builder::with_endpoint);
-            Arc::new(builder.with_allow_http(reach == Reach::Any).with_http_connector(reach).build()?)
+            Opened::with_multipart(Arc::new(builder.with_allow_http(reach == Reach::Any).with_http_connector(reach).build()?))
         }
         ObjectStoreScheme::GoogleCloudStorage => {
             let builder =
                 if own { GoogleCloudStorageBuilder::from_env() } else { GoogleCloudStorageBuilder::new().with_skip_signature(true) };
-            Arc::new(builder.with_url(bare).with_retry(retry).with_http_connector(reach).build()?)
+            Opened::with_multipart(Arc::new(builder.with_url(bare).with_retry(retry).with_http_connector(reach).build()?))
         }
         ObjectStoreScheme::MicrosoftAzure => {
             let builder = if own { MicrosoftAzureBuilder::from_env() } else { MicrosoftAzureBuilder::new().with_skip_signature(true) };
-            Arc::new(builder.with_url(bare).with_retry(retry).with_http_connector(reach).build()?)
+            Opened::with_multipart(Arc::new(builder.with_url(bare).with_retry(retry).with_http_connector(reach).build()?))
         }
         _ => {
             let host = &bare[..url::Position::BeforePath];
-            Arc::new(HttpBuilder::new().with_url(host).with_retry(retry).with_http_connector(reach).build()?)
+            Opened::plain(HttpBuilder::new().with_url(host).with_retry(retry).with_http_connector(reach).build()?)
         }
     })
 }

@@ -6,7 +6,7 @@ use checkpoints::{Close, Event, Events, Follower, Identity, Phase, Progress, Rol
 use compression::{EncodeError, ErrorFeedback, Header, Payload};
 use dataset::{Dataset, Split};
 use model::{Device, InnerOptimizer, Llama, ModelError};
-use protocol::{Assignment, Digest, Envelope, ObjectKey, PayloadKey, SealContext, Signed};
+use protocol::{Assignment, Digest, Envelope, Hasher, ObjectKey, PayloadKey, SealContext, Signed, sealed_len};
 use storage::StorageError;
 
 use crate::{
@@ -195,16 +195,18 @@ impl Miner {
         let (payload, sealed) = self.node.watch.measure(Phase::Compress, || {
             let feedback = &mut self.error_feedback;
             let payload = compression::encode(&run.format, &header, feedback, &trained.pseudo_gradient, beta)?;
-            let sealed = context.seal(&key, &payload);
-            Ok::<_, EncodeError>((payload, sealed))
+            let mut sealed = Hasher::default();
+            context.segments(&key, &payload).for_each(|segment| sealed.update(&segment));
+            Ok::<_, EncodeError>((payload, sealed.digest()))
         })?;
+        let sealed_len = sealed_len(payload.len() as u64);
         let tokens = trained.sequences * run.manifest.model.sequence_length as u64;
         let envelope = Envelope {
             run: run.id,
             round,
             base_root,
-            sealed: Digest::of(&sealed),
-            sealed_len: sealed.len() as u64,
+            sealed,
+            sealed_len,
             payload: Digest::of(&payload),
             sequences: trained.sequences,
             tokens,
@@ -213,7 +215,7 @@ impl Miner {
         self.pending = Some(Pending { round, base_root, key, envelope, payload });
         (self.uploaded, self.revealed) = (false, false);
         self.save()?;
-        self.node.events.tell(Event::Sealed { round, loss: trained.loss, tokens, bytes: sealed.len() as u64 }).await;
+        self.node.events.tell(Event::Sealed { round, loss: trained.loss, tokens, bytes: sealed_len }).await;
         Ok(())
     }
 
@@ -227,7 +229,12 @@ impl Miner {
         let (run, round, bucket) = (self.node.run.id, pending.round, &self.node.bucket);
         let context = SealContext { run, round, hotkey: self.node.hotkey(), base_root: pending.base_root };
         let put = async {
-            bucket.put(&ObjectKey::Payload(round), context.seal(&pending.key, &pending.payload).into()).await?;
+            // sealed again as it goes, so that there is no second copy of it
+            let segments = || context.segments(&pending.key, &pending.payload);
+            let mut hash = Hasher::default();
+            segments().for_each(|segment| hash.update(&segment));
+            let source = futures::stream::iter(segments().map(|segment| Ok(segment.into())));
+            bucket.upload(&ObjectKey::Payload(round), sealed_len(pending.payload.len() as u64), hash.digest(), source).await?;
             bucket.put(&ObjectKey::Envelope(round), pending.envelope.clone().into()).await
         };
         self.done_with("upload", put.await).await
