@@ -1,7 +1,7 @@
 //! `tributary pull`: download a run's newest snapshot, checked against its log.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 

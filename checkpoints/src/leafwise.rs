@@ -59,18 +59,18 @@ impl<'a> LeafwiseShard<'a> {
         self.waiting.clear();
     }
 
-    /// Takes the next bytes and gives those that are checked by now.
+    /// Takes the next bytes and appends those that are checked by now to `passed`.
     ///
     /// # Errors
-    /// What is wrong with them.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<u8>, String> {
-        let (mut rest, mut passed) = (bytes, Vec::with_capacity(bytes.len() + self.waiting.len()));
+    /// What is wrong with the bytes that come after these.
+    pub fn push(&mut self, bytes: &[u8], passed: &mut Vec<u8>) -> Result<(), String> {
+        let mut rest = bytes;
         while let Some(&(length, hash)) = self.expected.front() {
             let (part, after) = rest.split_at(rest.len().min(length - self.waiting.len()));
             self.waiting.extend_from_slice(part);
             rest = after;
             if self.waiting.len() < length {
-                return Ok(passed);
+                return Ok(());
             }
             if *blake3::hash(&self.waiting).as_bytes() != hash {
                 let at = self.checked;
@@ -86,7 +86,7 @@ impl<'a> LeafwiseShard<'a> {
             self.checked += length as u64;
             passed.append(&mut self.waiting);
         }
-        if rest.is_empty() { Ok(passed) } else { Err("it is longer than its tensors".into()) }
+        if rest.is_empty() { Ok(()) } else { Err("it is longer than its tensors".into()) }
     }
 
     /// The leaves that follow the header which has just come, in the file's order.

@@ -2,7 +2,7 @@
 //! going on where an earlier download ended.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use compression::{Root, root_of_leaves};
@@ -13,7 +13,7 @@ use storage::Bucket;
 use tokio::fs::{self, File};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
-use crate::leafwise::{Leaves, LeafwiseShard};
+use crate::leafwise::{LeafwiseShard, Leaves};
 use crate::snapshot::{Expected, MANIFEST, Shard, SnapshotManifest};
 use crate::{CheckpointError, Form};
 
@@ -151,12 +151,13 @@ impl Pull<'_> {
     /// Opens what an earlier download left of a file, cut off where it is no longer right.
     async fn resume(&self, part: &Path, checked: &mut LeafwiseShard<'_>) -> std::io::Result<File> {
         let mut file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(part).await?;
-        let mut bytes = vec![0; REREAD];
+        let (mut bytes, mut there) = (vec![0; REREAD], Vec::new());
         loop {
             let count = file.read(&mut bytes).await?;
-            if count == 0 || checked.push(&bytes[..count]).is_err() {
+            if count == 0 || checked.push(&bytes[..count], &mut there).is_err() {
                 break;
             }
+            there.clear();
         }
         checked.rewind();
         file.set_len(checked.checked()).await?;
@@ -178,10 +179,12 @@ impl Pull<'_> {
         let missing = || CheckpointError::MissingShard(shard.file.clone());
         let mut object = mirror.download(&key, shard.bytes, checked.checked()).await?.ok_or_else(missing)?;
         while let Some(bytes) = object.next().await? {
-            let wrong = |problem| CheckpointError::Shard { file: shard.file.clone(), problem };
-            let passed = checked.push(&bytes).map_err(wrong)?;
+            let mut passed = Vec::with_capacity(bytes.len());
+            let right = checked.push(&bytes, &mut passed);
+            // what is right is kept, whatever comes after it
             file.write_all(&passed).await.map_err(|source| self.disk(self.folder, source))?;
             progress.done.fetch_add(passed.len() as u64, Ordering::Relaxed);
+            right.map_err(|problem| CheckpointError::Shard { file: shard.file.clone(), problem })?;
         }
         let short = || CheckpointError::Shard { file: shard.file.clone(), problem: "it is shorter than its tensors".into() };
         if checked.is_complete() { Ok(()) } else { Err(short()) }

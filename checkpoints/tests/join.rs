@@ -167,7 +167,7 @@ async fn snapshots_that_do_not_stand_on_the_log_are_passed_over() {
         assert!(newest(&net).await.is_none(), "change {index}");
         let offer = offers(&net.run, Some(1)).await.unwrap().remove(0);
         assert!(
-            matches!(offer.read(&net.run, None).await, Err(RunError::OffChain { round: 1, validator }) if validator == liar.keypair.hotkey())
+            matches!(offer.read(&net.run).await, Err(RunError::OffChain { round: 1, validator }) if validator == liar.keypair.hotkey())
         );
     }
     snapshot(honest, &net, &replica, &replica.anchor).await;

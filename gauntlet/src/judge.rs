@@ -102,14 +102,7 @@ pub(crate) fn fetch_all(
     futures::stream::iter(fetches).buffer_unordered(FETCHES)
 }
 
-async fn fetch(
-    run: &Run,
-    round: u64,
-    root: Digest,
-    sealed: &Sealed,
-    hotkey: Hotkey,
-    patience: Duration,
-) -> Result<Fetched, RunError> {
+async fn fetch(run: &Run, round: u64, root: Digest, sealed: &Sealed, hotkey: Hotkey, patience: Duration) -> Result<Fetched, RunError> {
     let uid = sealed.uid;
     let envelope = match check_envelope(run, round, root, hotkey, sealed) {
         Ok(envelope) => envelope,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use chain::weights::{QuantizeError, Rules, Standing, quantize};
 use chain::{Neuron, Subnet};
-use checkpoints::{Event, Phase, Said, Step, write_snapshot};
+use checkpoints::{Event, Form, Phase, Said, Step, write_snapshot};
 use dataset::Split;
 use protocol::{
     Announcement, Countersign, Digest, Dissent, Hotkey, ObjectKey, Vote,
@@ -160,20 +160,29 @@ impl Validator {
         Ok(())
     }
 
-    async fn snapshot(&self) {
+    /// Publishes a copy of the state beside the work of the rounds to come: at size that takes longer than a round.
+    async fn snapshot(&mut self) {
         let (node, round) = (&self.node, self.node.round());
         if !round.is_multiple_of(node.run.manifest.checkpoints.every) {
             return;
         }
-        let written =
-            write_snapshot(&node.bucket, &node.replica.state, node.run.id, &node.replica.anchor, &node.keypair, SHARD_BYTES).await;
-        match written {
-            Ok(manifest) => {
-                let bytes = manifest.value.shards.iter().map(|s| s.bytes).sum();
-                node.events.tell(Event::Published { round, what: "snapshot".into(), bytes }).await;
-            }
-            Err(error) => node.warn(format!("snapshot of round {round}: {error}; the next one is another chance")).await,
+        if self.publishing.as_ref().is_some_and(|task| !task.is_finished()) {
+            node.warn(format!("snapshot of round {round}: the one before is still going up, so this one is left out; more uplink helps"))
+                .await;
+            return;
         }
+        let (bucket, state, run, anchor) = (node.bucket.clone(), node.replica.state.clone(), node.run.id, node.replica.anchor.clone());
+        let (keypair, events) = (node.keypair.clone(), node.events.clone());
+        self.publishing = Some(tokio::spawn(async move {
+            let event = match write_snapshot(&bucket, &state, run, &anchor, &keypair, SHARD_BYTES).await {
+                Ok(manifest) => {
+                    let bytes = [Form::F32, Form::Bf16].iter().flat_map(|form| manifest.value.shards(*form)).map(|shard| shard.bytes).sum();
+                    Event::Published { round, what: "snapshot".into(), bytes }
+                }
+                Err(error) => Event::Warning { message: format!("snapshot of round {round}: {error}; the next one is another chance") },
+            };
+            events.tell(event).await;
+        }));
     }
 
     /// Submits weights once per epoch. When they were set last is read from the chain, so that what did not get there is set again.

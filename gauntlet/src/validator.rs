@@ -12,6 +12,7 @@ use protocol::{
     round::{Ballot, Candidate, Turn},
     score::{Entry, sample},
 };
+use tokio::task::JoinHandle;
 
 use crate::{
     ValidatorError,
@@ -71,6 +72,8 @@ pub struct Validator {
     secret: [u8; 32],
     sketcher: Sketcher,
     pace: Pace,
+    /// The snapshot that is going up.
+    pub(crate) publishing: Option<JoinHandle<()>>,
 }
 
 /// How far a closed round's record is.
@@ -124,6 +127,7 @@ impl Validator {
             secret,
             sketcher,
             pace: Pace::default(),
+            publishing: None,
         })
     }
 

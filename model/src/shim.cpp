@@ -9,6 +9,7 @@
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/matmul.h>
 #include <ATen/ops/stack.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -45,7 +46,18 @@ template <typename Body> const char *guarded(Body body) noexcept {
   return message.c_str();
 }
 
+// oneDNN's product refuses to run on processors without these, and at::matmul is as good as any there.
+bool has_avx512() {
+#if defined(__x86_64__)
+  static const bool has = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return has;
+#else
+  return false;
+#endif
+}
+
 at::Tensor matrix_product(const at::Tensor &a, const at::Tensor &b) {
+  if (!has_avx512()) return at::matmul(a, b);
   std::vector<int64_t> shape = a.sizes().vec();
   shape.back() = b.size(-1);
   at::Tensor result = at::empty(shape, a.options());

@@ -1,11 +1,11 @@
 //! Sealed payloads: ChaCha20-Poly1305 under a fresh key, bound to run, round, owner and base root, in segments, so that neither side needs
 //! all of it in memory.
 
+use chacha20poly1305::ChaCha20Poly1305;
 use chacha20poly1305::aead::{
     KeyInit, Payload,
     stream::{DecryptorBE32, EncryptorBE32},
 };
-use chacha20poly1305::ChaCha20Poly1305;
 
 use crate::{Digest, Hotkey, RunId};
 

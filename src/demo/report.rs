@@ -15,7 +15,10 @@ use super::{
     setup::{Lab, Node, Role},
     story::{Story, mean},
 };
-use crate::{cli::{RunArgs, StoreArgs}, context, verify};
+use crate::{
+    cli::{RunArgs, StoreArgs},
+    context, verify,
+};
 
 /// Sequences of the final held-out measurement.
 const FINAL_SEQUENCES: u64 = 512;
@@ -42,7 +45,9 @@ struct Report<'a> {
 /// Replays the log, writes everything and prints the summary.
 pub async fn finish(lab: &Lab, story: &Story, json: bool) -> Result<()> {
     eprintln!("verifying: replaying {} rounds from genesis", story.next_round());
-    let run = context::open_run(&RunArgs { run: lab.run.clone(), chain: Some(lab.chain.clone()), lab: true, stores: StoreArgs::default() }, None).await?;
+    let run =
+        context::open_run(&RunArgs { run: lab.run.clone(), chain: Some(lab.chain.clone()), lab: true, stores: StoreArgs::default() }, None)
+            .await?;
     let replica = verify::replay(run.clone(), Some(story.next_round()), |_| {}).await?;
     compare_roots(story, &replica)?;
     let checkpoint = write_checkpoint(lab, &replica).await?;

@@ -117,8 +117,14 @@ impl Bucket {
     {
         let (path, url) = self.locate(key)?;
         self.check_writable(&url)?;
-        if size > UPLOAD_PART && let Some(there) = self.size(key).await? {
-            return if there == size && self.hash_of(key, size).await? == Some(digest) { Ok(()) } else { Err(StorageError::Conflict { url }) };
+        if size > UPLOAD_PART
+            && let Some(there) = self.size(key).await?
+        {
+            return if there == size && self.hash_of(key, size).await? == Some(digest) {
+                Ok(())
+            } else {
+                Err(StorageError::Conflict { url })
+            };
         }
         let mut source = std::pin::pin!(regroup(source, upload_part(size), size));
         if size <= UPLOAD_PART {
