@@ -7,7 +7,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
-    amend, arena, chain_cmd, check, codec, context, data, demo, eval, explain, export, launch, pull, role, scores, status, verify, wallet,
+    amend, arena, chain_cmd, check, codec, context, data, demo, eval, explain, export, launch, pull, role, scores, status, store, verify,
+    wallet,
 };
 
 /// Train one language model with strangers: bit-exact, replayable, paid by measured loss.
@@ -54,6 +55,8 @@ enum Command {
     Codec(codec::CodecArgs),
     /// Turn text into token shards.
     Data(data::DataArgs),
+    /// Object storage by itself: serve a folder over S3, make keys for it.
+    Store(store::StoreArgs),
     /// Make, list and use keys.
     Wallet(wallet::WalletArgs),
     /// Keys on a chain, the embedded ledger, consensus and pay by themselves.
@@ -86,6 +89,7 @@ impl Cli {
             Command::Check(args) => check::run(&args),
             Command::Codec(args) => codec::run(args),
             Command::Data(args) => data::run(args),
+            Command::Store(args) => store::run(args),
             Command::Wallet(args) => wallet::run(args),
             Command::Chain(args) => chain_cmd::run(args),
             Command::Completions { shell } => {

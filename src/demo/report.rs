@@ -13,6 +13,7 @@ use storage::{Access, Bucket};
 use super::{
     screen::bytes_in_words,
     setup::{Lab, Node, Role},
+    store,
     story::{Story, mean},
 };
 use crate::{cli::RunArgs, context, verify};
@@ -233,8 +234,12 @@ impl Report<'_> {
         println!("loss curve      {}, {}", file("loss.svg"), file("loss.csv"));
         println!("summary, sample {}, {}", file("summary.json"), file("sample.txt"));
         println!("log of the run  {}, warnings in {}", lab.events().display(), lab.logs().display());
-        let chain = if lab.chain.starts_with("ledger:") { String::new() } else { format!(" --chain {} --lab", lab.chain) };
-        println!("look closer     tributary status --run {}{chain}", lab.run);
+        let beside = lab.chain.starts_with("ledger:") && lab.s3.is_none();
+        let chain = if beside { String::new() } else { format!(" --chain {} --lab", lab.chain) };
+        if let Some(address) = lab.s3 {
+            println!("its store       tributary store serve --dir {} --listen {address}", store::folder(&lab.dir).display());
+        }
+        println!("look closer     tributary status --run '{}'{chain}", lab.run);
     }
 
     fn print_nodes(&self) {
