@@ -4,9 +4,13 @@
 mod s3;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, future::join_all};
+use object_store::aws::AmazonS3;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode};
@@ -360,4 +364,98 @@ async fn an_upload_creates_only_what_is_not_there() {
         assert_eq!(client.abort_multipart(&path("a"), &upload).await.is_ok(), there);
     }
     assert_eq!(client.get(&path("a")).await.unwrap().bytes().await.unwrap(), "second");
+}
+
+/// The process that the next test kills.
+#[tokio::test]
+#[ignore = "a server for a_server_that_is_killed_keeps_what_it_acknowledged"]
+async fn served_process() {
+    let Some(dir) = std::env::var_os("STORAGE_TEST_SERVE") else { return };
+    let server = Server::bind(([127, 0, 0, 1], 0).into(), dir.as_ref(), Options { smallest_part: 1, ..Options::default() }).await.unwrap();
+    println!("\nat {}", server.local_addr());
+    server.run(std::future::pending()).await;
+}
+
+struct Served(Child);
+
+impl Served {
+    fn start(dir: &std::path::Path) -> (Self, SocketAddr) {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["served_process", "--exact", "--ignored", "--nocapture"]).env("STORAGE_TEST_SERVE", dir);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let address = lines.find_map(|line| line.strip_prefix("at ").map(|address| address.parse().unwrap())).expect("it listens");
+        (Self(child), address)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // SIGKILL: it has no time for anything
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// What an object of this name holds: between nothing and 200 kB.
+fn content(name: usize) -> Vec<u8> {
+    (0..name * 7919 % 200_000).map(|i| (i + name) as u8).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_that_is_killed_keeps_what_it_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = storage::server::add_key(dir.path(), "one", None).unwrap();
+    let mut acknowledged = Vec::new();
+    for life in 0..3 {
+        let (served, address) = Served::start(dir.path());
+        let (count, mut counted) = tokio::sync::mpsc::channel(64);
+        let writers: Vec<_> = (0..4)
+            .map(|writer| {
+                let (client, count) = (s3::client_at(address, &key, "one"), count.clone());
+                tokio::spawn(async move {
+                    for name in (0..).map(|i| (life * 1000 + i) * 4 + writer) {
+                        let at = path(&format!("{}/{name}", name % 5));
+                        let done = if writer == 3 {
+                            upload(&client, &at, &content(name)).await
+                        } else {
+                            client.put_opts(&at, content(name).into(), PutMode::Create.into()).await.map(drop)
+                        };
+                        if done.is_err() || count.send(name).await.is_err() {
+                            return;
+                        }
+                    }
+                })
+            })
+            .collect();
+        drop(count);
+        let mut served = Some(served);
+        let before = acknowledged.len();
+        while let Some(name) = counted.recv().await {
+            acknowledged.push(name);
+            if acknowledged.len() == before + 40 {
+                served.take();
+            }
+        }
+        assert!(join_all(writers).await.iter().all(Result::is_ok));
+        assert!(acknowledged.len() >= before + 40);
+    }
+
+    let (_served, address) = Served::start(dir.path());
+    assert_eq!(fs::read_dir(dir.path().join(".incoming")).unwrap().count(), 0);
+    let client = s3::client_at(address, &key, "one");
+    let there: Vec<_> = client.list(None).try_collect().await.unwrap();
+    let names: Vec<usize> = there.iter().map(|meta| meta.location.filename().unwrap().parse().unwrap()).collect();
+    assert!(acknowledged.iter().all(|name| names.contains(name)));
+    for (meta, name) in there.iter().zip(names) {
+        assert!(client.get(&meta.location).await.unwrap().bytes().await.unwrap() == content(name), "{name}");
+    }
+}
+
+async fn upload(client: &AmazonS3, at: &Path, bytes: &[u8]) -> object_store::Result<()> {
+    let mut upload = client.put_multipart(at).await?;
+    for part in bytes.chunks(100_000) {
+        upload.put_part(part.to_vec().into()).await?;
+    }
+    upload.complete().await.map(drop)
 }

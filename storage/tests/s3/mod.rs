@@ -53,8 +53,6 @@ impl Lab {
     }
 
     pub async fn serve(dir: TempDir, options: Options) -> Self {
-        // clients choose a TLS provider as they are made, and the first one must be ours
-        let _ = Bucket::open("s3://any", Access::Trusted).unwrap();
         let server = Server::bind(([127, 0, 0, 1], 0).into(), dir.path(), options).await.unwrap();
         let (stop, stopped) = oneshot::channel();
         let address = server.local_addr();
@@ -83,17 +81,11 @@ impl Lab {
 
     /// A client that signs with `key`, for any bucket.
     pub fn client(&self, key: &Key, bucket: &str) -> Arc<AmazonS3> {
-        Arc::new(self.builder(bucket).with_access_key_id(&key.access).with_secret_access_key(&key.secret).build().unwrap())
+        client_at(self.address, key, bucket)
     }
 
     pub fn anonymous(&self, bucket: &str) -> Arc<AmazonS3> {
-        Arc::new(self.builder(bucket).with_skip_signature(true).build().unwrap())
-    }
-
-    fn builder(&self, bucket: &str) -> AmazonS3Builder {
-        let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
-        let options = ClientOptions::new().with_allow_http(true);
-        AmazonS3Builder::new().with_endpoint(self.endpoint()).with_bucket_name(bucket).with_retry(retry).with_client_options(options)
+        Arc::new(builder(self.address, bucket).with_skip_signature(true).build().unwrap())
     }
 
     /// A bucket of the project's own client, with two quick attempts.
@@ -137,6 +129,20 @@ impl Lab {
              Authorization: AWS4-HMAC-SHA256 {credential}\r\n{header}Content-Length: {length}\r\nConnection: close\r\n\r\n"
         )
     }
+}
+
+/// A client of the server at `address` that signs with `key`.
+pub fn client_at(address: SocketAddr, key: &Key, bucket: &str) -> Arc<AmazonS3> {
+    Arc::new(builder(address, bucket).with_access_key_id(&key.access).with_secret_access_key(&key.secret).build().unwrap())
+}
+
+fn builder(address: SocketAddr, bucket: &str) -> AmazonS3Builder {
+    // clients choose a TLS provider as they are made, and the first one must be ours
+    let _ = Bucket::open("s3://any", Access::Trusted).unwrap();
+    let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+    let options = ClientOptions::new().with_allow_http(true);
+    let builder = AmazonS3Builder::new().with_endpoint(format!("http://{address}")).with_bucket_name(bucket);
+    builder.with_retry(retry).with_client_options(options)
 }
 
 fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
