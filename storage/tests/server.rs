@@ -433,12 +433,12 @@ async fn a_server_that_is_killed_keeps_what_it_acknowledged() {
         let before = acknowledged.len();
         while let Some(name) = counted.recv().await {
             acknowledged.push(name);
-            if acknowledged.len() == before + 40 {
+            if acknowledged.len() == before + 20 {
                 served.take();
             }
         }
         assert!(join_all(writers).await.iter().all(Result::is_ok));
-        assert!(acknowledged.len() >= before + 40);
+        assert!(acknowledged.len() >= before + 20);
     }
 
     let (_served, address) = Served::start(dir.path());
