@@ -9,7 +9,8 @@ use clap_complete::Shell;
 use storage::{Access, Budget, Rates, Stores};
 
 use crate::{
-    amend, arena, chain_cmd, check, codec, context, data, demo, eval, explain, export, launch, pull, role, scores, status, verify, wallet,
+    amend, arena, chain_cmd, check, codec, context, data, demo, eval, explain, export, launch, pull, role, scores, status, store, verify,
+    wallet,
 };
 
 /// Train one language model with strangers: bit-exact, replayable, paid by measured loss.
@@ -56,6 +57,8 @@ enum Command {
     Codec(codec::CodecArgs),
     /// Turn text into token shards.
     Data(data::DataArgs),
+    /// Object storage by itself: serve a folder over S3, make keys for it.
+    Store(store::StoreArgs),
     /// Make, list and use keys.
     Wallet(wallet::WalletArgs),
     /// Keys on a chain, the embedded ledger, consensus and pay by themselves.
@@ -88,6 +91,7 @@ impl Cli {
             Command::Check(args) => check::run(&args),
             Command::Codec(args) => codec::run(args),
             Command::Data(args) => data::run(args),
+            Command::Store(args) => store::run(args),
             Command::Wallet(args) => wallet::run(args),
             Command::Chain(args) => chain_cmd::run(args),
             Command::Completions { shell } => {
@@ -111,12 +115,12 @@ pub struct RunArgs {
     #[arg(long, visible_alias = "allow-private")]
     pub lab: bool,
     #[command(flatten)]
-    pub stores: StoreArgs,
+    pub link: LinkArgs,
 }
 
 /// How much of the link stores may take.
 #[derive(Clone, Copy, Debug, Args)]
-pub struct StoreArgs {
+pub struct LinkArgs {
     /// The most that goes up to stores, in Mbit/s.
     #[arg(long, value_name = "MBIT/S")]
     pub up_limit: Option<NonZeroU32>,
@@ -128,13 +132,13 @@ pub struct StoreArgs {
     pub connections: usize,
 }
 
-impl Default for StoreArgs {
+impl Default for LinkArgs {
     fn default() -> Self {
         Self { up_limit: None, down_limit: None, connections: Budget::CONNECTIONS }
     }
 }
 
-impl StoreArgs {
+impl LinkArgs {
     /// How buckets are opened; other nodes' as far as `peers` says.
     pub fn stores(&self, peers: Access) -> Stores {
         let bytes = |limit: Option<NonZeroU32>| limit.map(|mbit| NonZeroU64::from(mbit).saturating_mul(BYTES_PER_MBIT));

@@ -72,8 +72,21 @@ pub fn local_path(url: &str) -> Option<PathBuf> {
 }
 
 /// The folder that holds a run's folder.
-pub fn store_of(run_url: &str) -> &str {
-    run_url.trim_end_matches('/').rsplit_once('/').map_or(run_url, |(store, _)| store)
+pub fn store_of(run_url: &str) -> String {
+    let (place, options) = split_options(run_url);
+    let place = place.trim_end_matches('/');
+    format!("{}{options}", place.rsplit_once('/').map_or(place, |(store, _)| store))
+}
+
+/// Address of a folder or object in a store: options such as `?endpoint=…` stay at the end.
+pub fn within(store_url: &str, path: &str) -> String {
+    let (place, options) = split_options(store_url);
+    format!("{}/{path}{options}", place.trim_end_matches('/'))
+}
+
+/// An address and, with their question mark, its options.
+fn split_options(url: &str) -> (&str, &str) {
+    url.split_at(url.find('?').unwrap_or(url.len()))
 }
 
 /// The chain's address: as given, or the ledger beside a local store.
@@ -100,11 +113,11 @@ pub async fn open_chain(url: &str, participant: Option<&str>) -> Result<Arc<dyn 
 /// Opens a run on its chain.
 pub async fn open_run(args: &RunArgs, participant: Option<&str>) -> Result<Arc<Run>> {
     let url = url_of(&args.run)?;
-    let chain_url = chain_url(args.chain.as_deref(), store_of(&url))?;
+    let chain_url = chain_url(args.chain.as_deref(), &store_of(&url))?;
     let chain = open_chain(&chain_url, participant).await?;
     // an embedded ledger is a lab, whose buckets may be local folders
     let peers = if args.lab || chain_url.starts_with("ledger:") { Access::Trusted } else { Access::Foreign };
-    Ok(Run::open(&url, chain, args.stores.stores(peers)).await?)
+    Ok(Run::open(&url, chain, args.link.stores(peers)).await?)
 }
 
 /// Opens a wallet.
@@ -168,7 +181,7 @@ fn missing(file: &str) -> String {
 pub fn own_bucket(given: Option<&str>, run: &Run, run_url: &str, keypair: &Keypair) -> Result<Bucket> {
     let url = match given {
         Some(url) => url_of(url)?,
-        None => format!("{}/peers/{}", store_of(run_url), keypair.hotkey()),
+        None => within(&store_of(run_url), &format!("peers/{}", keypair.hotkey())),
     };
     Ok(run.stores().open(&url, Access::Own)?)
 }
@@ -176,6 +189,14 @@ pub fn own_bucket(given: Option<&str>, run: &Run, run_url: &str, keypair: &Keypa
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn options_of_an_address_stay_at_its_end() {
+        let run = within("s3://bucket/path?endpoint=http://host:9000/", "RUN");
+        assert_eq!(run, "s3://bucket/path/RUN?endpoint=http://host:9000/");
+        assert_eq!(store_of(&run), "s3://bucket/path?endpoint=http://host:9000/");
+        assert_eq!((within("file:///a/", "b/c").as_str(), store_of("file:///a/b/").as_str()), ("file:///a/b/c", "file:///a"));
+    }
 
     #[test]
     fn a_cause_is_told_once() {

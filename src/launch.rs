@@ -98,7 +98,7 @@ pub async fn launch(
     let chain = ChainSection { genesis: chain.genesis().await?, netuid, launch_key: keypair.hotkey(), start_block };
     let manifest = Manifest::resolve(config, Launch { chain, data: section })?;
     let id = manifest.run_id();
-    let url = format!("{store}/{id}");
+    let url = context::within(store, &id.to_string());
     let folder = Bucket::open(&url, Access::Own)?;
     for file in dataset.files() {
         let bytes = std::fs::read(data.join(&file.name)).with_context(|| file.name.clone())?;

@@ -22,6 +22,7 @@ mod scores;
 mod signals;
 mod snapshot;
 mod status;
+mod store;
 mod verify;
 mod wallet;
 

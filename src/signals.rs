@@ -51,3 +51,9 @@ pub fn end_with_this_thread(command: &mut Command) {
         });
     }
 }
+
+/// Asks a child of this process to end. `pid` is of one that has not been waited for.
+pub fn terminate(pid: i32) {
+    // SAFETY: kill takes no pointers; the pid is that of a child which has not been waited for, so it cannot be another process.
+    unsafe { libc::kill(pid, libc::SIGTERM) };
+}

@@ -128,6 +128,36 @@ fn an_interrupted_demo_stops_whole_and_resumes_with_equal_roots() {
 }
 
 #[test]
+fn a_demo_over_s3_goes_through_its_server_and_resumes_at_the_same_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("demo");
+    let told = summary(&dir, &["--store", "s3", "--rounds", "2", "--miners", "2", "--cheats", "0", "--validators", "1"]);
+    assert_eq!((told["verified"].as_bool(), told["rounds"].as_u64()), (Some(true), Some(2)), "{told}");
+    let run = told["run"].as_str().unwrap();
+    assert!(run.starts_with("s3://run/") && run.contains("?endpoint=http://127.0.0.1:"), "{run}");
+    assert_eq!(processes_of(&dir), []);
+    // every node wrote its own bucket, and nothing went through folders
+    for bucket in ["run", "miner-1", "miner-2", "validator-1", "aggregator"] {
+        assert!(fs::read_dir(dir.join("s3").join(bucket)).unwrap().next().is_some(), "{bucket} is empty");
+    }
+    let beside: Vec<_> = fs::read_dir(dir.join("store")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(beside.iter().all(|name| name.to_string_lossy().starts_with("ledger.sqlite")), "{beside:?}");
+    // secrets are in one file only
+    let keys = fs::read_to_string(dir.join("s3/.keys.toml")).unwrap();
+    let secrets: Vec<&str> =
+        keys.lines().filter_map(|line| line.strip_prefix("secret = ")).map(|secret| secret.trim_matches('"')).collect();
+    assert_eq!(secrets.len(), 5);
+    for log in fs::read_dir(dir.join("logs")).unwrap() {
+        let log = fs::read_to_string(log.unwrap().path()).unwrap();
+        assert!(secrets.iter().all(|secret| !log.contains(secret)), "{log}");
+    }
+
+    let again = summary(&dir, &["--resume", "--rounds", "3"]);
+    assert_eq!((again["run"].as_str(), again["rounds"].as_u64()), (Some(run), Some(3)));
+    assert_eq!(processes_of(&dir), []);
+}
+
+#[test]
 fn a_demo_without_honest_miners_ends_and_can_be_resumed() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("demo");

@@ -75,7 +75,7 @@ impl Pull<'_> {
         if self.form == Form::F32 {
             self.write(Form::F32.leaves_file(), hashes.as_flattened()).await?;
             // last: it makes the snapshot complete
-            self.write(MANIFEST, &self.snapshot.to_bytes()).await?;
+            self.write(MANIFEST, self.snapshot.to_bytes()).await?;
         }
         Ok(())
     }

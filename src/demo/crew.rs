@@ -14,6 +14,7 @@ use tokio::{
 
 use super::{
     setup::{Lab, Node, Role},
+    store,
     story::Story,
 };
 use crate::signals;
@@ -90,7 +91,7 @@ impl Crew {
     pub async fn stop(&mut self, patience: Duration, story: &mut Story) {
         for child in self.children.iter().flatten() {
             if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
-                terminate(pid);
+                signals::terminate(pid);
             }
         }
         let listen = async {
@@ -112,11 +113,6 @@ impl Crew {
     }
 }
 
-fn terminate(pid: i32) {
-    // SAFETY: kill takes no pointers; the pid is that of a child which has not been waited for, so it cannot be another process.
-    unsafe { libc::kill(pid, libc::SIGTERM) };
-}
-
 fn spawn(lab: &Lab, node: &Node) -> Result<Child> {
     let log = lab.logs().join(format!("{}.log", node.name));
     let log = File::options().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
@@ -128,8 +124,12 @@ fn spawn(lab: &Lab, node: &Node) -> Result<Child> {
     };
     command.arg(role).arg("--json").args(["--run", &lab.run, "--wallet", lab.wallet(), "--hotkey", &node.name]);
     command.arg("--wallet-path").arg(lab.wallets()).arg("--home").arg(lab.home(node));
-    // all buckets are this demo's own folders
+    // all buckets are this demo's own
     command.args(["--chain", &lab.chain, "--lab"]);
+    if let Some(address) = lab.s3 {
+        command.args(["--bucket", &store::url(address, &node.name)]);
+        store::sign_as(&mut command, &lab.dir, &node.name)?;
+    }
     match node.role {
         Role::Cheat => {
             command.args(["--device", "cpu", "--strategy", "noise"]);

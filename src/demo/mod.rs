@@ -4,6 +4,7 @@ mod crew;
 mod report;
 mod screen;
 mod setup;
+mod store;
 mod story;
 mod subtensor;
 
@@ -17,6 +18,7 @@ use crate::{context, signals};
 use crew::{Crew, News};
 use screen::Screen;
 use setup::Lab;
+use store::Store;
 use story::Story;
 
 /// Options of `tributary demo`.
@@ -52,6 +54,9 @@ pub struct DemoArgs {
     /// Run on a development chain of Subtensor's (ws://…), whose root is //Alice, instead of an embedded ledger. The demo makes a subnet of its own there.
     #[arg(long, value_name = "URL", conflicts_with = "resume")]
     chain: Option<String>,
+    /// Where the objects lie: in folders, or on an S3 server of the demo's own, through which every role then goes.
+    #[arg(long, value_enum, default_value_t = Store::Folders, conflicts_with = "resume")]
+    store: Store,
     /// Print the summary as JSON.
     #[arg(long)]
     json: bool,
@@ -67,13 +72,22 @@ pub fn run(args: DemoArgs) -> Result<()> {
     }
     let (_, shutdown) = signals::stop_on_signals().context("watching for signals")?;
     context::block_on(async {
-        let lab = if args.resume { Lab::load(&args.dir)? } else { Lab::create(&args).await? };
-        let mut story = Story::open(&lab)?;
-        if story.next_round() < args.rounds {
-            play(&lab, &mut story, args.rounds, args.json, shutdown).await?;
+        let (lab, server) = if args.resume { Lab::load(&args.dir).await? } else { Lab::create(&args).await? };
+        let outcome = tell(&lab, &args, shutdown).await;
+        if let Some(server) = server {
+            server.stop().await;
         }
-        report::finish(&lab, &story, args.json).await
+        outcome
     })
+}
+
+/// Plays what is left to play, and reports.
+async fn tell(lab: &Lab, args: &DemoArgs, shutdown: Shutdown) -> Result<()> {
+    let mut story = Story::open(lab)?;
+    if story.next_round() < args.rounds {
+        play(lab, &mut story, args.rounds, args.json, shutdown).await?;
+    }
+    report::finish(lab, &story, args.json).await
 }
 
 /// Runs the network until `rounds` are recorded, or until interrupted.

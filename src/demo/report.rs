@@ -13,10 +13,11 @@ use storage::{Access, Bucket};
 use super::{
     screen::bytes_in_words,
     setup::{Lab, Node, Role},
+    store,
     story::{Story, mean},
 };
 use crate::{
-    cli::{RunArgs, StoreArgs},
+    cli::{RunArgs, LinkArgs},
     context, verify,
 };
 
@@ -46,7 +47,7 @@ struct Report<'a> {
 pub async fn finish(lab: &Lab, story: &Story, json: bool) -> Result<()> {
     eprintln!("verifying: replaying {} rounds from genesis", story.next_round());
     let run =
-        context::open_run(&RunArgs { run: lab.run.clone(), chain: Some(lab.chain.clone()), lab: true, stores: StoreArgs::default() }, None)
+        context::open_run(&RunArgs { run: lab.run.clone(), chain: Some(lab.chain.clone()), lab: true, link: LinkArgs::default() }, None)
             .await?;
     let replica = verify::replay(run.clone(), Some(story.next_round()), |_| {}).await?;
     compare_roots(story, &replica)?;
@@ -238,8 +239,12 @@ impl Report<'_> {
         println!("loss curve      {}, {}", file("loss.svg"), file("loss.csv"));
         println!("summary, sample {}, {}", file("summary.json"), file("sample.txt"));
         println!("log of the run  {}, warnings in {}", lab.events().display(), lab.logs().display());
-        let chain = if lab.chain.starts_with("ledger:") { String::new() } else { format!(" --chain {} --lab", lab.chain) };
-        println!("look closer     tributary status --run {}{chain}", lab.run);
+        let beside = lab.chain.starts_with("ledger:") && lab.s3.is_none();
+        let chain = if beside { String::new() } else { format!(" --chain {} --lab", lab.chain) };
+        if let Some(address) = lab.s3 {
+            println!("its store       tributary store serve --dir {} --listen {address}", store::folder(&lab.dir).display());
+        }
+        println!("look closer     tributary status --run '{}'{chain}", lab.run);
     }
 
     fn print_nodes(&self) {

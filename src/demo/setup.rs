@@ -2,7 +2,9 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
+    process::Stdio,
     sync::Arc,
 };
 
@@ -11,12 +13,16 @@ use chain::{Blocks, Chain, Ledger, LedgerConfig, Phrase, RAO_PER_TAO, Wallet};
 use dataset::{CollectOptions, PrepareOptions, Source, Tokenizer};
 use protocol::{Keypair, RunConfig};
 use serde::{Deserialize, Serialize};
+use tokio::process::Command;
 
+use super::store::{self, RUN_BUCKET, Store, StoreServer};
 use super::{DemoArgs, subtensor};
 use crate::{context, launch};
 
 const MARKER: &str = "demo.json";
 const WALLET: &str = "demo";
+/// Name of the run's config in the folder, where `tributary launch` reads it.
+const CONFIG: &str = "config.toml";
 
 /// What a node does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,15 +73,18 @@ pub struct Lab {
     pub nodes: Vec<Node>,
     /// Bytes of training text per token.
     pub bytes_per_token: f64,
+    /// Where the S3 server listens, if the demo has one.
+    #[serde(default)]
+    pub s3: Option<SocketAddr>,
 }
 
 impl Lab {
-    /// Prepares a new demo; an earlier one in the folder is removed.
-    pub async fn create(args: &DemoArgs) -> Result<Self> {
+    /// Prepares a new demo and starts its server, if it has one; an earlier demo in the folder is removed.
+    pub async fn create(args: &DemoArgs) -> Result<(Self, Option<StoreServer>)> {
         let dir = std::path::absolute(&args.dir)?;
         remove_earlier(&dir)?;
         fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
-        let config = read_config(args.config.as_deref())?;
+        let (config, text) = read_config(args.config.as_deref())?;
         eprintln!("preparing text");
         let data = dir.join("data");
         let bytes_per_token = prepare_text(args, &config, &data)?;
@@ -89,19 +98,35 @@ impl Lab {
             Some(url) => subtensor::settle(url, &wallet, &owner, args).await?,
             None => ledger_beside(&store, &wallet, &owner, args).await?,
         };
-        let Place { chain, url: chain_url, netuid, start, nodes } = place;
-        let launched = launch::launch(config, &store_url, &*chain, netuid, start, &data, &owner).await?;
-        let lab = Self { dir, run: launched.url, chain: chain_url, netuid, nodes, bytes_per_token };
+        let server = match args.store {
+            Store::Folders => None,
+            Store::S3 => Some(StoreServer::start(&dir, None).await?),
+        };
+        let s3 = server.as_ref().map(|server| server.address);
+        let run = match s3 {
+            None => launch::launch(config, &store_url, &*place.chain, place.netuid, place.start, &data, &owner).await?.url,
+            Some(address) => {
+                fs::write(dir.join(CONFIG), text)?;
+                launch_over_s3(&dir, &store::url(address, RUN_BUCKET), &place).await?
+            }
+        };
+        let Place { url: chain, netuid, nodes, .. } = place;
+        let lab = Self { dir, run, chain, netuid, nodes, bytes_per_token, s3 };
         fs::create_dir_all(lab.logs())?;
         fs::write(lab.dir.join(MARKER), serde_json::to_vec_pretty(&lab)?)?;
-        Ok(lab)
+        Ok((lab, server))
     }
 
-    /// Reads an earlier demo.
-    pub fn load(dir: &Path) -> Result<Self> {
+    /// Reads an earlier demo and starts its server again, if it has one.
+    pub async fn load(dir: &Path) -> Result<(Self, Option<StoreServer>)> {
         let path = dir.join(MARKER);
         let bytes = fs::read(&path).with_context(|| format!("{} holds no demo to resume", dir.display()))?;
-        serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
+        let lab: Self = serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?;
+        let server = match lab.s3 {
+            None => None,
+            Some(address) => Some(StoreServer::start(&lab.dir, Some(address)).await?),
+        };
+        Ok((lab, server))
     }
 
     /// The ledger, if that is the chain.
@@ -148,12 +173,29 @@ fn remove_earlier(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn read_config(path: Option<&Path>) -> Result<RunConfig> {
+/// Launches the run as `tributary launch` does, by a process that signs as the run's bucket's owner; the run's address.
+async fn launch_over_s3(dir: &Path, store_url: &str, place: &Place) -> Result<String> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("launch").arg(dir.join(CONFIG)).args(["--json", "--store", store_url, "--chain", &place.url]);
+    command.args(["--netuid", &place.netuid.to_string(), "--start-block", &place.start.to_string()]);
+    command.args(["--wallet", WALLET, "--hotkey", "owner", "--wallet-path"]).arg(dir.join("wallets")).arg("--data").arg(dir.join("data"));
+    store::sign_as(&mut command, dir, RUN_BUCKET)?;
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.context("launching the run")?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        bail!("the run could not be launched: {}", told.lines().last().unwrap_or("nothing was said"));
+    }
+    let launched: serde_json::Value = serde_json::from_slice(&output.stdout).context("what `tributary launch` told")?;
+    launched["url"].as_str().map(str::to_owned).context("`tributary launch` told no address")
+}
+
+/// The config, and its text.
+fn read_config(path: Option<&Path>) -> Result<(RunConfig, String)> {
     let (name, text) = match path {
         Some(path) => (path.display().to_string(), fs::read_to_string(path).with_context(|| path.display().to_string())?),
         None => ("configs/demo.toml".to_owned(), include_str!("../../configs/demo.toml").to_owned()),
     };
-    RunConfig::parse(&text).context(name)
+    Ok((RunConfig::parse(&text).context(name)?, text))
 }
 
 /// Makes the data set and returns its bytes per training token.

@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 
+mod aws_profile;
 mod bucket;
 mod budget;
 mod client;
 mod error;
 mod limits;
 mod open;
+pub mod server;
 mod stores;
 mod transfer;
 

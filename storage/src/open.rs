@@ -15,6 +15,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreScheme, RetryConfig};
 use url::{Host, Url};
 
+use crate::aws_profile::Profile;
 use crate::client::{Reach, is_public};
 use crate::error::StorageError;
 
@@ -159,7 +160,7 @@ fn remote(scheme: ObjectStoreScheme, url: &Url, access: Access, options: Options
     bare.set_query(None);
     Ok(match scheme {
         ObjectStoreScheme::AmazonS3 => {
-            let builder = if own { AmazonS3Builder::from_env() } else { AmazonS3Builder::new().with_skip_signature(true) };
+            let builder = if own { own_s3()? } else { AmazonS3Builder::new().with_skip_signature(true) };
             let builder = builder.with_url(bare).with_retry(retry).with_conditional_put(S3ConditionalPut::ETagMatch);
             let builder = options.region.into_iter().fold(builder, AmazonS3Builder::with_region);
             let builder = options.endpoint.into_iter().fold(builder, AmazonS3Builder::with_endpoint);
@@ -179,4 +180,15 @@ fn remote(scheme: ObjectStoreScheme, url: &Url, access: Access, options: Options
             Opened::plain(HttpBuilder::new().with_url(host).with_retry(retry).with_http_connector(reach).build()?)
         }
     })
+}
+
+/// With the credentials in the environment, else with those of AWS' own files.
+fn own_s3() -> object_store::Result<AmazonS3Builder> {
+    let builder = AmazonS3Builder::from_env();
+    let profile = Profile::from_env().map_err(|problem| object_store::Error::Generic { store: "S3", source: problem.into() })?;
+    let Some(Profile { access, secret, token, region }) = profile else { return Ok(builder) };
+    let builder = builder.with_access_key_id(access).with_secret_access_key(secret);
+    let builder = token.into_iter().fold(builder, AmazonS3Builder::with_token);
+    let asked = ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().any(|name| std::env::var_os(name).is_some());
+    Ok(region.into_iter().filter(|_| !asked).fold(builder, AmazonS3Builder::with_region))
 }
