@@ -17,7 +17,7 @@ use super::{
     story::{Story, mean},
 };
 use crate::{
-    cli::{RunArgs, LinkArgs},
+    cli::{LinkArgs, RunArgs},
     context, verify,
 };
 
