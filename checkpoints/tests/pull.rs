@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -83,11 +84,11 @@ async fn a_pulled_folder_is_a_snapshot_and_what_is_there_is_not_fetched_again() 
         let (source, snapshot) = published(name, shard_bytes).await;
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("checkpoints/00000007");
-        let progress = pull(&[source.clone()], &snapshot, Form::F32, &folder).await.unwrap();
+        let progress = pull(from_ref(&source), &snapshot, Form::F32, &folder).await.unwrap();
         assert_eq!((count(&progress.done), count(&progress.found)), (progress.total, 0));
         assert_is_the_snapshot(root.path()).await;
         let before = source.traffic().down;
-        let again = pull(&[source.clone()], &snapshot, Form::F32, &folder).await.unwrap();
+        let again = pull(from_ref(&source), &snapshot, Form::F32, &folder).await.unwrap();
         assert_eq!(count(&again.found), again.total);
         assert!(source.traffic().down - before < 1000, "only the leaves' hashes");
         assert_is_the_snapshot(root.path()).await;
@@ -110,7 +111,7 @@ async fn an_earlier_download_counts_as_far_as_it_is_right() {
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join(format!("{}.part", shard.file)), left).unwrap();
         let before = source.traffic().down;
-        let progress = pull(&[source.clone()], &snapshot, Form::F32, &folder).await.unwrap();
+        let progress = pull(from_ref(&source), &snapshot, Form::F32, &folder).await.unwrap();
         assert_eq!(count(&progress.found), found as u64);
         assert!(source.traffic().down - before < shard.bytes - found as u64 + 1000);
         assert_is_the_snapshot(root.path()).await;
@@ -135,7 +136,7 @@ async fn what_one_mirror_gives_wrongly_is_asked_of_the_next() {
         pull(&[bad.clone(), good.clone()], &snapshot, Form::F32, &folder).await.unwrap();
         assert_is_the_snapshot(root.path()).await;
         let alone = tempfile::tempdir().unwrap();
-        let refused = pull(&[bad.clone()], &snapshot, Form::F32, alone.path()).await;
+        let refused = pull(from_ref(&bad), &snapshot, Form::F32, alone.path()).await;
         assert!(refused.is_err(), "{}", bad.url());
         assert!(!alone.path().join("manifest").exists(), "nothing that looks complete is left");
     }
