@@ -166,7 +166,7 @@ pub async fn fetch_dataset_manifest(folder: &Bucket, manifest: &Manifest) -> Res
 /// A file of the data set, from a run's folder.
 pub async fn fetch_dataset_file(folder: &Bucket, file: &DatasetFile) -> Result<Vec<u8>> {
     let key = ObjectKey::Dataset(file.name.clone());
-    let bytes = folder.get(&key, file.bytes).await?.with_context(|| missing(&file.name))?;
+    let bytes = folder.get_large(&key, file.bytes).await?.with_context(|| missing(&file.name))?;
     if Digest::of(&bytes) != file.digest {
         bail!("data/{} does not have the digest that the data set's manifest names", file.name);
     }

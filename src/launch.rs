@@ -102,7 +102,7 @@ pub async fn launch(
     let folder = Bucket::open(&url, Access::Own)?;
     for file in dataset.files() {
         let bytes = std::fs::read(data.join(&file.name)).with_context(|| file.name.clone())?;
-        folder.put(&ObjectKey::Dataset(file.name), bytes.into()).await?;
+        folder.put_large(&ObjectKey::Dataset(file.name), bytes.into()).await?;
     }
     folder.put(&ObjectKey::Manifest, manifest.to_bytes().into()).await?;
     Ok(Launched { id, url })

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
-use checkpoints::{Expected, Form, Offer, Pull, Pulled, Run, SnapshotManifest, TokenizerSource, Trust, describe, offers};
+use checkpoints::{Form, Offer, Pull, Pulled, Run, SnapshotManifest, TokenizerSource, describe, offers};
 use clap::{Args, ValueEnum};
 use dataset::Tokenizer;
 use protocol::{Digest, Hotkey, RunId, Signed};
@@ -93,12 +93,11 @@ pub async fn run(args: PullArgs) -> Result<()> {
 async fn pull(args: &PullArgs, run: &Run, offer: &Offer, mirrors: &[Bucket]) -> Result<Report> {
     let snapshot = offer.check(run).await?;
     let layout = run.manifest.state_layout();
-    let expected = Expected { run: run.id, layout: &layout, trust: Trust::Signers(&[offer.validator]) };
     let (form, folder) = match args.form {
         FormArg::F32 => (Form::F32, args.out.join(format!("checkpoints/{:08}", offer.round))),
         FormArg::Bf16 => (Form::Bf16, args.out.clone()),
     };
-    let pull = Pull { mirrors, snapshot: &snapshot, expected, form, folder: &folder };
+    let pull = Pull { mirrors, snapshot: &snapshot, expected: offer.expected(run, &layout), form, folder: &folder };
     let (progress, start) = (pull.size(), Instant::now());
     tokio::select! {
         done = pull.run(&progress) => done?,

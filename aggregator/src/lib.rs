@@ -36,7 +36,7 @@ impl Aggregator {
         // a record that applies nothing has no bundle
         if let Ok(bundle) = compression::encode_bundle(&step.payloads.iter().collect::<Vec<_>>()) {
             let bytes = bundle.len() as u64;
-            match self.node.bucket.put(&ObjectKey::Bundle(round), bundle.into()).await {
+            match self.node.bucket.put_large(&ObjectKey::Bundle(round), bundle.into()).await {
                 Ok(()) => self.node.events.tell(Event::Published { round, what: "bundle".into(), bytes }).await,
                 // everybody can fetch the payloads one by one
                 Err(error) => self.node.warn(format!("bundle of round {round}: {error}; there will be none")).await,

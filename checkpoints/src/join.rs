@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use compression::Layout;
+
 use protocol::{
     Announcement, Hotkey, ObjectKey, Record, Signed, Validator,
     round::{Ballot, Candidate, Fate, RoundPlan},
@@ -10,8 +12,8 @@ use protocol::{
 use storage::Bucket;
 
 use crate::{
-    Anchor, CheckpointError, Expected, Home, Replica, Run, RunError, Said, SnapshotManifest, Trust, fetch_document, list_snapshots,
-    read_manifest, read_snapshot,
+    Anchor, Expected, Form, Home, Replica, Run, RunError, Said, SnapshotManifest, Trust, fetch_document, list_snapshots, read_manifest,
+    snapshot::read_state,
 };
 
 /// How many snapshots of one validator are looked at, the newest first.
@@ -66,11 +68,14 @@ impl Offer {
     /// # Errors
     /// [`RunError::Snapshot`] and [`RunError::OffChain`] for a snapshot that is refused, else the chain's own.
     pub async fn check(&self, run: &Run) -> Result<Signed<SnapshotManifest>, RunError> {
-        let signed = read_manifest(&self.bucket, self.round, &run.manifest.state_layout()).await?;
-        if signed.signer != self.validator {
-            return Err(CheckpointError::Signer(signed.signer).into());
+        let layout = run.manifest.state_layout();
+        let signed = read_manifest(&self.bucket, self.round, &layout).await?;
+        self.expected(run, &layout).check(&signed, Form::F32)?;
+        if on_log(run, &signed.value).await? {
+            Ok(signed)
+        } else {
+            Err(RunError::OffChain { round: self.round, validator: self.validator })
         }
-        if on_log(run, &signed.value).await? { Ok(signed) } else { Err(self.off_chain()) }
     }
 
     /// Reads the snapshot into memory and checks all of it: as [`Offer::check`], and hashes and root.
@@ -78,15 +83,14 @@ impl Offer {
     /// # Errors
     /// As [`Offer::check`].
     pub async fn read(&self, run: &Arc<Run>) -> Result<Replica, RunError> {
-        let checked = self.check(run).await?.value;
-        let expected = Expected { run: run.id, layout: &run.manifest.state_layout(), trust: Trust::Signers(&[self.validator]) };
-        let (state, manifest) = read_snapshot(&self.bucket, self.round, &expected).await?;
-        // the manifest was read twice, and its bucket is not ours
-        if manifest.value == checked { Ok(Replica::at(run.clone(), state, checked.anchor)) } else { Err(self.off_chain()) }
+        let (layout, signed) = (run.manifest.state_layout(), self.check(run).await?);
+        let state = read_state(&self.bucket, &signed, &self.expected(run, &layout)).await?;
+        Ok(Replica::at(run.clone(), state, signed.value.anchor))
     }
 
-    fn off_chain(&self) -> RunError {
-        RunError::OffChain { round: self.round, validator: self.validator }
+    /// What a snapshot of this run by this validator must be.
+    pub fn expected<'a>(&'a self, run: &Run, layout: &'a Arc<Layout>) -> Expected<'a> {
+        Expected { run: run.id, layout, trust: Trust::Signers(std::slice::from_ref(&self.validator)) }
     }
 }
 

@@ -153,7 +153,7 @@ async fn from_bundles(run: &Run, round: u64, applied: &[Applied], found: &mut Ha
     let (cap, mut useless) = (compression::bundle_len(&run.format, applied.len()), 0);
     let head = run.chain.head().await?.number;
     for bucket in keepers(run, head).await? {
-        let Ok(Some(bytes)) = bucket.get(&ObjectKey::Bundle(round), cap).await else { continue };
+        let Ok(Some(bytes)) = bucket.get_large(&ObjectKey::Bundle(round), cap).await else { continue };
         let payloads = parse_bundle(&bytes, &run.format, applied.len()).unwrap_or_default();
         found.extend(payloads.into_iter().map(|p| (Digest(p.digest()), p)).filter(|(d, _)| applied.iter().any(|a| a.payload == *d)));
         useless += 1;

@@ -144,11 +144,15 @@ pub async fn open_folder(url: &str, stores: &Stores) -> Result<(Bucket, Manifest
     let bytes = folder.get(&ObjectKey::Manifest, MAX_MANIFEST_BYTES).await?.ok_or_else(|| RunError::NoManifest(url.into()))?;
     let manifest = Manifest::from_bytes(&bytes).map_err(|source| RunError::Manifest { url: url.into(), source })?;
     let id = manifest.run_id();
-    let named: Option<RunId> = url.trim_end_matches('/').rsplit('/').next().and_then(|last| last.parse().ok());
-    if named.is_some_and(|named| named != id) {
+    if named_run(url).is_some_and(|named| named != id) {
         return Err(RunError::WrongRun { url: url.into(), found: id });
     }
     Ok((folder, manifest, id))
+}
+
+/// The run that an address names by its last part, if that is a run's id; options behind it do not count.
+fn named_run(url: &str) -> Option<RunId> {
+    url.split('?').next()?.trim_end_matches('/').rsplit('/').next()?.parse().ok()
 }
 
 impl Run {
@@ -264,5 +268,19 @@ impl Run {
     pub fn downloaded(&self) -> u64 {
         let known = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         self.folder.traffic().down + known.values().map(|(_, bucket)| bucket.traffic().down).sum::<u64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_names_its_run_whatever_options_follow() {
+        let id = Digest::of(b"run");
+        for url in ["s3://bucket/ID", "s3://bucket/ID/", "s3://bucket/ID?endpoint=http://127.0.0.1:9000", "https://host/a/ID/?region=x/y"] {
+            assert_eq!(named_run(&url.replace("ID", &id.to_string())), Some(id), "{url}");
+        }
+        assert_eq!(named_run(&format!("s3://bucket/latest?endpoint=http://host/{id}")), None);
     }
 }

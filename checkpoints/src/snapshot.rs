@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use compression::{Layout, State, root_of_leaves};
-use protocol::{Digest, Document, DocumentError, Domain, Hasher, Hotkey, Keypair, ObjectKey, RunId, Signed};
+use protocol::{Digest, Document, DocumentError, Domain, Hotkey, Keypair, ObjectKey, RunId, Signed};
 use serde::{Deserialize, Serialize};
 use storage::{Bucket, StorageError};
 
@@ -143,7 +143,8 @@ pub async fn write_snapshot(
     let (leaves, rounded) = (state.leaves(), rounded_leaves(state.model()));
     let root = Digest(root_of_leaves(layout, round, leaves.clone()));
     for (form, leaves) in [(Form::F32, &leaves), (Form::Bf16, &rounded)] {
-        put_whole(bucket, round, form.leaves_file(), leaves.as_flattened().to_vec()).await?;
+        let key = ObjectKey::Checkpoint { round, file: form.leaves_file().to_owned() };
+        bucket.put_large(&key, leaves.as_flattened().to_vec().into()).await?;
     }
     let bf16 = Rounded { leaves: Digest::of(rounded.as_flattened()), shards: write_shards(bucket, state, Form::Bf16, shard_bytes).await? };
     let shards = write_shards(bucket, state, Form::F32, shard_bytes).await?;
@@ -175,15 +176,9 @@ async fn write_shards(bucket: &Bucket, state: &State, form: Form, shard_bytes: u
             header_blake3: Digest::of(header),
             tensors: tensors[range.clone()].iter().map(|spec| spec.name.clone()).collect(),
         });
-        put_whole(bucket, state.round, &file, bytes).await?;
+        bucket.put_large(&ObjectKey::Checkpoint { round: state.round, file }, bytes.into()).await?;
     }
     Ok(shards)
-}
-
-async fn put_whole(bucket: &Bucket, round: u64, file: &str, bytes: Vec<u8>) -> Result<(), StorageError> {
-    let key = ObjectKey::Checkpoint { round, file: file.to_owned() };
-    let (size, digest) = (bytes.len() as u64, Digest::of(&bytes));
-    bucket.upload(&key, size, digest, futures::stream::iter([Ok(bytes.into())])).await
 }
 
 /// Reads the snapshot of `round` and checks all of it: signature, run, tensors and sizes before any shard is downloaded, then hashes,
@@ -196,10 +191,19 @@ pub async fn read_snapshot(
     round: u64,
     expected: &Expected<'_>,
 ) -> Result<(State, Signed<SnapshotManifest>), CheckpointError> {
-    let layout = expected.layout;
-    let signed = read_manifest(bucket, round, layout).await?;
+    let signed = read_manifest(bucket, round, expected.layout).await?;
+    Ok((read_state(bucket, &signed, expected).await?, signed))
+}
+
+/// Reads the state that a snapshot's manifest speaks of, checked as by [`read_snapshot`].
+pub(crate) async fn read_state(
+    bucket: &Bucket,
+    signed: &Signed<SnapshotManifest>,
+    expected: &Expected<'_>,
+) -> Result<State, CheckpointError> {
+    let (layout, round) = (expected.layout, signed.value.anchor.round);
     let manifest = &signed.value;
-    let ranges = expected.check(&signed, Form::F32)?;
+    let ranges = expected.check(signed, Form::F32)?;
     let mut tensors = Vec::with_capacity(layout.tensors().len());
     for (shard, range) in manifest.shards.iter().zip(ranges) {
         let bytes = fetch_shard(bucket, round, shard).await?;
@@ -211,7 +215,7 @@ pub async fn read_snapshot(
     if root != manifest.root {
         return Err(CheckpointError::Root { expected: manifest.root, found: root });
     }
-    Ok((state, signed))
+    Ok(state)
 }
 
 /// Reads a snapshot's manifest: its signature holds and it is of this round. Nothing else is checked.
@@ -293,12 +297,7 @@ fn tensor_ranges(shards: &[Shard], layout: &Layout, form: Form) -> Result<Vec<Ra
 async fn fetch_shard(bucket: &Bucket, round: u64, shard: &Shard) -> Result<Bytes, CheckpointError> {
     let file = shard.file.clone();
     let key = ObjectKey::Checkpoint { round, file: file.clone() };
-    let mut object = bucket.download(&key, shard.bytes, 0).await?.ok_or_else(|| CheckpointError::MissingShard(file.clone()))?;
-    let (mut bytes, mut hash) = (BytesMut::new(), Hasher::default());
-    while let Some(part) = object.next().await? {
-        hash.update(&part);
-        bytes.extend_from_slice(&part);
-    }
-    let found = hash.digest();
-    if found == shard.blake3 { Ok(bytes.freeze()) } else { Err(CheckpointError::Corrupt { file, expected: shard.blake3, found }) }
+    let bytes = bucket.get_large(&key, shard.bytes).await?.ok_or_else(|| CheckpointError::MissingShard(file.clone()))?;
+    let found = Digest::of(&bytes);
+    if found == shard.blake3 { Ok(bytes) } else { Err(CheckpointError::Corrupt { file, expected: shard.blake3, found }) }
 }

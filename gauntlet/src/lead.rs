@@ -54,7 +54,7 @@ impl Validator {
         // a miner may show its payload to this validator only; a record that applies nothing has no bundle
         if let Ok(bundle) = compression::encode_bundle(&payloads.iter().collect::<Vec<_>>()) {
             let round = replica.anchor.round;
-            if let Err(error) = self.node.bucket.put(&ObjectKey::Bundle(round), bundle.into()).await {
+            if let Err(error) = self.node.bucket.put_large(&ObjectKey::Bundle(round), bundle.into()).await {
                 self.node.warn(format!("bundle of round {round}: {error}; whoever cannot get a payload will wait")).await;
             }
         }

@@ -11,7 +11,7 @@ use object_store::{Error as StoreError, GetResult, ObjectStore, ObjectStoreExt, 
 use protocol::ObjectKey;
 use url::Url;
 
-use crate::budget::Budget;
+use crate::budget::{Budget, LARGEST_PART};
 use crate::error::{Cause, Failure, StorageError};
 use crate::limits::Limits;
 use crate::open::{self, Access};
@@ -224,9 +224,9 @@ impl Bucket {
         self.collect(found, url, size).await.map(Some)
     }
 
-    /// Reads a body of exactly `size` bytes. Memory grows with what arrives, not with what was announced.
+    /// Reads a body of exactly `size` bytes. Beyond a part's memory grows with what arrives, not with what was announced.
     pub(crate) async fn collect(&self, found: GetResult, url: &str, size: u64) -> Result<Bytes, Failure> {
-        let mut body = BytesMut::new();
+        let mut body = BytesMut::with_capacity(size.min(LARGEST_PART) as usize);
         let mut stream = found.into_stream();
         while let Some(part) = stream.try_next().await.map_err(|error| Failure::of(url, error))? {
             self.traffic.down.fetch_add(part.len() as u64, Ordering::Relaxed);

@@ -12,7 +12,7 @@ const UNIT: u64 = 4096;
 
 /// Bytes of a part on its way down.
 const SMALLEST_PART: u64 = 1 << 20;
-const LARGEST_PART: u64 = 8 << 20;
+pub(crate) const LARGEST_PART: u64 = 8 << 20;
 /// Objects that are read at once with all connections.
 const SHARES: usize = 4;
 
@@ -65,9 +65,10 @@ impl Budget {
         (self.in_flight() / self.0.connections as u64).clamp(SMALLEST_PART, LARGEST_PART)
     }
 
-    /// Parts of one object on their way up at once: all, since a node writes one large object at a time.
-    pub(crate) fn uploads(&self) -> usize {
-        self.0.connections
+    /// Parts of `part` bytes of one object on their way up at once: as many as fit, since a node writes one large object at a time.
+    pub(crate) fn uploads(&self, part: u64) -> usize {
+        let fit = usize::try_from(self.in_flight() / part.max(1)).unwrap_or(usize::MAX);
+        self.0.connections.min(fit).max(1)
     }
 
     /// Parts of one object on their way down at once: a share, since a node reads several, and none of their owners should have it all.
@@ -137,6 +138,17 @@ mod tests {
         assert_eq!(start.elapsed().as_millis().div_ceil(100), 45, "the tenth starts when nine have gone through");
         budget.down(1 << 40).await;
         assert_eq!(start.elapsed().as_millis().div_ceil(100), 45, "the other direction has no limit");
+    }
+
+    #[test]
+    fn connections_never_hold_more_than_the_memory() {
+        for connections in [1, 32, 1000] {
+            let budget = Budget::new(192 << 20, connections, Rates::default());
+            for part in [5 << 20, 64 << 20] {
+                assert!(budget.uploads(part) as u64 * part <= 192 << 20 && budget.uploads(part) <= connections);
+            }
+        }
+        assert_eq!(Budget::new(1 << 20, 8, Rates::default()).uploads(5 << 20), 1, "a part larger than all of it goes alone");
     }
 
     #[tokio::test(start_paused = true)]

@@ -113,10 +113,16 @@ impl StorageError {
     }
 }
 
+/// What S3 servers answer when a quota or a disk is full, whatever status comes with it.
+const FULL: [&str; 2] = ["<Code>QuotaExceeded</Code>", "<Code>InsufficientStorage</Code>"];
+
 impl Failure {
     /// Sorts a store's error. Absent and already existing objects are handled before, where they have a meaning.
     pub(crate) fn of(url: &str, error: StoreError) -> Self {
         let (owned, kind) = (url.to_owned(), io_kind(&error));
+        if FULL.iter().any(|code| error.to_string().contains(code)) {
+            return Self::Final(StorageError::Full { url: owned, source: error.into() });
+        }
         match error {
             StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
                 Self::Final(StorageError::Denied { url: owned, source: error.into() })

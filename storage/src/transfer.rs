@@ -132,9 +132,30 @@ impl Bucket {
             return self.put(key, whole.unwrap_or_default()).await;
         }
         match self.multipart.clone() {
-            Some(store) => self.upload_parts(&*store, &path, &url, source).await,
+            Some(store) => self.upload_parts(&*store, &path, &url, source, self.budget.uploads(upload_part(size))).await,
             None => self.write_parts(&path, &url, source).await,
         }
+    }
+
+    /// [`Bucket::upload`] of bytes that are in memory.
+    ///
+    /// # Errors
+    /// As [`Bucket::put`].
+    pub async fn put_large(&self, key: &ObjectKey, bytes: Bytes) -> Result<(), StorageError> {
+        self.upload(key, bytes.len() as u64, Digest::of(&bytes), futures::stream::iter([Ok(bytes)])).await
+    }
+
+    /// [`Bucket::get`] of an object that may be large, in ranges.
+    ///
+    /// # Errors
+    /// As [`Bucket::get`].
+    pub async fn get_large(&self, key: &ObjectKey, cap: u64) -> Result<Option<Bytes>, StorageError> {
+        let Some(mut object) = self.download(key, cap, 0).await? else { return Ok(None) };
+        let mut bytes = BytesMut::new();
+        while let Some(part) = object.next().await? {
+            bytes.extend_from_slice(&part);
+        }
+        Ok(Some(bytes.freeze()))
     }
 
     /// BLAKE3 of an object.
@@ -154,6 +175,7 @@ impl Bucket {
         path: &Path,
         url: &str,
         source: impl Stream<Item = std::io::Result<Bytes>>,
+        at_once: usize,
     ) -> Result<(), StorageError> {
         let limits = self.limits.persistent();
         let create = || async { store.create_multipart(path).await.map_err(|error| Failure::of(url, error)) };
@@ -170,7 +192,7 @@ impl Bucket {
             };
             limits.run(url, self.budget.in_flight(), attempt).await
         };
-        let sent: Result<Vec<PartId>, StorageError> = source.enumerate().map(send).buffered(self.budget.uploads()).try_collect().await;
+        let sent: Result<Vec<PartId>, StorageError> = source.enumerate().map(send).buffered(at_once).try_collect().await;
         let completed = match sent {
             Ok(parts) => {
                 let complete = || async {

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, future::join_all};
@@ -16,8 +17,8 @@ use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode};
 use protocol::ObjectKey;
 use s3::{Lab, Request};
-use storage::StorageError;
 use storage::server::{Options, Reading, Server, ServerError, remove_key};
+use storage::{Bucket, StorageError};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -127,6 +128,9 @@ async fn a_quota_bounds_what_a_bucket_holds() {
     for bytes in [4097, 1 << 20, 8 << 20] {
         assert!(denied(client.put(&path("c"), vec![1; bytes].into()).await).contains("QuotaExceeded"), "{bytes}");
     }
+    let bucket = Bucket::over(Arc::new(lab.client(&key, "one")), "s3://one".parse().unwrap());
+    let full = bucket.put(&ObjectKey::Record(1), vec![1; 1 << 20].into()).await;
+    assert!(matches!(full, Err(StorageError::Full { .. })), "{full:?}");
     // even nothing takes a block, and so does an upload
     client.put(&path("c"), "".into()).await.unwrap();
     assert!(denied(client.put(&path("d"), "".into()).await).contains("QuotaExceeded"));

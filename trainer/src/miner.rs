@@ -227,14 +227,15 @@ impl Miner {
     /// The sealed payload first, the envelope last: whoever sees the envelope finds the payload. Whether that is done with.
     async fn upload(&self, pending: &Pending) -> bool {
         let (run, round, bucket) = (self.node.run.id, pending.round, &self.node.bucket);
+        let Ok(Signed { value: claim, .. }) = Signed::<Envelope>::parse(&pending.envelope) else {
+            self.node.warn(format!("round {round}: the envelope at home is none; no payload in this round")).await;
+            return true;
+        };
         let context = SealContext { run, round, hotkey: self.node.hotkey(), base_root: pending.base_root };
         let put = async {
             // sealed again as it goes, so that there is no second copy of it
-            let segments = || context.segments(&pending.key, &pending.payload);
-            let mut hash = Hasher::default();
-            segments().for_each(|segment| hash.update(&segment));
-            let source = futures::stream::iter(segments().map(|segment| Ok(segment.into())));
-            bucket.upload(&ObjectKey::Payload(round), sealed_len(pending.payload.len() as u64), hash.digest(), source).await?;
+            let segments = context.segments(&pending.key, &pending.payload).map(|segment| Ok(segment.into()));
+            bucket.upload(&ObjectKey::Payload(round), claim.sealed_len, claim.sealed, futures::stream::iter(segments)).await?;
             bucket.put(&ObjectKey::Envelope(round), pending.envelope.clone().into()).await
         };
         self.done_with("upload", put.await).await
