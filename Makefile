@@ -11,7 +11,7 @@ NIGHTLY ?= nightly
 FUZZ_SECONDS ?= 8
 FUZZ_TARGETS := container resealed golomb elias_fano packed group bundle encode
 
-.PHONY: setup demo test fmt clippy unit doc deny vectors fuzz test-chain
+.PHONY: setup demo test fmt clippy unit doc deny vectors fuzz test-chain storms
 
 setup:
 	@scripts/setup-libtorch.sh
@@ -64,3 +64,9 @@ fuzz: $(FUZZ)
 
 $(FUZZ):
 	$(CARGO) install --quiet --locked --debug --root .tools cargo-fuzz@0.13.2
+
+# 24 miners through 200 rounds in virtual time for each of so many seeds, under random faults; takes hours
+STORM_SEEDS ?= 1-50
+STORM_ROUNDS ?= 200
+storms: setup
+	STORM_SEEDS=$(STORM_SEEDS) STORM_ROUNDS=$(STORM_ROUNDS) $(CARGO) test --workspace --test storms -- --nocapture

@@ -1,12 +1,12 @@
 //! The command line: subcommands and the options that several of them share.
 
 use std::num::{NonZeroU32, NonZeroU64};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use storage::{Access, Budget, Rates, Stores};
+use storage::{Access, Budget, Faults, Rates, Stores};
 
 use crate::{
     amend, arena, chain_cmd, check, codec, context, data, demo, eval, explain, export, launch, pull, role, scores, status, store, verify,
@@ -119,7 +119,7 @@ pub struct RunArgs {
 }
 
 /// How much of the link stores may take.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct LinkArgs {
     /// The most that goes up to stores, in Mbit/s.
     #[arg(long, value_name = "MBIT/S")]
@@ -130,21 +130,31 @@ pub struct LinkArgs {
     /// Connections to stores at once. More fill a link that is fast, far and loses packets.
     #[arg(long, value_name = "N", default_value_t = Budget::CONNECTIONS)]
     pub connections: usize,
+    /// Let this process's requests to stores suffer the faults of a file such as configs/faults/hostile.toml, to see how a run bears them.
+    #[arg(long, value_name = "FILE")]
+    pub faults: Option<PathBuf>,
 }
 
 impl Default for LinkArgs {
     fn default() -> Self {
-        Self { up_limit: None, down_limit: None, connections: Budget::CONNECTIONS }
+        Self { up_limit: None, down_limit: None, connections: Budget::CONNECTIONS, faults: None }
     }
 }
 
 impl LinkArgs {
-    /// How buckets are opened; other nodes' as far as `peers` says.
-    pub fn stores(&self, peers: Access) -> Stores {
+    /// How buckets are opened; other nodes' as far as `peers` says. Fails where a file of faults cannot be read.
+    pub fn stores(&self, peers: Access) -> Result<Stores> {
         let bytes = |limit: Option<NonZeroU32>| limit.map(|mbit| NonZeroU64::from(mbit).saturating_mul(BYTES_PER_MBIT));
         let rates = Rates { up: bytes(self.up_limit), down: bytes(self.down_limit) };
-        Stores { budget: Budget::new(Budget::MEMORY, self.connections, rates), ..peers.into() }
+        let budget = Budget::new(Budget::MEMORY, self.connections, rates);
+        Ok(Stores { peers, budget, faults: self.faults.as_deref().map(read_faults).transpose()? })
     }
+}
+
+/// Reads a file of faults; its clock starts now.
+pub fn read_faults(path: &Path) -> Result<Faults> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    Faults::parse(&text).with_context(|| path.display().to_string())
 }
 
 /// 10⁶ bits.

@@ -114,10 +114,10 @@ pub async fn open_chain(url: &str, participant: Option<&str>) -> Result<Arc<dyn 
 pub async fn open_run(args: &RunArgs, participant: Option<&str>) -> Result<Arc<Run>> {
     let url = url_of(&args.run)?;
     let chain_url = chain_url(args.chain.as_deref(), &store_of(&url))?;
-    let chain = open_chain(&chain_url, participant).await?;
     // an embedded ledger is a lab, whose buckets may be local folders
     let peers = if args.lab || chain_url.starts_with("ledger:") { Access::Trusted } else { Access::Foreign };
-    Ok(Run::open(&url, chain, args.link.stores(peers)).await?)
+    let stores = args.link.stores(peers)?;
+    Ok(Run::open(&url, open_chain(&chain_url, participant).await?, stores).await?)
 }
 
 /// Opens a wallet.

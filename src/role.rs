@@ -13,7 +13,7 @@ use trainer::{Miner, MinerOptions, Strategy};
 
 use crate::{
     cli::{KeyArgs, RunArgs},
-    context, signals,
+    context, output, signals,
 };
 
 /// What every role needs.
@@ -165,6 +165,7 @@ fn print_event(event: &Event, json: bool) -> std::io::Result<()> {
 fn in_words(event: &Event) -> Option<String> {
     Some(match event {
         Event::InnerStep { .. } | Event::Usage { .. } => return None,
+        Event::Upload { round, sent, of } => format!("round {round}: {} of {} went up", output::bytes(*sent), output::bytes(*of)),
         Event::Ready { round, uid: Some(uid), hotkey } => format!("ready as uid {uid} ({hotkey}) at round {round}"),
         Event::Ready { round, uid: None, hotkey } => format!("ready ({hotkey}) at round {round}"),
         Event::Sealed { round, loss, tokens, bytes } => {

@@ -53,7 +53,7 @@ impl SnapshotArgs {
     }
 
     async fn open_local(&self, path: &Path) -> Result<Snapshot> {
-        let stores = self.run.link.stores(Access::Trusted);
+        let stores = self.run.link.stores(Access::Trusted)?;
         let (folder, manifest, run) = open_folder(&context::url_of(&self.run.run)?, &stores).await?;
         let bucket = stores.open(&context::url_of(&path.display().to_string())?, Access::Trusted)?;
         let round = match self.round {

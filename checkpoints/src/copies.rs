@@ -16,7 +16,8 @@ const AT_ONCE: usize = 16;
 const SEARCH: Duration = Duration::from_secs(20);
 /// How long each of them is asked: others may have the copy, so one that does not answer is not waited for.
 const PATIENCE: Limits = Limits {
-    deadline: Duration::from_secs(3),
+    deadline: Duration::from_secs(5),
+    patience: Duration::from_secs(2),
     slowest: 1 << 20,
     attempts: 2,
     pause: Duration::from_millis(100),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use cpu_time::ProcessTime;
 use protocol::{Digest, score::MinerScore};
 use serde::{Deserialize, Serialize};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::mpsc;
 
 /// What a node spends CPU time on.
@@ -81,6 +82,14 @@ impl Stopwatch {
         result
     }
 
+    /// As [`Self::measure`], for work that keeps a core busy for long: the runtime's other tasks go on, if it has other threads.
+    pub fn compute<T>(&mut self, phase: Phase, work: impl FnOnce() -> T) -> T {
+        match Handle::current().runtime_flavor() {
+            RuntimeFlavor::CurrentThread => self.measure(phase, work),
+            _ => self.measure(phase, || tokio::task::block_in_place(work)),
+        }
+    }
+
     /// Books CPU time that was measured elsewhere.
     pub fn book(&mut self, phase: Phase, time: Duration) {
         let seconds = time.as_secs_f64();
@@ -124,6 +133,15 @@ pub enum Event {
         of: u32,
         /// Mean loss in nats per token.
         loss: f64,
+    },
+    /// A payload is on its way up, and takes a while.
+    Upload {
+        /// The round.
+        round: u64,
+        /// Bytes sent, repeated ones included.
+        sent: u64,
+        /// Bytes to be sent.
+        of: u64,
     },
     /// A payload went up.
     Sealed {

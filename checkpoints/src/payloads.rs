@@ -58,11 +58,10 @@ pub async fn fetch_payload(run: &Run, bucket: &Bucket, envelope: &Signed<Envelop
         Ok(Some(_)) | Err(StorageError::TooLarge { .. }) => return Err(Refusal::SealedDigest),
         Ok(None) | Err(_) => return Err(Refusal::Missing),
     };
-    let (opened, bytes) = pipe::new();
     let format = run.format.clone();
-    let parsed = tokio::task::spawn_blocking(move || Payload::read(bytes, &format));
+    let (opened, parsed) = pipe::new(move |bytes| Payload::read(bytes, &format));
     let came = open_all(sealed, context.opener(&key), opened).await?;
-    let parsed = parsed.await.map_err(|_| Refusal::Missing)?;
+    let parsed = parsed.finish().await.map_err(|_| Refusal::Missing)?;
     if came.sealed != claim.sealed {
         return Err(Refusal::SealedDigest);
     }

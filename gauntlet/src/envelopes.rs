@@ -22,9 +22,10 @@ const LOOK: Duration = Duration::from_secs(8);
 const FETCHES: usize = 32;
 /// An envelope is small and is asked for again at the next block: a bucket that does not answer must not hold up the close.
 const PATIENCE: Limits = Limits {
-    deadline: Duration::from_secs(5),
+    deadline: Duration::from_secs(7),
+    patience: Duration::from_secs(2),
     slowest: 1 << 20,
-    attempts: 2,
+    attempts: 3,
     pause: Duration::from_millis(100),
     longest_pause: Duration::from_secs(1),
 };

@@ -238,13 +238,11 @@ impl Judgement {
         };
         let (step, changes) = (judge.step * replica.terms.rule.lr, changes(payload, &compared.clip));
         let (model, start) = (&mut *bench.model, Instant::now());
-        let (before, after, random_after) = bench.watch.measure(Phase::Judge, || {
-            tokio::task::block_in_place(|| {
-                let before = model.sequence_losses(&own)?;
-                let tried = |model: &Llama| Ok((model.sequence_losses(&own)?, model.sequence_losses(&random.windows)?));
-                let (after, random_after) = model.stepped(step, &changes, tried)?;
-                Ok::<_, ModelError>((before, after, random_after))
-            })
+        let (before, after, random_after) = bench.watch.compute(Phase::Judge, || {
+            let before = model.sequence_losses(&own)?;
+            let tried = |model: &Llama| Ok((model.sequence_losses(&own)?, model.sequence_losses(&random.windows)?));
+            let (after, random_after) = model.stepped(step, &changes, tried)?;
+            Ok::<_, ModelError>((before, after, random_after))
         })?;
         bench.pace.count((2 * own.len() + random.windows.len()) as u32, start.elapsed());
         let finite = [&before, &after, &random.before, &random_after].iter().all(|losses| losses.iter().all(|x| x.is_finite()));
@@ -272,11 +270,9 @@ fn changes(payload: &Payload, clip: &[f32]) -> Vec<Vec<(usize, f32)>> {
 /// Puts the base state into the model and measures it.
 fn base_losses(bench: &mut Bench<'_>, replica: &Replica, windows: Vec<Vec<u32>>) -> Result<Batch, ValidatorError> {
     let model = &mut *bench.model;
-    let before = bench.watch.measure(Phase::Judge, || {
-        tokio::task::block_in_place(|| {
-            model.load(replica.state.model())?;
-            model.sequence_losses(&windows)
-        })
+    let before = bench.watch.compute(Phase::Judge, || {
+        model.load(replica.state.model())?;
+        model.sequence_losses(&windows)
     })?;
     Ok(Batch { windows, before })
 }

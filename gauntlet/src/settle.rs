@@ -147,11 +147,9 @@ impl Validator {
             return Ok(());
         }
         let (model, node, windows) = (&mut self.model, &mut self.node, &self.held_out);
-        let losses = node.watch.measure(Phase::Judge, || {
-            tokio::task::block_in_place(|| {
-                model.load(node.replica.state.model())?;
-                model.sequence_losses(windows)
-            })
+        let losses = node.watch.compute(Phase::Judge, || {
+            model.load(node.replica.state.model())?;
+            model.sequence_losses(windows)
         })?;
         let tokens = (windows.len() * node.run.manifest.model.sequence_length) as f64;
         let bytes = tokens * self.dataset.bytes_per_token(Split::HeldOut);

@@ -88,6 +88,12 @@ impl RoundPlan {
         self.rank_in_span(self.anchor, self.close_due(), block)
     }
 
+    /// Whether a seal list that `by` commits in `block` may end the round for whoever is still uploading. An early one does not: it counts
+    /// only if it lists all that are waited for.
+    pub fn ends_uploads(&self, by: &Hotkey, block: u64) -> bool {
+        block >= self.close_due() && self.rank_of(by).is_some_and(|rank| self.seal_rank(block) == Some(rank))
+    }
+
     /// The rank whose record may be included in `block`, after a close in block `close`. None in the block after it: its hash chooses what
     /// is measured, so that a record there was made without.
     pub fn record_rank(&self, close: u64, block: u64) -> Option<usize> {
@@ -274,6 +280,18 @@ mod tests {
 
     fn candidate(lead: u8, digest: &[u8]) -> Candidate {
         Candidate { lead: Hotkey([lead; 32]), block: 0, digest: Digest::of(digest) }
+    }
+
+    #[test]
+    fn uploads_end_with_the_list_of_whose_turn_it_is_and_not_before_the_close_is_due() {
+        let plan = plan();
+        let ends = |lead: u8, block: u64| plan.ends_uploads(&Hotkey([lead; 32]), block);
+        assert!(!ends(1, 105) && !ends(1, 109), "an early list");
+        for block in 110..130 {
+            let lead = plan.seal_rank(block).map(|rank| rank as u8 + 1).unwrap();
+            assert!((1..=3).all(|k| ends(k, block) == (k == lead)), "block {block}");
+        }
+        assert!(!ends(9, 115), "somebody without a rank");
     }
 
     #[test]

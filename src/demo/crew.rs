@@ -130,6 +130,9 @@ fn spawn(lab: &Lab, node: &Node) -> Result<Child> {
         command.args(["--bucket", &store::url(address, &node.name)]);
         store::sign_as(&mut command, &lab.dir, &node.name)?;
     }
+    if let Some(faults) = &lab.faults {
+        command.arg("--faults").arg(faults);
+    }
     match node.role {
         Role::Cheat => {
             command.args(["--device", "cpu", "--strategy", "noise"]);

@@ -57,6 +57,9 @@ pub struct DemoArgs {
     /// Where the objects lie: in folders, or on an S3 server of the demo's own, through which every role then goes.
     #[arg(long, value_enum, default_value_t = Store::Folders, conflicts_with = "resume")]
     store: Store,
+    /// Let every node's requests to stores suffer the faults of a file such as configs/faults/hostile.toml.
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    faults: Option<PathBuf>,
     /// Print the summary as JSON.
     #[arg(long)]
     json: bool,

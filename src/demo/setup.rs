@@ -17,7 +17,7 @@ use tokio::process::Command;
 
 use super::store::{self, RUN_BUCKET, Store, StoreServer};
 use super::{DemoArgs, subtensor};
-use crate::{context, launch};
+use crate::{cli, context, launch};
 
 const MARKER: &str = "demo.json";
 const WALLET: &str = "demo";
@@ -76,12 +76,16 @@ pub struct Lab {
     /// Where the S3 server listens, if the demo has one.
     #[serde(default)]
     pub s3: Option<SocketAddr>,
+    /// The faults that the nodes' requests to stores suffer, if any.
+    #[serde(default)]
+    pub faults: Option<PathBuf>,
 }
 
 impl Lab {
     /// Prepares a new demo and starts its server, if it has one; an earlier demo in the folder is removed.
     pub async fn create(args: &DemoArgs) -> Result<(Self, Option<StoreServer>)> {
         let dir = std::path::absolute(&args.dir)?;
+        let faults = args.faults.as_deref().map(checked_faults).transpose()?;
         remove_earlier(&dir)?;
         fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
         let (config, text) = read_config(args.config.as_deref())?;
@@ -111,7 +115,7 @@ impl Lab {
             }
         };
         let Place { url: chain, netuid, nodes, .. } = place;
-        let lab = Self { dir, run, chain, netuid, nodes, bytes_per_token, s3 };
+        let lab = Self { dir, run, chain, netuid, nodes, bytes_per_token, s3, faults };
         fs::create_dir_all(lab.logs())?;
         fs::write(lab.dir.join(MARKER), serde_json::to_vec_pretty(&lab)?)?;
         Ok((lab, server))
@@ -158,6 +162,12 @@ impl Lab {
     pub fn home(&self, node: &Node) -> PathBuf {
         self.dir.join("homes").join(&node.name)
     }
+}
+
+/// The path of a file of faults that can be read, absolute.
+fn checked_faults(path: &Path) -> Result<PathBuf> {
+    cli::read_faults(path)?;
+    Ok(std::path::absolute(path)?)
 }
 
 fn remove_earlier(dir: &Path) -> Result<()> {

@@ -153,7 +153,7 @@ impl Story {
     /// If the log cannot be written, for a full disk above all.
     pub fn hear(&mut self, node: usize, event: &Event) -> Result<()> {
         let seconds = self.seconds();
-        if !matches!(event, Event::InnerStep { .. }) {
+        if !matches!(event, Event::InnerStep { .. } | Event::Upload { .. }) {
             let mut line = serde_json::to_vec(&Line { seconds, node, event })?;
             line.push(b'\n');
             self.log.write_all(&line).context("the run's log")?;

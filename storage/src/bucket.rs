@@ -13,6 +13,7 @@ use url::Url;
 
 use crate::budget::{Budget, LARGEST_PART};
 use crate::error::{Cause, Failure, StorageError};
+use crate::faults::{Faults, Faulty};
 use crate::limits::Limits;
 use crate::open::{self, Access};
 
@@ -63,7 +64,9 @@ impl Bucket {
     pub fn open(address: &str, access: Access) -> Result<Self, StorageError> {
         let url = open::parse(address, access)?;
         let open::Opened { store, multipart, prefix } = open::connect(&url, access)?;
-        Ok(Self { multipart, prefix, writable: access == Access::Own, ..Self::over(store, url) })
+        // others' buckets can be done without for a while, one's own cannot
+        let limits = if access == Access::Own { Limits::default().persistent() } else { Limits::default() };
+        Ok(Self { multipart, prefix, limits, writable: access == Access::Own, ..Self::over(store, url) })
     }
 
     /// A writable bucket over any store, such as a decorator that injects faults. `url` serves messages only.
@@ -96,6 +99,21 @@ impl Bucket {
     #[must_use]
     pub fn with_budget(self, budget: Budget) -> Self {
         Self { budget, ..self }
+    }
+
+    /// The same bucket, whose requests suffer `faults`.
+    #[must_use]
+    pub fn with_faults(self, faults: &Faults) -> Self {
+        let mut store_url = self.url.clone();
+        let below = self.prefix.to_string();
+        if let Some(root) = store_url.path().trim_end_matches('/').strip_suffix(&below) {
+            let root = root.to_owned();
+            store_url.set_path(&root);
+        }
+        store_url.set_query(None);
+        let faulty = Arc::new(Faulty::new(self.store, self.multipart.clone(), store_url.as_str(), faults.clone()));
+        let multipart = self.multipart.map(|_| faulty.clone() as Arc<dyn MultipartStore>);
+        Self { store: faulty, multipart, ..self }
     }
 
     /// A sub-folder; characters that could lead out of it are escaped.
@@ -132,7 +150,7 @@ impl Bucket {
     ///
     /// # Errors
     /// [`StorageError::Conflict`] if other bytes are there (of many creators exactly one wins), [`StorageError::ReadOnly`],
-    /// [`StorageError::Full`], [`StorageError::BadName`], [`StorageError::Denied`], [`StorageError::Unsupported`],
+    /// [`StorageError::Full`], [`StorageError::BadName`], [`StorageError::Denied`], [`StorageError::Gone`], [`StorageError::Unsupported`],
     /// [`StorageError::Unreachable`].
     pub async fn put(&self, key: &ObjectKey, bytes: Bytes) -> Result<(), StorageError> {
         let (path, url) = self.locate(key)?;

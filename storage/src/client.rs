@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::ClientOptions;
-use object_store::client::{HttpClient, HttpConnector};
+use async_trait::async_trait;
+use object_store::client::{HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use crate::error::Cause;
@@ -37,8 +38,35 @@ impl HttpConnector for Reach {
             builder = builder.https_only(true).no_proxy().dns_resolver(Arc::new(PublicOnly));
         }
         let client = builder.build().map_err(|e| object_store::Error::Generic { store: "HTTP", source: e.into() })?;
-        Ok(HttpClient::new(client))
+        Ok(HttpClient::new(Polite(client)))
     }
+}
+
+/// The longest that a store's word is taken for when it wants to be asked again.
+const LONGEST_WAIT: Duration = Duration::from_secs(20);
+
+/// A client that, told by a busy store when to come back, hands on the answer no earlier.
+#[derive(Debug)]
+struct Polite(reqwest::Client);
+
+#[async_trait]
+impl HttpService for Polite {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let response = self.0.call(request).await?;
+        if let Some(wait) = asked_to_wait(&response) {
+            tokio::time::sleep(wait).await;
+        }
+        Ok(response)
+    }
+}
+
+/// How long a store that is busy (429, 503) wants to be left alone.
+fn asked_to_wait(response: &HttpResponse) -> Option<Duration> {
+    if !matches!(response.status().as_u16(), 429 | 503) {
+        return None;
+    }
+    let seconds: u64 = response.headers().get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_WAIT))
 }
 
 /// Resolves names like the system, and refuses those of which any address is not public.

@@ -59,6 +59,14 @@ pub enum StorageError {
         /// What the store said.
         source: Cause,
     },
+    /// No such bucket, an upload in parts that the store has forgotten, or an object that went while it was read.
+    #[error("{url}: the store has no such bucket, or none any more of what was begun; check the address, and that the bucket exists: {source}")]
+    Gone {
+        /// The object.
+        url: String,
+        /// What the store said.
+        source: Cause,
+    },
     /// No space is left.
     #[error("{url}: no space is left; free some and try again: {source}")]
     Full {
@@ -117,7 +125,7 @@ impl StorageError {
 const FULL: [&str; 2] = ["<Code>QuotaExceeded</Code>", "<Code>InsufficientStorage</Code>"];
 
 impl Failure {
-    /// Sorts a store's error. Absent and already existing objects are handled before, where they have a meaning.
+    /// Sorts a store's error. Absent objects, where they are read, and those that exist already are handled before.
     pub(crate) fn of(url: &str, error: StoreError) -> Self {
         let (owned, kind) = (url.to_owned(), io_kind(&error));
         if FULL.iter().any(|code| error.to_string().contains(code)) {
@@ -127,6 +135,7 @@ impl Failure {
             StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
                 Self::Final(StorageError::Denied { url: owned, source: error.into() })
             }
+            StoreError::NotFound { .. } => Self::Final(StorageError::Gone { url: owned, source: error.into() }),
             StoreError::NotImplemented { .. } | StoreError::NotSupported { .. } => {
                 Self::Final(StorageError::Unsupported { url: owned, source: error.into() })
             }

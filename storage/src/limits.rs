@@ -12,6 +12,8 @@ use crate::error::{Cause, Failure, StorageError};
 pub struct Limits {
     /// Time for an operation with all its attempts, beside what `slowest` adds.
     pub deadline: Duration,
+    /// Time for one attempt, beside what `slowest` adds: a request that hangs is given up for another one.
+    pub patience: Duration,
     /// Bytes per second below which a transfer counts as stuck: each byte that an operation may move adds 1/`slowest` seconds.
     pub slowest: u64,
     /// Attempts per operation, at least 1.
@@ -26,6 +28,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             deadline: Duration::from_secs(30),
+            patience: Duration::from_secs(10),
             slowest: 1 << 20,
             attempts: 5,
             pause: Duration::from_millis(100),
@@ -35,15 +38,15 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The same, but as many attempts as there is time for: of a large object only a part is lost at a time, so that going on is cheaper than
-    /// giving up.
+    /// The same, but as many attempts as there is time for: for parts of large objects, where going on is cheaper than giving up, and for one's
+    /// own bucket.
     pub(crate) fn persistent(&self) -> Self {
         Self { attempts: u32::MAX, ..*self }
     }
 
-    /// Time for an operation that moves up to `bytes`.
-    fn budget(&self, bytes: u64) -> Duration {
-        self.deadline.saturating_add(Duration::from_secs(bytes / self.slowest.max(1)))
+    /// Time to move `bytes`, beside that to answer.
+    fn transfer(&self, bytes: u64) -> Duration {
+        Duration::from_secs(bytes / self.slowest.max(1))
     }
 
     /// Pause after failed attempt `attempt` (from 1): exponential, capped, with jitter so that many clients don't return at once.
@@ -59,19 +62,20 @@ impl Limits {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let (started, budget) = (Instant::now(), self.budget(bytes));
+        let started = Instant::now();
+        let [budget, once] = [self.deadline, self.patience].map(|time| time.saturating_add(self.transfer(bytes)));
         let mut tries = 0;
         loop {
             tries += 1;
-            let left = budget.saturating_sub(started.elapsed());
-            let (source, timed_out) = match tokio::time::timeout(left, attempt()).await {
+            let time = once.min(budget.saturating_sub(started.elapsed()));
+            let source = match tokio::time::timeout(time, attempt()).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(Failure::Final(error))) => return Err(error),
-                Ok(Err(Failure::Transient(source))) => (source, false),
-                Err(_) => (Cause::from(format!("not done within {budget:?}")), true),
+                Ok(Err(Failure::Transient(source))) => source,
+                Err(_) => Cause::from(format!("not done within {time:?}")),
             };
             let pause = self.pause_after(tries);
-            if timed_out || tries >= self.attempts || started.elapsed().saturating_add(pause) >= budget {
+            if tries >= self.attempts || started.elapsed().saturating_add(pause) >= budget {
                 return Err(StorageError::Unreachable { url: url.to_owned(), attempts: tries, source });
             }
             tracing::debug!(url, tries, ?pause, %source, "storage: trying again");
@@ -99,6 +103,6 @@ mod tests {
     #[test]
     fn a_budget_never_overflows() {
         let limits = Limits { slowest: 0, ..Limits::default() };
-        assert!(limits.budget(u64::MAX) >= Duration::from_secs(u64::MAX / 2));
+        assert!(limits.deadline.saturating_add(limits.transfer(u64::MAX)) >= Duration::from_secs(u64::MAX / 2));
     }
 }

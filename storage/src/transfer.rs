@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
-use object_store::{Error as StoreError, ObjectStoreExt, PutPayload};
+use object_store::{ObjectStoreExt, PutPayload};
 use protocol::{Digest, Hasher, ObjectKey};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -132,7 +132,7 @@ impl Bucket {
             return self.put(key, whole.unwrap_or_default()).await;
         }
         match self.multipart.clone() {
-            Some(store) => self.upload_parts(&*store, &path, &url, source, self.budget.uploads(upload_part(size))).await,
+            Some(store) => self.upload_parts(&*store, &path, &url, source, size).await,
             None => self.write_parts(&path, &url, source).await,
         }
     }
@@ -175,9 +175,9 @@ impl Bucket {
         path: &Path,
         url: &str,
         source: impl Stream<Item = std::io::Result<Bytes>>,
-        at_once: usize,
+        size: u64,
     ) -> Result<(), StorageError> {
-        let limits = self.limits.persistent();
+        let (limits, at_once) = (self.limits.persistent(), self.budget.uploads(upload_part(size)));
         let create = || async { store.create_multipart(path).await.map_err(|error| Failure::of(url, error)) };
         let id = &limits.run(url, 0, create).await?;
         let send = |(number, part): (usize, std::io::Result<Bytes>)| async move {
@@ -197,9 +197,10 @@ impl Bucket {
             Ok(parts) => {
                 let complete = || async {
                     match store.complete_multipart(path, id, parts.clone()).await {
-                        // the answer to an earlier attempt was lost
-                        Err(StoreError::NotFound { .. }) if self.store.head(path).await.is_ok() => Ok(()),
-                        done => done.map(drop).map_err(|error| Failure::of(url, error)),
+                        Ok(_) => Ok(()),
+                        // the answer to an earlier attempt was lost: stores forget an upload that is complete
+                        Err(_) if self.store.head(path).await.is_ok_and(|there| there.size == size) => Ok(()),
+                        Err(error) => Err(Failure::of(url, error)),
                     }
                 };
                 limits.run(url, 0, complete).await

@@ -1,12 +1,14 @@
 //! The miner.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use checkpoints::{Close, Event, Events, Follower, Identity, Phase, Progress, Role, RoundLog, Run, RunError, Shutdown, Step};
+use checkpoints::{Close, Event, Events, Follower, Identity, Phase, Progress, Role, RoundLog, Run, RunError, Said, Shutdown, Step};
 use compression::{EncodeError, ErrorFeedback, Header, Payload};
 use dataset::{Dataset, Split};
 use model::{Device, InnerOptimizer, Llama, ModelError};
-use protocol::{Assignment, Digest, Envelope, Hasher, ObjectKey, PayloadKey, SealContext, Signed, sealed_len};
+use protocol::{
+    Announcement, Assignment, Digest, Envelope, Hasher, ObjectKey, PayloadKey, SealContext, Signed, round::RoundPlan, sealed_len,
+};
 use storage::StorageError;
 
 use crate::{
@@ -27,6 +29,9 @@ pub struct MinerOptions {
     /// What to do.
     pub strategy: Strategy,
 }
+
+/// Time between two looks at an upload.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// A running miner.
 pub struct Miner {
@@ -94,7 +99,7 @@ impl Miner {
             self.train_and_seal(log).await?;
         }
         match &self.pending {
-            Some(pending) if pending.round == round && !self.uploaded => self.uploaded = self.upload(pending).await,
+            Some(pending) if pending.round == round && !self.uploaded => self.uploaded = self.upload(pending, &log.plan).await,
             _ => {}
         }
         Ok(())
@@ -110,7 +115,7 @@ impl Miner {
         let Some(open) = open else { return Ok(()) };
         let stop_at = log.plan.close_due().saturating_sub(self.node.run.manifest.round.upload);
         let trained = match self.strategy {
-            Strategy::Honest => self.train(&open.hash, stop_at),
+            Strategy::Honest => self.train(&open.hash, stop_at).await,
             Strategy::Noise => Ok(Some(self.pretend(&open.hash))),
         };
         let sealed = match trained {
@@ -138,32 +143,26 @@ impl Miner {
     }
 
     /// Up to H inner steps from the global state. `None` if there was no time for a single one, or on shutdown.
-    fn train(&mut self, open: &Digest, stop_at: u64) -> Result<Option<Trained>, MinerError> {
+    async fn train(&mut self, open: &Digest, stop_at: u64) -> Result<Option<Trained>, MinerError> {
         let Self { node: Follower { run, replica, watch, events, shutdown, keypair, .. }, dataset, model, optimizer, .. } = self;
         let (inner, length, round) = (&run.manifest.inner, run.manifest.model.sequence_length, replica.anchor.round);
         let assignment = Assignment::miner(&run.id, open, &keypair.hotkey(), dataset.windows(Split::Train, length));
         let (mut done, mut losses) = (0, 0.0);
-        let time_is_up = || {
-            let head = tokio::runtime::Handle::current().block_on(run.chain.head());
-            // a chain that does not answer right now is no reason to throw work away
-            shutdown.requested() || head.is_ok_and(|head| head.number >= stop_at)
-        };
-        watch.measure(Phase::Train, || {
-            tokio::task::block_in_place(|| {
-                model.load(replica.state.model())?;
-                while done < inner.steps && !time_is_up() {
-                    let indices = assignment.indices(u64::from(done) * u64::from(inner.batch), inner.batch as usize);
-                    let windows = indices.into_iter().map(|i| dataset.window(Split::Train, i, length));
-                    let batch = windows.collect::<Result<Vec<_>, _>>()?;
-                    let position = round * u64::from(inner.steps) + u64::from(done);
-                    let report = optimizer.step_at(model, &batch, position)?;
-                    done += 1;
-                    losses += report.loss;
-                    events.mention(Event::InnerStep { round, done, of: inner.steps, loss: report.loss });
-                }
-                Ok::<_, MinerError>(())
-            })
-        })?;
+        // a chain that does not answer right now is no reason to throw work away
+        let time_is_up = async || shutdown.requested() || run.chain.head().await.is_ok_and(|head| head.number >= stop_at);
+        watch.compute(Phase::Train, || model.load(replica.state.model()))?;
+        while done < inner.steps && !time_is_up().await {
+            let report = watch.compute(Phase::Train, || {
+                let indices = assignment.indices(u64::from(done) * u64::from(inner.batch), inner.batch as usize);
+                let windows = indices.into_iter().map(|i| dataset.window(Split::Train, i, length));
+                let batch = windows.collect::<Result<Vec<_>, _>>()?;
+                let position = round * u64::from(inner.steps) + u64::from(done);
+                Ok::<_, MinerError>(optimizer.step_at(model, &batch, position)?)
+            })?;
+            done += 1;
+            losses += report.loss;
+            events.mention(Event::InnerStep { round, done, of: inner.steps, loss: report.loss });
+        }
         if shutdown.requested() || done == 0 {
             return Ok(None);
         }
@@ -225,7 +224,7 @@ impl Miner {
     }
 
     /// The sealed payload first, the envelope last: whoever sees the envelope finds the payload. Whether that is done with.
-    async fn upload(&self, pending: &Pending) -> bool {
+    async fn upload(&self, pending: &Pending, plan: &RoundPlan) -> bool {
         let (run, round, bucket) = (self.node.run.id, pending.round, &self.node.bucket);
         let Ok(Signed { value: claim, .. }) = Signed::<Envelope>::parse(&pending.envelope) else {
             self.node.warn(format!("round {round}: the envelope at home is none; no payload in this round")).await;
@@ -238,7 +237,35 @@ impl Miner {
             bucket.upload(&ObjectKey::Payload(round), claim.sealed_len, claim.sealed, futures::stream::iter(segments)).await?;
             bucket.put(&ObjectKey::Envelope(round), pending.envelope.clone().into()).await
         };
-        self.done_with("upload", put.await).await
+        let before = bucket.traffic().up;
+        tokio::select! {
+            put = put => self.done_with("upload", put).await,
+            () = self.too_late(plan, claim.sealed_len) => {
+                let sent = bucket.traffic().up - before;
+                let words = "more uplink, or more blocks for [round] upload, would help";
+                self.node.warn(format!("round {round}: closed when {sent} bytes of {} were up; {words}", claim.sealed_len)).await;
+                false
+            }
+        }
+    }
+
+    /// Tells how far the upload is, from time to time, until whose turn it was has closed the round without it.
+    async fn too_late(&self, plan: &RoundPlan, of: u64) {
+        let Follower { run, replica, bucket, events, .. } = &self.node;
+        let (round, due, before) = (replica.anchor.round, plan.close_due(), bucket.traffic().up);
+        let closes = |said: &Said| {
+            let listed = matches!(said.what, Announcement::SealList { run: id, round: closed, .. } if id == run.id && closed == round);
+            listed && plan.ends_uploads(&said.by, said.block)
+        };
+        loop {
+            tokio::time::sleep(LOOK).await;
+            events.mention(Event::Upload { round, sent: bucket.traffic().up - before, of });
+            let Some(head) = run.chain.head().await.ok().filter(|head| head.number >= due) else { continue };
+            // one that does not stand is followed by another, for which the payload goes up again
+            if run.said(due..=head.number).await.is_ok_and(|said| said.iter().any(closes)) {
+                return;
+            }
+        }
     }
 
     /// Publishes the key if the standing seal list names this miner's envelope.
