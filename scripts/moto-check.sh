@@ -15,4 +15,4 @@ for _ in 1 2 3 4 5 6 7 8 9 10; do
     sleep 1
 done
 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test STORAGE_TEST_URL="s3://$bucket/empty?endpoint=http://127.0.0.1:$port" \
-    cargo test --package storage --test conformance service
+    cargo test --workspace --test conformance service

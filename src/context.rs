@@ -114,10 +114,14 @@ pub async fn open_chain(url: &str, participant: Option<&str>) -> Result<Arc<dyn 
 pub async fn open_run(args: &RunArgs, participant: Option<&str>) -> Result<Arc<Run>> {
     let url = url_of(&args.run)?;
     let chain_url = chain_url(args.chain.as_deref(), &store_of(&url))?;
-    // an embedded ledger is a lab, whose buckets may be local folders
-    let peers = if args.lab || chain_url.starts_with("ledger:") { Access::Trusted } else { Access::Foreign };
-    let stores = args.link.stores(peers)?;
+    let stores = args.link.stores(peers(args, &chain_url))?;
     Ok(Run::open(&url, open_chain(&chain_url, participant).await?, stores).await?)
+}
+
+/// How far other nodes' buckets are trusted. An embedded ledger is a lab, where they may be local folders and private addresses; a chain at a
+/// private address is not: it may be one's own node of a public one.
+fn peers(args: &RunArgs, chain_url: &str) -> Access {
+    if args.lab || chain_url.starts_with("ledger:") { Access::Trusted } else { Access::Foreign }
 }
 
 /// Opens a wallet.
@@ -196,6 +200,25 @@ mod tests {
         assert_eq!(run, "s3://bucket/path/RUN?endpoint=http://host:9000/");
         assert_eq!(store_of(&run), "s3://bucket/path?endpoint=http://host:9000/");
         assert_eq!((within("file:///a/", "b/c").as_str(), store_of("file:///a/b/").as_str()), ("file:///a/b/c", "file:///a"));
+    }
+
+    #[test]
+    fn other_nodes_may_point_inward_only_in_a_lab() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            run: RunArgs,
+        }
+        let access = |more: &[&str], chain: &str| {
+            let line = [&["tributary", "--run", "s3://bucket/run"], more].concat();
+            peers(&<Line as clap::Parser>::try_parse_from(line).unwrap().run, chain)
+        };
+        for chain in ["wss://entrypoint.example.org", "ws://127.0.0.1:9944", "http://127.0.0.1:9945"] {
+            assert_eq!(access(&[], chain), Access::Foreign, "{chain}");
+            assert_eq!(access(&["--lab"], chain), Access::Trusted, "{chain}");
+            assert_eq!(access(&["--allow-private"], chain), Access::Trusted, "{chain}");
+        }
+        assert_eq!(access(&[], "ledger:/srv/ledger.sqlite"), Access::Trusted);
     }
 
     #[test]
