@@ -160,7 +160,10 @@ fn a_file_of_faults_that_cannot_be_read_is_refused_by_its_rule() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("faults.toml");
     fs::write(&file, "[[rule]]\nfault = { kind = \"status\", code = 200 }\n").unwrap();
-    for args in [vec!["demo", "--dir", "never-made", "--faults"], vec!["status", "--run", folder.path().to_str().unwrap(), "--chain", "ledger:x", "--faults"]] {
+    for args in [
+        vec!["demo", "--dir", "never-made", "--faults"],
+        vec!["status", "--run", folder.path().to_str().unwrap(), "--chain", "ledger:x", "--faults"],
+    ] {
         let refused = complaint(&tributary().current_dir(folder.path()).args(args).arg(&file).output().unwrap());
         assert!(refused.contains("faults.toml") && refused.contains("rule 1: 200 is neither 429 nor 500 to 599"), "{refused}");
     }

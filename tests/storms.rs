@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, path::Path, sync::Arc};
 use checkpoints::Step;
 use dataset::{PrepareOptions, Source, Tokenizer};
 use network::{NODES, Network};
-use protocol::{RunConfig, score::Outcome};
+use protocol::{Refusal, RunConfig, score::Outcome};
 use weather::{Weather, What};
 
 /// The smallest model there is: what is at stake here is the log.
@@ -77,15 +77,18 @@ fn all_invariants_hold_in_storms() {
     let texts = ["chain", "checkpoints", "compression", "storage"].map(|name| root.join(name).join("README.md").display().to_string());
     let options = PrepareOptions::new(Source::Paths(texts.to_vec()), "this repository", Tokenizer::Bytes);
     dataset::prepare(&PrepareOptions { held_out_share: 0.3, ..options }, data.path()).unwrap();
+    let mut lost = Vec::new();
     for seed in range("STORM_SEEDS", 1..=1) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        let story = tokio::task::LocalSet::new().block_on(&runtime, storm(seed, rounds, data.path()));
+        let (story, lost_here) = tokio::task::LocalSet::new().block_on(&runtime, storm(seed, rounds, data.path()));
         println!("seed {seed}: {story}");
+        lost.extend((lost_here > 0).then_some((seed, lost_here)));
     }
+    assert!(lost.is_empty(), "payloads that met the close were lost, by seed: {lost:?}");
 }
 
-/// Plays a seed and checks what must hold; what came of it, in words.
-async fn storm(seed: u64, rounds: u64, data: &Path) -> String {
+/// Plays a seed and checks what must hold; what came of it, in words, and how many payloads were lost.
+async fn storm(seed: u64, rounds: u64, data: &Path) -> (String, u64) {
     let seconds = rounds * ROUND_BLOCKS * clock::BLOCK.as_secs();
     let weather = Weather::new(seed, NODES, seconds, 4 * ROUND_BLOCKS * clock::BLOCK.as_secs());
     let network = Network::new(&RunConfig::parse(CONFIG).unwrap(), data, weather, seed).await;
@@ -101,11 +104,15 @@ async fn storm(seed: u64, rounds: u64, data: &Path) -> String {
     for pair in steps.windows(2) {
         count_lost(&network, &pair[0], &pair[1], &mut tally);
     }
-    assert_eq!(tally.get("lost"), None, "seed {seed}: payloads that met the close were lost");
     let tallied: Vec<String> = tally.iter().map(|(what, count)| format!("{count} {what}")).collect();
     let kills = network.weather.troubles.iter().filter(|t| t.what == What::Kill).count();
     let troubles = network.weather.troubles.len();
-    format!("{} rounds in {} s, {troubles} troubles ({kills} kills), {} warnings; payloads: {}", steps.len(), network.second(), network.warnings(), tallied.join(", "))
+    let (rounds, seconds, warnings) = (steps.len(), network.second(), network.warnings());
+    let story = format!(
+        "{rounds} rounds in {seconds} s, {troubles} troubles ({kills} kills), {warnings} warnings; payloads: {}",
+        tallied.join(", ")
+    );
+    (story, tally.get("lost").copied().unwrap_or(0))
 }
 
 /// Who closed the round.
@@ -132,6 +139,8 @@ fn count_lost(network: &Network, step: &Arc<Step>, next: &Arc<Step>, tally: &mut
             Outcome::Measured { .. } if record.applied.iter().any(|a| a.uid == entry.uid) => "applied",
             Outcome::Measured { .. } => "measured and left out",
             Outcome::Unmeasured => "not in the sample",
+            // two miners may draw the same few tokens, and a single step is soon larger than the others
+            Outcome::Refused(Refusal::Copy { .. } | Refusal::Outlier { .. }) => "refused for what they say",
             Outcome::Refused(_) if network.weather.troubled(network.node_of(entry.uid), &when) => "refused of miners in trouble",
             Outcome::Refused(_) if network.weather.troubled(lead, &when) => "refused by leads in trouble",
             Outcome::Refused(why) => {

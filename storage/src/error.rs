@@ -60,7 +60,9 @@ pub enum StorageError {
         source: Cause,
     },
     /// No such bucket, an upload in parts that the store has forgotten, or an object that went while it was read.
-    #[error("{url}: the store has no such bucket, or none any more of what was begun; check the address, and that the bucket exists: {source}")]
+    #[error(
+        "{url}: the store has no such bucket, or none any more of what was begun; check the address, and that the bucket exists: {source}"
+    )]
     Gone {
         /// The object.
         url: String,

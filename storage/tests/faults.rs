@@ -129,11 +129,9 @@ async fn a_bucket_that_is_gone_holds_nothing_and_takes_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn stale_reads_and_lists_catch_up() {
-    let bucket = bucket(
-        None,
-        &[("'stale-read', seconds = 9", "operations = ['get']"), ("'stale-list', seconds = 5", "operations = ['list']")],
-    )
-    .await;
+    let bucket =
+        bucket(None, &[("'stale-read', seconds = 9", "operations = ['get']"), ("'stale-list', seconds = 5", "operations = ['list']")])
+            .await;
     bucket.put(&KEY, "hello".into()).await.unwrap();
     assert_eq!((bucket.get(&KEY, 5).await.unwrap(), bucket.list("", 9).await.unwrap().len()), (None, 0));
     tokio::time::advance(Duration::from_secs(6)).await;

@@ -155,8 +155,7 @@ impl Network {
 
     /// A node's life: started, killed, started again; what ends by a fault is started again after a block.
     async fn live(self: Rc<Self>, node: usize) {
-        let mut kills: Vec<Trouble> =
-            self.weather.troubles.iter().filter(|t| t.node == node && t.what == What::Kill).cloned().collect();
+        let mut kills: Vec<Trouble> = self.weather.troubles.iter().filter(|t| t.node == node && t.what == What::Kill).cloned().collect();
         kills.reverse();
         loop {
             let life = self.clone().serve(node);
@@ -171,7 +170,10 @@ impl Network {
                 Err(_) => tokio::time::sleep_until(self.start + Duration::from_secs(kill.when.end)).await,
                 Ok(ended) => {
                     let why = ended.unwrap_err();
-                    assert!(why.contains("no good answer") || why.contains("denies access") || why.contains("no run at"), "node {node}: {why}");
+                    assert!(
+                        why.contains("no good answer") || why.contains("denies access") || why.contains("no run at"),
+                        "node {node}: {why}"
+                    );
                     tokio::time::sleep(BLOCK).await;
                     kills.push(kill);
                 }

@@ -137,8 +137,12 @@ impl Rule {
                 Some("what is stale must have seconds from 0 on".into())
             }
             Fault::Skew { seconds } if seconds.unsigned_abs() > 1 << 30 => Some("a clock may be off by 2^30 seconds at most".into()),
-            Fault::Bandwidth { bytes_per_second } if bytes_per_second.is_nan() || bytes_per_second < 1.0 => Some("bytes_per_second must be at least 1".into()),
-            Fault::Status { code, .. } if code != 429 && !(500..600).contains(&code) => Some(format!("{code} is neither 429 nor 500 to 599")),
+            Fault::Bandwidth { bytes_per_second } if bytes_per_second.is_nan() || bytes_per_second < 1.0 => {
+                Some("bytes_per_second must be at least 1".into())
+            }
+            Fault::Status { code, .. } if code != 429 && !(500..600).contains(&code) => {
+                Some(format!("{code} is neither 429 nor 500 to 599"))
+            }
             Fault::Status { retry_after, .. } if !length(retry_after) => Some("retry_after must be seconds from 0 on".into()),
             _ => None,
         }
