@@ -1,13 +1,17 @@
-//! `tributary verify`: replay a run's log from genesis and compare every root.
+//! `tributary verify`: how a run came to be, as deeply as what is left of it allows.
+
+mod log;
+mod stock;
+mod verdict;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use checkpoints::{Progress, Replica, RoundLog, Run, Step, Stopwatch, fetch_document, write_snapshot};
-use clap::Args;
-use protocol::{Digest, ObjectKey, Record, RunId, round::Candidate, score::ScoreSheet};
+use checkpoints::{Offer, Progress, Replica, RoundLog, Run, RunError, Step, Stopwatch, fetch_document, write_snapshot};
+use clap::{Args, ValueEnum};
+use protocol::{Digest, Keypair, ObjectKey, Record, round::Candidate, score::ScoreSheet};
 use serde::Serialize;
 use storage::{Access, Bucket};
 
@@ -15,6 +19,9 @@ use crate::{
     cli::{KeyArgs, RunArgs},
     context, output,
 };
+use log::Log;
+use stock::{Holding, Stock};
+use verdict::Verdict;
 
 /// Size of a snapshot's shards, roughly: one request to a store takes at most 5 GB.
 const SHARD_BYTES: usize = 1 << 30;
@@ -22,16 +29,28 @@ const SHARD_BYTES: usize = 1 << 30;
 /// Options of `tributary verify`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Starts from the integers that the genesis tensors are made of, fetches every record with the payloads it applies, checks all its facts,
-takes the same steps and compares each root. Fails at the first record that should hold and does not.
+First the whole log is read, without payloads: every seal list, score sheet, record and countersignature, who signed it, what it follows, whose turn it was, and
+what the votes made of it. Then as much as possible is replayed: from genesis if all payloads are still there, else from the oldest
+snapshot that fits the log and after which all are. A replay fetches the payloads, takes the same steps and compares each root.
+
+The last lines say which of the levels was reached, and which rounds' payloads, bundles and snapshots are gone since the run's retention no
+longer keeps them. What it should keep and nobody has is an error.
+
+  signatures  the log alone; nothing is recomputed
+  snapshot    the steps after a snapshot, whose own state is taken from the validator that signed it
+  genesis     every step, from the integers that the genesis tensors are made of
 
 Examples:
   tributary verify --run demo/store/RUN_ID
+  tributary verify --run https://example.org/RUN_ID --level signatures
   tributary verify --run https://example.org/RUN_ID --rounds 100 --out model --wallet alice")]
 pub struct VerifyArgs {
     #[command(flatten)]
     run: RunArgs,
-    /// Stop after this many rounds. By default at the log's end.
+    /// Check on this level, and fail if what is left does not allow it. By default the deepest that it allows.
+    #[arg(long, value_enum)]
+    level: Option<Level>,
+    /// Replay no further than this many rounds of the run. By default to the log's end.
     #[arg(long, value_name = "N")]
     rounds: Option<u64>,
     /// Write the last state as a snapshot, signed by the hotkey, under checkpoints/ROUND.
@@ -39,44 +58,171 @@ pub struct VerifyArgs {
     out: Option<PathBuf>,
     #[command(flatten)]
     keys: KeyArgs,
-    /// Print JSON, one line per round and one at the end.
+    /// Print JSON, one line per round that is replayed and one at the end.
     #[arg(long)]
     json: bool,
+}
+
+/// How deeply a run is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// The log alone.
+    Signatures,
+    /// And every step after a snapshot.
+    Snapshot,
+    /// And every step.
+    Genesis,
+}
+
+/// Where a replay begins.
+enum Start {
+    Genesis,
+    Snapshot(Box<Offer>),
+}
+
+impl Start {
+    fn round(&self) -> u64 {
+        match self {
+            Self::Genesis => 0,
+            Self::Snapshot(offer) => offer.round,
+        }
+    }
+
+    fn level(&self) -> Level {
+        match self {
+            Self::Genesis => Level::Genesis,
+            Self::Snapshot(_) => Level::Snapshot,
+        }
+    }
+}
+
+/// What was replayed.
+struct Replayed {
+    start: Start,
+    replica: Replica,
 }
 
 /// Runs the command.
 pub async fn run(args: VerifyArgs) -> Result<()> {
     let run = context::open_run(&args.run, None).await?;
     // before the replay, which may take hours
-    let destination = match &args.out {
-        Some(folder) => {
-            let bucket = Bucket::open(&context::url_of(&folder.display().to_string())?, Access::Own)?;
-            Some((bucket, context::open_hotkey(&args.keys)?))
+    let destination = args.destination()?;
+    let head = run.chain.head().await?.number;
+    let (mut log, mut holdings) = look(&run, head).await?;
+    let upto = args.rounds.unwrap_or(u64::MAX).min(log.rounds.len() as u64);
+    let (replayed, lost) = replay_deepest(&args, &run, (&log, &holdings), (upto, head)).await?;
+    if !lost.is_empty() {
+        // what went while the replay was on its way was no longer to be kept, perhaps
+        (log, holdings) = look(&run, run.chain.head().await?.number).await?;
+    }
+    let folder = match (destination, &replayed) {
+        (Some((bucket, keypair)), Some(Replayed { replica, .. })) => {
+            write_snapshot(&bucket, &replica.state, run.id, &replica.anchor, &keypair, SHARD_BYTES).await?;
+            args.out.clone()
         }
-        None => None,
+        _ => None,
+    };
+    let verdict = Verdict::new(&run, (&log, &holdings), upto, replayed.as_ref(), &lost).with_snapshot(folder);
+    output::report(&verdict, args.json);
+    verdict.outcome(args.level, &lost)?;
+    match (&args.out, replayed) {
+        (Some(folder), None) => bail!("nothing was replayed, so there is no state to write to {}", folder.display()),
+        _ => Ok(()),
+    }
+}
+
+/// Reads the log up to block `head`, and looks for the payloads of its rounds.
+async fn look(run: &Arc<Run>, head: u64) -> Result<(Log, Vec<Holding>)> {
+    let log = Log::read(run, head).await?;
+    let stock = Stock::take(run).await?;
+    let mut holdings = Vec::with_capacity(log.rounds.len());
+    for (number, round) in (0..).zip(&log.rounds) {
+        holdings.push(stock.holding(number, round).await);
+    }
+    Ok((log, holdings))
+}
+
+impl VerifyArgs {
+    fn destination(&self) -> Result<Option<(Bucket, Keypair)>> {
+        let Some(folder) = &self.out else { return Ok(None) };
+        let bucket = Bucket::open(&context::url_of(&folder.display().to_string())?, Access::Own)?;
+        Ok(Some((bucket, context::open_hotkey(&self.keys)?)))
+    }
+}
+
+/// Replays from the deepest start that is asked for and that payloads allow, up to round `upto`; and what turned out not to be there on the
+/// way.
+async fn replay_deepest(
+    args: &VerifyArgs,
+    run: &Arc<Run>,
+    (log, holdings): (&Log, &[Holding]),
+    (upto, head): (u64, u64),
+) -> Result<(Option<Replayed>, Vec<Gone>)> {
+    let snapshots = log.snapshots.values().flatten().map(|offer| Start::Snapshot(Box::new(offer.clone())));
+    let asked = |start: &Start| args.level.is_none_or(|level| level == start.level());
+    let whole = |start: &Start| {
+        let rounds = holdings.get(start.round() as usize..upto as usize);
+        rounds.is_some_and(|rounds| rounds.iter().all(Holding::is_whole))
+    };
+    let mut lost: Vec<Gone> = Vec::new();
+    for start in [Start::Genesis].into_iter().chain(snapshots).filter(|start| asked(start) && whole(start)) {
+        if lost.last().is_some_and(|gone| start.round() <= gone.round) {
+            continue;
+        }
+        match replay_from(args, run, &start, (upto, head)).await {
+            Ok(Ok(replica)) => return Ok((Some(Replayed { start, replica }), lost)),
+            Ok(Err(gone)) => lost.push(gone),
+            // another validator's may do, or a later one
+            Err(error) if error.downcast_ref().is_some_and(|error| matches!(error, RunError::Snapshot(_) | RunError::OffChain { .. })) => {
+                tracing::warn!(round = start.round(), error = context::one_line(&error), "trying another snapshot");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((None, lost))
+}
+
+/// Replays from one start; `Err` within says which payloads turned out not to be there.
+async fn replay_from(args: &VerifyArgs, run: &Arc<Run>, start: &Start, (upto, head): (u64, u64)) -> Result<Result<Replica, Gone>> {
+    let replica = match start {
+        Start::Genesis => Replica::genesis(run.clone())?,
+        Start::Snapshot(offer) => offer.read(run).await?,
     };
     let mut last = Instant::now();
-    let replica = replay(run.clone(), args.rounds, |step| {
+    replay_on(replica, Some(upto), head, |step| {
         let line = Line::of(step, std::mem::replace(&mut last, Instant::now()).elapsed().as_secs_f64());
         output::report(&line, args.json);
     })
-    .await?;
-    if let Some((bucket, keypair)) = destination {
-        write_snapshot(&bucket, &replica.state, run.id, &replica.anchor, &keypair, SHARD_BYTES).await?;
-    }
-    let verdict = Verdict { run: run.id, rounds: replica.anchor.round, root: replica.root, snapshot: args.out };
-    output::report(&verdict, args.json);
-    Ok(())
+    .await
 }
 
 /// Replays the log from genesis, `upto` rounds of it or all; `report` sees every step that holds.
 ///
 /// # Errors
 /// At the first record that should hold and does not, and at the first bytes that cannot be had.
-pub async fn replay(run: Arc<Run>, upto: Option<u64>, mut report: impl FnMut(&Step)) -> Result<Replica> {
+pub async fn replay(run: Arc<Run>, upto: Option<u64>, report: impl FnMut(&Step)) -> Result<Replica> {
     let head = run.chain.head().await?.number;
+    match replay_on(Replica::genesis(run)?, upto, head, report).await? {
+        Ok(replica) => Ok(replica),
+        Err(gone) => bail!("{gone}"),
+    }
+}
+
+/// Bytes that nobody gives.
+struct Gone {
+    round: u64,
+    what: String,
+}
+
+impl std::fmt::Display for Gone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "round {}: {} cannot be had; the stores may have removed what is older than they keep", self.round, self.what)
+    }
+}
+
+async fn replay_on(mut replica: Replica, upto: Option<u64>, head: u64, mut report: impl FnMut(&Step)) -> Result<Result<Replica, Gone>> {
     let mut watch = Stopwatch::default();
-    let mut replica = Replica::genesis(run)?;
     while upto.is_none_or(|rounds| replica.anchor.round < rounds) {
         match replica.advance(head, &mut watch).await? {
             Progress::Stepped(step) => report(&step),
@@ -86,17 +232,18 @@ pub async fn replay(run: Arc<Run>, upto: Option<u64>, mut report: impl FnMut(&St
                 None => break,
             },
             Progress::Awaiting(log, candidate, _) => {
-                let (round, missing) = (replica.anchor.round, missing(&replica, &log, &candidate).await?);
-                bail!("round {round}: {missing} cannot be had; the stores may have removed what is older than they keep");
+                let round = replica.anchor.round;
+                let what = missing(&replica.run, round, &log, &candidate).await?;
+                return Ok(Err(Gone { round, what }));
             }
         }
     }
-    Ok(replica)
+    Ok(Ok(replica))
 }
 
 /// Names the bytes without which a committed document cannot be checked.
-async fn missing(replica: &Replica, log: &RoundLog, candidate: &Candidate) -> Result<String> {
-    let (run, round, lead) = (&replica.run, replica.anchor.round, candidate.lead);
+async fn missing(run: &Run, round: u64, log: &RoundLog, candidate: &Candidate) -> Result<String> {
+    let lead = candidate.lead;
     if log.seal_lists.iter().any(|list| list.digest == candidate.digest) {
         return Ok(format!("seal list {} of {lead}", candidate.digest));
     }
@@ -144,20 +291,5 @@ impl std::fmt::Display for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let applied = self.applied.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         write!(f, "round {}  root {}  applied {applied}  {:.2} s", self.round, self.root, self.seconds)
-    }
-}
-
-#[derive(Debug, Serialize)]
-struct Verdict {
-    run: RunId,
-    rounds: u64,
-    root: Digest,
-    snapshot: Option<PathBuf>,
-}
-
-impl std::fmt::Display for Verdict {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "all {} rounds hold; the state after them has root {}", self.rounds, self.root)?;
-        self.snapshot.as_ref().map_or(Ok(()), |folder| write!(f, "\nsnapshot in {}", folder.display()))
     }
 }
