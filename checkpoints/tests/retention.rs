@@ -29,7 +29,10 @@ async fn snapshot(by: &Peer, net: &Net, replica: &Replica) {
 
 async fn paths(bucket: &Bucket) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    assert_eq!(survey(bucket, |listed, _| drop(found.insert(listed.path.clone()))).await.unwrap(), Survey::Whole);
+    let surveyed = survey(bucket, |listed, _| {
+        found.insert(listed.path.clone());
+    });
+    assert_eq!(surveyed.await.unwrap(), Survey::Whole);
     found
 }
 

@@ -1,7 +1,7 @@
 //! `tributary store`: what a run's buckets hold and cost, retention, and a server for labs.
 
 mod gc;
-mod month;
+pub mod month;
 mod retained;
 mod serve;
 mod usage;

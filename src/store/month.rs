@@ -3,10 +3,10 @@
 use protocol::{Manifest, sealed_len};
 use storage::Month;
 
+use crate::check::BLOCK_SECONDS;
+
 /// Days of a month that is billed.
 const DAYS: u64 = 30;
-/// Seconds of a block, here and on Subtensor.
-const BLOCK_SECONDS: u64 = 12;
 /// Bytes that one request carries of a large object, about.
 const PART: u64 = 5 << 20;
 /// Bytes per parameter of a snapshot: f32 and bf16.
@@ -19,15 +19,28 @@ pub fn rounds(manifest: &Manifest) -> f64 {
     (DAYS * 86_400) as f64 / blocks.saturating_mul(BLOCK_SECONDS) as f64
 }
 
-/// Requests and bytes out of buckets in a month of whole rounds; what is stored is the caller's to add.
-///
-/// A miner writes its payload, an envelope and a key; every validator reads them all. The lead and one aggregator write a bundle of the payloads applied, which
-/// every miner and the aggregator's like read. Documents of the log are a few requests for each who writes and reads them, and one lead writes a snapshot now and then.
-/// Strangers and those who join come on top.
-pub fn traffic(manifest: &Manifest, miners: u64, validators: u64) -> Month {
+/// Bytes of a payload as stored, of a bundle of `miners` at most, and of a snapshot.
+fn sizes(manifest: &Manifest, miners: u64) -> [u64; 3] {
     let payload = sealed_len(compression::typical_payload_len(&manifest.format()));
     let bundle = payload.saturating_mul(miners.min(manifest.judge.top.into()));
-    let snapshot = SNAPSHOT_BYTES.saturating_mul(manifest.layout().parameters() as u64);
+    [payload, bundle, SNAPSHOT_BYTES.saturating_mul(manifest.layout().parameters() as u64)]
+}
+
+/// Bytes in all buckets together once retention lets go of as much as comes, or after a month where everything is kept. The log, and
+/// snapshots that stay for ever, come on top.
+pub fn stored(manifest: &Manifest, miners: u64) -> f64 {
+    let [payload, bundle, snapshot] = sizes(manifest, miners).map(|bytes| bytes as f64);
+    let kept = manifest.retention.rounds.map_or_else(|| rounds(manifest), |rounds| rounds as f64);
+    kept * (miners as f64 * payload + 2.0 * bundle) + (kept / manifest.checkpoints.every.max(1) as f64).ceil() * snapshot
+}
+
+/// Requests and bytes out of buckets in a month of whole rounds; what is stored is the caller's to add.
+///
+/// A miner writes its payload, an envelope and a key; every validator reads them all. The lead and one aggregator write a bundle of the
+/// payloads applied, which every miner and the aggregator's like read. Documents of the log are a few requests for each who writes and
+/// reads them, and one lead writes a snapshot now and then. Strangers and those who join come on top.
+pub fn traffic(manifest: &Manifest, miners: u64, validators: u64) -> Month {
+    let [payload, bundle, snapshot] = sizes(manifest, miners);
     let [payload_parts, bundle_parts, snapshot_parts] = [payload, bundle, snapshot].map(|bytes| bytes.div_ceil(PART) as f64);
     let [miners, validators] = [miners, validators].map(|count| count as f64);
     // those who follow without measuring
@@ -69,6 +82,17 @@ mod tests {
         let [r2, s3] = [Prices::R2, Prices::S3].map(|prices| prices.bill(&month));
         assert_eq!(r2.egress, 0.0);
         assert!(s3.egress > 100.0 * (s3.requests + r2.requests), "{s3:?} {r2:?}");
+    }
+
+    #[test]
+    fn at_72b_retention_bounds_what_is_stored() {
+        let mut manifest = covenant();
+        let payload = sealed_len(compression::typical_payload_len(&manifest.format())) as f64;
+        // 50 rounds of 20 payloads and two bundles of them, and 5 snapshots in f32 and bf16
+        let wanted = 50.0 * 60.0 * payload + 5.0 * 6.0 * 72_747_327_488.0;
+        assert!((stored(&manifest, 20) / wanted - 1.0).abs() < 1e-9);
+        manifest.retention.rounds = None;
+        assert!(stored(&manifest, 20) > 20.0 * wanted, "a month of everything");
     }
 
     #[test]

@@ -135,7 +135,7 @@ pub async fn run(args: VerifyArgs) -> Result<()> {
 /// Reads the log up to block `head`, and looks for the payloads of its rounds.
 async fn look(run: &Arc<Run>, head: u64) -> Result<(Log, Vec<Holding>)> {
     let log = Log::read(run, head).await?;
-    let stock = Stock::take(run).await?;
+    let stock = Stock::take(run, log.rounds.len() as u64).await?;
     let mut holdings = Vec::with_capacity(log.rounds.len());
     for (number, round) in (0..).zip(&log.rounds) {
         holdings.push(stock.holding(number, round).await);
@@ -171,6 +171,10 @@ async fn replay_deepest(
             continue;
         }
         match replay_from(args, run, &start, (upto, head)).await {
+            Ok(Ok(replica)) if replica.anchor.round < upto => bail!(
+                "round {}: no record stands when its payloads are looked at, although the log goes on to round {upto} without votes",
+                replica.anchor.round
+            ),
             Ok(Ok(replica)) => return Ok((Some(Replayed { start, replica }), lost)),
             Ok(Err(gone)) => lost.push(gone),
             // another validator's may do, or a later one

@@ -41,16 +41,18 @@ impl Holding {
 }
 
 impl Stock {
-    /// Lists everybody's bucket.
+    /// Lists everybody's bucket, for the first `rounds` rounds: what anybody says to have of others is not counted.
     ///
     /// # Errors
     /// Only the chain's own; a bucket that cannot be listed is asked object by object.
-    pub async fn take(run: &Run) -> Result<Self> {
+    pub async fn take(run: &Run, rounds: u64) -> Result<Self> {
         let mut shelves = HashMap::new();
         for (hotkey, bucket) in run.buckets().await? {
             let mut keys = HashSet::new();
             let surveyed = survey(&bucket, |_, key| {
-                if let Some(key @ (ObjectKey::Payload(_) | ObjectKey::PayloadKey(_) | ObjectKey::Bundle(_))) = key {
+                if let Some(key @ (ObjectKey::Payload(round) | ObjectKey::PayloadKey(round) | ObjectKey::Bundle(round))) = key
+                    && *round < rounds
+                {
                     keys.insert(key.clone());
                 }
             });
