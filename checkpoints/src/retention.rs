@@ -98,15 +98,18 @@ pub async fn survey(bucket: &Bucket, mut see: impl FnMut(&Listed, Option<&Object
 
 /// Deletes objects, and before any file of a snapshot its manifest; `headless` are the snapshots that have none any more.
 async fn delete(bucket: &Bucket, doomed: Vec<ObjectKey>, headless: &mut BTreeSet<u64>) -> Result<(), StorageError> {
-    for key in &doomed {
-        if let ObjectKey::Checkpoint { round, .. } = key
-            && headless.insert(*round)
-        {
-            bucket.delete(&ObjectKey::Checkpoint { round: *round, file: MANIFEST.to_owned() }).await?;
-        }
+    for manifest in heads(&doomed, headless) {
+        bucket.delete(&manifest).await?;
     }
     let deletions = stream::iter(doomed).map(|key| async move { bucket.delete(&key).await });
     deletions.buffer_unordered(AT_ONCE).try_collect::<()>().await
+}
+
+/// The manifests of the snapshots that have doomed files, wherever they are themselves listed; each once.
+fn heads(doomed: &[ObjectKey], headless: &mut BTreeSet<u64>) -> Vec<ObjectKey> {
+    let snapshots = doomed.iter().filter_map(|key| if let ObjectKey::Checkpoint { round, .. } = key { Some(*round) } else { None });
+    let new = snapshots.filter(|round| headless.insert(*round));
+    new.map(|round| ObjectKey::Checkpoint { round, file: MANIFEST.to_owned() }).collect()
 }
 
 /// What stays as seen by a node that stands before round `head`, which reads the validators' snapshots for it.
@@ -179,4 +182,18 @@ fn is_agreed(run: &Run, anchor: &Anchor) -> bool {
     // who has which rank does not bear on when votes are due
     let plan = RoundPlan { times: run.manifest.round.clone(), anchor: anchor.open_block, ranks: Vec::new() };
     anchor.since < plan.votes_due(anchor.open_block, anchor.record_block)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshots_manifest_goes_before_any_of_its_files() {
+        let file = |round, file: &str| ObjectKey::Checkpoint { round, file: file.to_owned() };
+        let mut headless = BTreeSet::new();
+        let first = [file(1, "leaves"), ObjectKey::Payload(7), file(2, "leaves"), file(1, "model"), file(2, MANIFEST)];
+        assert_eq!(heads(&first, &mut headless), [file(1, MANIFEST), file(2, MANIFEST)]);
+        assert_eq!(heads(&[file(1, MANIFEST), file(3, "leaves")], &mut headless), [file(3, MANIFEST)]);
+    }
 }

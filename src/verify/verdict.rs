@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use checkpoints::Run;
-use protocol::{Digest, Keep, RunId};
+use protocol::{Digest, Keep, ObjectKey, RunId};
 use serde::Serialize;
 
 use super::{
@@ -86,10 +86,10 @@ impl Verdict {
             let numbered = (0..).zip(holdings).filter(|(number, _)| rounds.contains(number));
             numbered.filter(|(_, holding)| !holding.empty && wanted(holding)).map(|(number, _)| number).collect()
         };
-        let snapshots_in = |rounds: std::ops::RangeInclusive<u64>, milestones: bool| -> Spans {
-            let due = rounds.filter(|round| *round > 0 && round.is_multiple_of(checkpoints.every));
-            let absent = due.filter(|round| !log.snapshots.contains_key(round));
-            absent.filter(|round| *round >= keep.floor || keep.is_milestone(*round) == milestones).collect()
+        let goes = |round: u64| keep.verdict(Some(&ObjectKey::Checkpoint { round, file: String::new() })).goes();
+        let without_snapshot = |wanted: &dyn Fn(u64) -> bool| -> Spans {
+            let due = (1..=end).filter(|round| round.is_multiple_of(checkpoints.every));
+            due.filter(|round| !log.snapshots.contains_key(round) && wanted(*round)).collect()
         };
         let of_kind = |rounds: std::ops::Range<u64>, snapshots: Spans| Rounds {
             payloads: of(rounds.clone(), &|holding| !holding.absent.is_empty()),
@@ -101,8 +101,8 @@ impl Verdict {
             let holding = holdings.get(*round as usize);
             unreadable.contains(round) || holding.is_some_and(|holding| !holding.empty && !holding.is_whole())
         });
-        let missing = Missing { lost: lost.collect(), rounds: of_kind(keep.floor..end, snapshots_in(0..=end, true)) };
-        let gone = of_kind(0..keep.floor, if keep.floor == 0 { Spans::default() } else { snapshots_in(0..=keep.floor - 1, false) });
+        let missing = Missing { lost: lost.collect(), rounds: of_kind(keep.floor..end, without_snapshot(&|round| !goes(round))) };
+        let gone = of_kind(0..keep.floor, without_snapshot(&goes));
         Self {
             run: run.id,
             level: replayed.map_or(Level::Signatures, |replayed| replayed.start.level()),
