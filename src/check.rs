@@ -6,11 +6,12 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use protocol::{Manifest, sealed_len};
 use serde::Serialize;
+use storage::{Bill, Month, Prices};
 
-use crate::{context, output};
+use crate::{context, output, store::month};
 
 /// Seconds of a block, here and on Subtensor.
-const BLOCK_SECONDS: u64 = 12;
+pub const BLOCK_SECONDS: u64 = 12;
 /// What a node of one and of eight GPUs needs is shown.
 const GPUS: [u64; 2] = [1, 8];
 /// Bytes of training state per parameter: f32 master weights 4, bf16 copy 2, f32 gradient 4, AdamW's two f32 moments 8, f32 error feedback 4.
@@ -23,6 +24,9 @@ Memory per GPU is 22 bytes per parameter, sharded evenly (f32 weights 4, bf16 co
 and activations of one micro-batch: 34 bytes per token, layer and unit of hidden size (Korthikanti et al., arXiv 2205.05198, eq. 1 with
 flash attention and without recomputation), and 6 per token and entry of the vocabulary (bf16 and f32 logits).
 
+A month is 30 days of whole rounds at the published prices of R2 and S3, all buckets together: what is stored once retention lets go of as much as comes (after a month,
+if everything is kept), requests, and what leaves the stores: each validator reads every payload, each miner and an aggregator a bundle.
+
 Examples:
   tributary check configs/72b.toml
   tributary check configs/8b.toml --peers 8 --json")]
@@ -32,6 +36,9 @@ pub struct CheckArgs {
     /// Miners whose payloads a round applies. By default as many as the config allows.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub peers: Option<u32>,
+    /// Validators that read every payload.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub validators: u32,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
@@ -40,7 +47,7 @@ pub struct CheckArgs {
 /// Runs the command.
 pub fn run(args: &CheckArgs) -> Result<()> {
     let manifest = Manifest::draft(context::read_config(&args.config)?).with_context(|| args.config.display().to_string())?;
-    output::report(&Costs::of(&manifest, args.peers), args.json);
+    output::report(&Costs::of(&manifest, args.peers, args.validators), args.json);
     Ok(())
 }
 
@@ -65,6 +72,18 @@ struct Costs {
     early_close: bool,
     snapshot_bytes: u64,
     snapshot_every_rounds: u64,
+    /// For ever, if there is no number.
+    kept_rounds: Option<u64>,
+    stored_bytes: u64,
+    month_usd: Vec<Monthly>,
+}
+
+/// A month at one store's prices, in US dollars.
+#[derive(Debug, PartialEq, Serialize)]
+struct Monthly {
+    store: &'static str,
+    #[serde(flatten)]
+    bill: Bill,
 }
 
 /// Bytes on each GPU of a node that trains.
@@ -76,7 +95,7 @@ struct Memory {
 }
 
 impl Costs {
-    fn of(manifest: &Manifest, peers: Option<u32>) -> Self {
+    fn of(manifest: &Manifest, peers: Option<u32>, validators: u32) -> Self {
         let (model, inner, times, layout) = (&manifest.model, &manifest.inner, &manifest.round, manifest.layout());
         let parameters = layout.parameters() as u64;
         let tables = if model.tied_embeddings { 1 } else { 2 };
@@ -88,6 +107,8 @@ impl Costs {
         let tokens_per_miner = u64::from(inner.steps).saturating_mul(u64::from(inner.batch)).saturating_mul(model.sequence_length as u64);
         let round_blocks = times.train.saturating_add(times.reveal).saturating_add(times.judge);
         let activation_bytes = activation_bytes(manifest);
+        let stored = month::stored(manifest, peers);
+        let moved = Month { stored, ..month::traffic(manifest, peers, validators.into()) };
         Self {
             name: manifest.name.clone(),
             parameters,
@@ -113,6 +134,9 @@ impl Costs {
             early_close: times.early_close,
             snapshot_bytes: parameters.saturating_mul(4 + residual),
             snapshot_every_rounds: manifest.checkpoints.every,
+            kept_rounds: manifest.retention.rounds,
+            stored_bytes: stored as u64,
+            month_usd: Prices::ALL.map(|prices| Monthly { store: prices.name, bill: prices.bill(&moved) }).into(),
         }
     }
 }
@@ -143,6 +167,12 @@ impl fmt::Display for Costs {
         let (round, training) = (duration(self.round_seconds), duration(self.training_seconds));
         row("round", format!("{at_most}{} blocks of {BLOCK_SECONDS} s = {round}, training {at_most}{training}", self.round_blocks));
         row("snapshot", format!("{} each {} rounds", bytes(self.snapshot_bytes), self.snapshot_every_rounds));
+        let kept = self.kept_rounds.map_or_else(|| "a month's rounds, everything is kept".to_owned(), |rounds| format!("{rounds} rounds"));
+        row("stored", format!("{} in all buckets ({kept})", bytes(self.stored_bytes)));
+        for Monthly { store, bill } in &self.month_usd {
+            let Bill { storage, requests, egress } = bill;
+            row(&format!("month on {store}"), format!("{storage:.0} USD stored, {requests:.0} for requests, {egress:.0} for what leaves"));
+        }
         table.fmt(f)
     }
 }
@@ -159,7 +189,7 @@ mod tests {
 
     #[test]
     fn covenant_72b_has_the_published_size() {
-        let costs = Costs::of(&covenant(), None);
+        let costs = Costs::of(&covenant(), None, 4);
         assert_eq!(costs.parameters, 72_747_327_488);
         assert_eq!(costs.parameters_without_embeddings, 68_452_360_192);
         assert_eq!(costs.tokens_per_miner, 30 * 192 * 2048);
@@ -173,7 +203,7 @@ mod tests {
 
     #[test]
     fn fewer_peers_send_less() {
-        let costs = Costs::of(&covenant(), Some(3));
+        let costs = Costs::of(&covenant(), Some(3), 4);
         assert_eq!((costs.peers, costs.down_bytes_per_round), (3, 3 * costs.up_bytes_per_round));
     }
 
@@ -183,6 +213,6 @@ mod tests {
         (manifest.inner.steps, manifest.inner.batch, manifest.inner.micro_batch) = (1 << 24, 1 << 24, 1 << 24);
         manifest.model.sequence_length = 1 << 22;
         manifest.validate().unwrap();
-        assert_eq!(Costs::of(&manifest, Some(u32::MAX)).tokens_per_round, u64::MAX);
+        assert_eq!(Costs::of(&manifest, Some(u32::MAX), u32::MAX).tokens_per_round, u64::MAX);
     }
 }

@@ -43,7 +43,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Attack the scoring: populations of honest and adversarial miners against real validators.
     Arena(arena::ArenaArgs),
-    /// Replay a run's log from genesis and compare every root.
+    /// Check how a run came to be: every signature, every step that can still be replayed.
     Verify(verify::VerifyArgs),
     /// Download a run's newest snapshot, checked against its log.
     Pull(pull::PullArgs),
@@ -57,7 +57,7 @@ enum Command {
     Codec(codec::CodecArgs),
     /// Turn text into token shards.
     Data(data::DataArgs),
-    /// Object storage by itself: serve a folder over S3, make keys for it.
+    /// Object storage: what a run's buckets hold and cost, retention, a server for labs.
     Store(store::StoreArgs),
     /// Make, list and use keys.
     Wallet(wallet::WalletArgs),

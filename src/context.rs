@@ -211,7 +211,7 @@ mod tests {
         }
         let access = |more: &[&str], chain: &str| {
             let line = [&["tributary", "--run", "s3://bucket/run"], more].concat();
-            peers(&<Line as clap::Parser>::try_parse_from(line).unwrap().run, chain)
+            peers(&<Line as clap::Parser>::try_parse_from(line).expect("it parses").run, chain)
         };
         for chain in ["wss://entrypoint.example.org", "ws://127.0.0.1:9944", "http://127.0.0.1:9945"] {
             assert_eq!(access(&[], chain), Access::Foreign, "{chain}");

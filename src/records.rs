@@ -139,13 +139,29 @@ impl<'a> Records<'a> {
     /// # Errors
     /// Only the chain's own.
     pub async fn newest(&mut self) -> Result<Option<(Recorded, u64)>> {
+        self.newest_that(|_, _| true).await
+    }
+
+    /// The newest record that votes, and not their absence, let stand: nobody without a majority of the stake can make one up.
+    ///
+    /// # Errors
+    /// Only the chain's own.
+    pub async fn newest_agreed(&mut self) -> Result<Option<Recorded>> {
+        let plan = RoundPlan { times: self.run.manifest.round.clone(), anchor: 0, ranks: Vec::new() };
+        let agreed = |recorded: &Recorded, since: u64| since < plan.votes_due(recorded.close, recorded.block);
+        Ok(self.newest_that(agreed).await?.map(|(recorded, _)| recorded))
+    }
+
+    async fn newest_that(&mut self, wanted: impl Fn(&Recorded, u64) -> bool) -> Result<Option<(Recorded, u64)>> {
         loop {
             let mut records: Vec<(u64, Candidate)> = self.said.iter().filter_map(|(by, said)| record_of(self.run.id, by, said)).collect();
             // stable: within a round, the first in the chain's order comes first
             records.sort_by_key(|(round, _)| std::cmp::Reverse(*round));
             for (round, candidate) in records {
-                if let Some(newest) = self.linked(round, &candidate).await? {
-                    return Ok(Some(newest));
+                if let Some((newest, since)) = self.linked(round, &candidate).await?
+                    && wanted(&newest, since)
+                {
+                    return Ok(Some((newest, since)));
                 }
             }
             if !self.read_further().await? {

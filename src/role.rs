@@ -185,6 +185,9 @@ fn in_words(event: &Event) -> Option<String> {
         Event::HeldOut { round, bits_per_byte } => format!("round {round}: held-out loss {bits_per_byte:.4} bits per byte"),
         Event::Weights { weights } => format!("weights set: {weights:?}"),
         Event::Published { round, what, bytes } => format!("round {round}: published {what}, {bytes} bytes"),
+        Event::Freed { round, objects, bytes } => {
+            format!("round {round}: retention freed {bytes} bytes in {objects} objects of the own bucket")
+        }
         Event::Warning { message } => format!("warning: {message}"),
     })
 }

@@ -86,6 +86,9 @@ fn wrong_usage_is_exit_code_2() {
         &["check", "a", "--peers", "0"],
         &["eval", "--run", "x"],
         &["scores", "--run", "x", "--rounds", "0"],
+        &["verify", "--run", "x", "--level", "deep"],
+        &["store", "usage"],
+        &["store", "gc", "--dry-run"],
     ] {
         assert_eq!(tributary(arguments).output().unwrap().status.code(), Some(2), "{arguments:?}");
     }
@@ -203,7 +206,7 @@ fn a_run_that_is_not_there_is_named() {
         let line = fails(tributary(arguments).args(["--run", run]));
         assert!(line.contains("manifest.json"), "{line}");
     }
-    for subcommand in [&["status"][..], &["scores"], &["explain", "1"], &["verify"], &["pull", "--out", run]] {
+    for subcommand in [&["status"][..], &["scores"], &["explain", "1"], &["verify"], &["pull", "--out", run], &["store", "usage"]] {
         let line = fails(tributary(subcommand).args(["--run", &format!("{run}/none")]));
         assert!(line.contains("ledger.sqlite"), "{line}");
     }

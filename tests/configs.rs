@@ -12,6 +12,10 @@ fn every_config_is_accepted() {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
+        if path.is_dir() {
+            // of faults, which tests/stores.rs reads
+            continue;
+        }
         let output = Command::new(env!("CARGO_BIN_EXE_tributary")).arg("check").arg(&path).arg("--json").output().unwrap();
         let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{}: {stderr}", path.display());

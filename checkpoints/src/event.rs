@@ -220,6 +220,15 @@ pub enum Event {
         /// Its bytes.
         bytes: u64,
     },
+    /// The own bucket let go of what the manifest's retention does not keep.
+    Freed {
+        /// The round to come.
+        round: u64,
+        /// Objects deleted.
+        objects: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
     /// Bytes moved and CPU seconds spent so far.
     Usage {
         /// Bytes uploaded.

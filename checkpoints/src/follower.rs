@@ -5,8 +5,11 @@ use std::{fmt::Display, path::PathBuf, sync::Arc, time::Duration};
 use chain::{Block, ChainError, LedgerError};
 use protocol::{Hotkey, Keypair};
 use storage::{Bucket, StorageError};
+use tokio::task::JoinSet;
 
-use crate::{Event, Events, Home, Progress, Replica, Run, RunError, Shutdown, Step, Stopwatch};
+use crate::{
+    Event, Events, Home, Progress, Replica, Run, RunError, Shutdown, Step, Stopwatch, Sweep, keep_at, retention::newest_sound, sweep,
+};
 
 /// Pause before a chain that failed is asked again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -47,6 +50,8 @@ pub struct Follower {
     pub head: Option<u64>,
     /// The round whose divergence made it start over.
     restarted: Option<u64>,
+    /// Lets go of what retention does not keep in the own bucket; at most one task, which ends with the node.
+    sweeping: JoinSet<()>,
 }
 
 /// One of the ways to take part in a run.
@@ -129,7 +134,8 @@ impl Follower {
         let replica = crate::join(&run, &home).await?;
         let bucket = bucket.join(&run.id.to_string());
         let watch = Stopwatch::default();
-        Ok(Self { run, keypair, uid, home, bucket, replica, watch, events, shutdown, head: None, restarted: None })
+        let (head, restarted, sweeping) = (None, None, JoinSet::new());
+        Ok(Self { run, keypair, uid, home, bucket, replica, watch, events, shutdown, head, restarted, sweeping })
     }
 
     /// The node's address.
@@ -167,8 +173,11 @@ impl Follower {
     }
 
     /// Looks at the log up to the newest block and takes at most one step. `None` before the run starts, when a stop is asked for, and
-    /// after a divergence: the replica then stands at genesis, from where the log is replayed. If that leads to the same divergence, no
-    /// second replay would help, and the node contributes nothing until a record stands that it agrees with.
+    /// when the replica now stands elsewhere:
+    ///
+    /// - After a divergence it stands where the log can be replayed from. If that leads to the same divergence, no second replay would help,
+    ///   and the node contributes nothing until a record stands that it agrees with.
+    /// - If what it waits for is older than retention keeps, it stands at a newer snapshot.
     ///
     /// # Errors
     /// [`RunError`].
@@ -184,12 +193,70 @@ impl Follower {
         match self.replica.advance(head, &mut self.watch).await {
             Err(error @ RunError::Diverged { round, .. }) if self.restarted != Some(round) => {
                 self.restarted = Some(round);
-                self.warn(format!("{error}: replaying the log from genesis")).await;
-                self.replica = Replica::genesis(self.run.clone())?;
+                self.replica = self.begin_anew(round).await?;
+                self.warn(format!("{error}: replaying the log from round {}", self.round())).await;
                 Ok(None)
             }
-            progress => progress.map(Some),
+            Ok(progress @ Progress::Awaiting(..)) => match self.overtaken().await? {
+                None => Ok(Some(progress)),
+                Some(newer) => {
+                    let (round, next) = (self.round(), newer.anchor.round);
+                    self.warn(format!(
+                        "round {round}: its payloads are older than the run keeps; going on from the snapshot of round {next}"
+                    ))
+                    .await;
+                    self.replica = newer;
+                    Ok(None)
+                }
+            },
+            progress => {
+                let progress = progress?;
+                if let Progress::Stepped(_) = progress {
+                    self.sweep();
+                }
+                Ok(Some(progress))
+            }
         }
+    }
+
+    /// Where the log can be replayed from up to `round`: genesis, or, where the run does not keep all payloads, a snapshot.
+    async fn begin_anew(&self, round: u64) -> Result<Replica, RunError> {
+        let snapshot = match self.run.manifest.retention.rounds {
+            Some(_) => newest_sound(&self.run, 1, round).await?,
+            None => None,
+        };
+        snapshot.map_or_else(|| Replica::genesis(self.run.clone()), Ok)
+    }
+
+    /// A newer replica, if this one stands at a round whose payloads the run no longer keeps.
+    async fn overtaken(&self) -> Result<Option<Replica>, RunError> {
+        match self.run.manifest.retention.rounds {
+            Some(rounds) => newest_sound(&self.run, self.round() + rounds + 1, u64::MAX).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Once between two snapshots, lets go of what the manifest's retention does not keep in the own bucket, beside the work of the rounds
+    /// to come. What this node itself still has to catch up with stays, since the rounds to keep are counted back from where it stands.
+    fn sweep(&mut self) {
+        let (manifest, round) = (&self.run.manifest, self.round());
+        let is_due = manifest.retention.rounds.is_some() && round.is_multiple_of(manifest.checkpoints.every);
+        while self.sweeping.try_join_next().is_some() {}
+        if !is_due || !self.sweeping.is_empty() {
+            return;
+        }
+        let (run, bucket, events) = (self.run.clone(), self.bucket.clone(), self.events.clone());
+        self.sweeping.spawn(async move {
+            let freed = async {
+                let keep = keep_at(&run, round).await?;
+                Ok::<_, RunError>(sweep(&bucket, &keep, Sweep::Delete, |_, _, _| ()).await?)
+            };
+            match freed.await {
+                Ok(freed) if freed.objects == 0 => {}
+                Ok(freed) => events.tell(Event::Freed { round, objects: freed.objects, bytes: freed.bytes }).await,
+                Err(error) => events.tell(Event::Warning { message: format!("freeing the own bucket: {error}; trying again later") }).await,
+            }
+        });
     }
 
     /// Makes the state after `step` durable and tells of it. What else a role keeps of the round must be durable before: the round is not

@@ -13,7 +13,7 @@ use storage::Bucket;
 
 use crate::{
     Anchor, Expected, Form, Home, Replica, Run, RunError, Said, SnapshotManifest, Trust, fetch_document, list_snapshots, read_manifest,
-    snapshot::read_state,
+    snapshot::{MAX_LISTED, read_state},
 };
 
 /// How many snapshots of one validator are looked at, the newest first.
@@ -49,12 +49,25 @@ pub struct Offer {
 /// # Errors
 /// Only the chain's own; a bucket that cannot be listed offers nothing.
 pub async fn offers(run: &Run, round: Option<u64>) -> Result<Vec<Offer>, RunError> {
+    offers_of(run, round, OFFERS).await
+}
+
+/// Every permitted validator's public snapshots, old ones too, newest first.
+///
+/// # Errors
+/// As [`offers`].
+pub async fn all_offers(run: &Run) -> Result<Vec<Offer>, RunError> {
+    offers_of(run, None, MAX_LISTED).await
+}
+
+/// Up to `most` of each validator.
+async fn offers_of(run: &Run, round: Option<u64>, most: usize) -> Result<Vec<Offer>, RunError> {
     let head = run.chain.head().await?.number;
     let mut offers: Vec<Offer> = Vec::new();
     for Validator { hotkey: validator, .. } in run.ranks(head).await?.1 {
         let Some(bucket) = run.bucket_of(&validator).await? else { continue };
         let rounds = list_snapshots(&bucket).await.unwrap_or_default().into_iter().rev();
-        let wanted = rounds.filter(|found| round.is_none_or(|wanted| wanted == *found)).take(OFFERS);
+        let wanted = rounds.filter(|found| round.is_none_or(|wanted| wanted == *found)).take(most);
         offers.extend(wanted.map(|round| Offer { round, validator, bucket: bucket.clone() }));
     }
     // stable: equal rounds stay in order of rank

@@ -117,6 +117,25 @@ impl RoundLog {
         entitled
     }
 
+    /// The records of a round, closed in block `close`, in the order in which they are looked at, with what the votes up to block `head` make of
+    /// them: those in time in the chain's order; where every rank was voted down, somebody must be wrong, and the round goes on with the
+    /// first; then those that came late.
+    pub fn in_turn(&self, close: u64, head: u64) -> Vec<(Candidate, Fate)> {
+        let (records, patience) = (self.records(close), self.plan.patience(close));
+        let fate = |candidate: &Candidate| self.plan.fate(candidate, close, &self.ballots, head);
+        let (in_time, late): (Vec<Candidate>, Vec<Candidate>) = records.into_iter().partition(|candidate| candidate.block <= patience);
+        let last_resort = in_time.iter().filter(|candidate| head >= patience && fate(candidate) == Fate::VotedDown);
+        let last_resort: Vec<(Candidate, Fate)> = last_resort.map(|candidate| (candidate.clone(), Fate::Stands(patience))).collect();
+        let [in_time, late] = [in_time, late].map(|all| {
+            let with_fate = |candidate: Candidate| {
+                let fate = fate(&candidate);
+                (candidate, fate)
+            };
+            all.into_iter().map(with_fate).collect::<Vec<_>>()
+        });
+        [in_time, last_resort, late].concat()
+    }
+
     /// Until when the votes on a record are open at block `head`, after a close in block `close`; `None` if there is no such record.
     pub fn in_vote(&self, close: u64, head: u64) -> Option<u64> {
         let records = self.records(close);

@@ -1,20 +1,21 @@
 //! A node's copy of the replicated state machine: follows the log, checks each record's facts, takes the step, compares roots.
 
-use std::{collections::HashMap, mem::discriminant, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use compression::{Payload, State, TransitionError, Weighted, transition};
 use protocol::{
-    Applied, Countersign, Digest, Document, ObjectKey, Record, Refusal, SealContext, SealList, Sealed, Signed,
+    Applied, Countersign, Digest, ObjectKey, Record, SealContext, SealList, Signed,
     round::{Candidate, Fate},
-    score::{Entry, ScoreSheet},
+    score::ScoreSheet,
 };
 
 use crate::{
     Anchor, Run, RunError, Terms,
     copies::Fetched,
     event::{Event, Phase, Stopwatch},
-    log::{Absent, RoundLog, check_seal_list, fetch_committed},
-    payloads::{check_envelope, fetch_applied},
+    facts::{Documents, Place, fetch},
+    log::{Absent, RoundLog, check_seal_list},
+    payloads::fetch_applied,
 };
 
 /// The seal list that stands in the current round.
@@ -158,18 +159,11 @@ impl Replica {
         for (record, ours) in &self.disputed {
             self.check_divergence(&log, record, *ours).await?;
         }
-        let (records, patience) = (log.records(close.block), log.plan.patience(close.block));
-        let fate = |candidate: &Candidate| log.plan.fate(candidate, close.block, &log.ballots, head);
-        let (in_time, late): (Vec<&Candidate>, Vec<&Candidate>) = records.iter().partition(|candidate| candidate.block <= patience);
-        // where every rank was voted down, somebody must be wrong, and the round goes on with the first
-        let last_resort = in_time.iter().filter(|candidate| head >= patience && fate(candidate) == Fate::VotedDown);
-        let last_resort: Vec<(&Candidate, Fate)> = last_resort.map(|candidate| (*candidate, Fate::Stands(patience))).collect();
-        let [in_time, late] = [in_time, late].map(|all| all.into_iter().map(|candidate| (candidate, fate(candidate))).collect::<Vec<_>>());
-        for (candidate, fate) in [in_time, last_resort, late].into_iter().flatten() {
-            match self.try_record(&log, &close, candidate, fate, watch).await? {
+        for (candidate, fate) in log.in_turn(close.block, head) {
+            match self.try_record(&log, &close, &candidate, fate, watch).await? {
                 Tried::Stepped(step) => return Ok(Progress::Stepped(step)),
                 Tried::Pending(step) => return Ok(Progress::Pending(log, step)),
-                Tried::Missing => return Ok(Progress::Awaiting(log, candidate.clone(), Some(Box::new(close)))),
+                Tried::Missing => return Ok(Progress::Awaiting(log, candidate, Some(Box::new(close)))),
                 Tried::PassedOver => {}
             }
         }
@@ -220,7 +214,7 @@ impl Replica {
             {
                 return Ok(Some(close.clone()));
             }
-            match self.fetch::<SealList>(candidate, ObjectKey::SealList(self.anchor.round)).await {
+            match fetch::<SealList>(&self.run, candidate, ObjectKey::SealList(self.anchor.round), &mut self.fetched).await {
                 Ok(list) if check_seal_list(&self.run, (&self.anchor, self.root), log, candidate, &list) => {
                     let close = Close { block: candidate.block, list };
                     // what was found of records holds under one seal list only
@@ -235,13 +229,6 @@ impl Replica {
         Ok(None)
     }
 
-    /// The document behind a candidate; its bytes are noted as fetched.
-    async fn fetch<T: Document + Send + 'static>(&mut self, candidate: &Candidate, key: ObjectKey) -> Result<Signed<T>, Absent> {
-        let found = fetch_committed::<T>(&self.run, candidate, &key).await.ok_or(Absent::Missing)?;
-        self.fetched.push(Fetched { lead: candidate.lead, key: key.copy(candidate.digest), bytes: found.bytes });
-        found.document.ok_or(Absent::Void)
-    }
-
     async fn check_record(
         &mut self,
         log: &RoundLog,
@@ -250,24 +237,12 @@ impl Replica {
         watch: &mut Stopwatch,
     ) -> Result<Checked, RunError> {
         let round = self.anchor.round;
-        let record = match self.fetch::<Record>(candidate, ObjectKey::Record(round)).await {
-            Ok(record) => record,
-            Err(Absent::Missing) => return Ok(Checked::Missing),
-            Err(Absent::Void) => return Ok(Checked::Void("not a record")),
+        let place = Place { run: &self.run, anchor: &self.anchor, root: self.root, terms: &self.terms };
+        let (record, sheet) = match place.documents(log, close, candidate, &mut self.fetched).await? {
+            Documents::Hold(documents) => *documents,
+            Documents::Missing => return Ok(Checked::Missing),
+            Documents::Void(why) => return Ok(Checked::Void(why)),
         };
-        let by_sheet = Candidate { digest: record.value.score_sheet, ..candidate.clone() };
-        let sheet = match self.fetch::<ScoreSheet>(&by_sheet, ObjectKey::ScoreSheet(round)).await {
-            Ok(sheet) => sheet,
-            Err(Absent::Missing) => return Ok(Checked::Missing),
-            Err(Absent::Void) => return Ok(Checked::Void("not a score sheet")),
-        };
-        if let Some(why) = self.wrong_fact(log, close, candidate, &record, &sheet) {
-            return Ok(Checked::Void(why));
-        }
-        let Some(seed) = self.run.chain.block(close.block + 1).await? else { return Ok(Checked::Missing) };
-        if !sheet.value.measures_sample(&self.anchor.standing, &seed.hash, &self.terms.judge) {
-            return Ok(Checked::Void("does not measure everybody whom the lot fell on"));
-        }
         let applied = &record.value.applied;
         let Some(payloads) = fetch_applied(&self.run, round, applied, &close.list.value, &self.opened).await? else {
             return Ok(Checked::Missing);
@@ -286,65 +261,6 @@ impl Replica {
         }
         let step = Step { record, sheet, close: close.clone(), payloads };
         Ok(Checked::Holds(Arc::new(step), Box::new(next)))
-    }
-
-    /// The first wrong fact that needs no payload.
-    fn wrong_fact(
-        &self,
-        log: &RoundLog,
-        close: &Close,
-        candidate: &Candidate,
-        record: &Signed<Record>,
-        sheet: &Signed<ScoreSheet>,
-    ) -> Option<&'static str> {
-        let (r, s, manifest) = (&record.value, &sheet.value, &self.run.manifest);
-        if s.entries.len() != close.list.value.entries.len() {
-            return Some("its score sheet does not match the seal list");
-        }
-        let late = |e: &Entry| matches!(e.outcome.refusal(), Some(Refusal::Missing | Refusal::NotRevealed));
-        if candidate.block <= log.plan.reveal_due(close.block) && s.entries.iter().any(late) {
-            return Some("refuses a miner as late before its time is over");
-        }
-        let selected: Vec<Applied> = s
-            .select(&self.terms.judge, &manifest.pay)
-            .into_iter()
-            .map(|e| Applied { uid: e.uid, hotkey: e.hotkey, payload: e.payload, weight: 1.0 })
-            .collect();
-        let facts = [
-            (record.signer == candidate.lead && sheet.signer == candidate.lead, "signed by another than the committing lead"),
-            ((r.run, r.round) == (self.run.id, self.anchor.round), "for another run or round"),
-            ((s.run, s.round) == (self.run.id, self.anchor.round), "its score sheet is for another run or round"),
-            (r.previous == self.anchor.record, "does not follow the record before"),
-            (r.seal_list == close.list.digest() && s.seal_list == r.seal_list, "made under another seal list"),
-            (r.open_block == self.anchor.open_block && r.validators == log.plan.ranks, "names other validators than the chain"),
-            (r.base_root == self.root, "starts from another root"),
-            (self.matches_list(log, s, &close.list.value), "its score sheet does not match the seal list"),
-            (s.follows(&self.anchor.standing, &self.terms.judge, &manifest.pay), "its scores do not follow from its measurements"),
-            (r.applied == selected, "its selection does not follow from its scores"),
-        ];
-        facts.into_iter().find(|(holds, _)| !holds).map(|(_, why)| why)
-    }
-
-    /// Whether a sheet has one line per envelope listed, in order, of the uid's owner, about the payload that the envelope names, and sees
-    /// in the envelope itself what everybody sees.
-    fn matches_list(&self, log: &RoundLog, sheet: &ScoreSheet, list: &SealList) -> bool {
-        let matches = |(entry, sealed): (&Entry, &Sealed)| {
-            let Some(&hotkey) = log.hotkeys.get(&sealed.uid) else { return false };
-            let found = check_envelope(&self.run, self.anchor.round, self.root, hotkey, sealed);
-            let said = entry.outcome.refusal();
-            let agrees = match found {
-                Ok(envelope) => {
-                    let claimed = self.run.manifest.claimed_work(envelope.value.sequences);
-                    entry.payload == envelope.value.payload
-                        && entry.outcome.work().is_none_or(|work| work == claimed)
-                        && !said.is_some_and(Refusal::is_of_envelope)
-                }
-                // compared by kind: another version may word an error otherwise
-                Err(found) => said.is_some_and(|said| discriminant(said) == discriminant(&found)),
-            };
-            (entry.uid, entry.hotkey) == (sealed.uid, hotkey) && agrees
-        };
-        sheet.entries.len() == list.entries.len() && sheet.entries.iter().zip(&list.entries).all(matches)
     }
 
     fn owned(&self, applied: &Applied, payload: &Payload) -> bool {

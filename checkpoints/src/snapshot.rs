@@ -19,7 +19,7 @@ pub(crate) const MANIFEST: &str = "manifest";
 /// Bytes that a manifest may have beside what its tensors need: room for the scores of some thousand miners.
 const ANCHOR_BYTES: u64 = 2 << 20;
 /// The most objects that are looked at in search of snapshots.
-const MAX_LISTED: usize = 100_000;
+pub(crate) const MAX_LISTED: usize = 100_000;
 
 /// What a snapshot is, and the hashes of its files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

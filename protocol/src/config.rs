@@ -3,7 +3,7 @@
 use compression::{Codec, Group};
 use serde::{Deserialize, Serialize};
 
-use crate::{Architecture, Judge, Pay};
+use crate::{Architecture, Judge, Pay, Retention};
 
 /// One rule that a config or a manifest breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,6 +86,9 @@ pub struct RunConfig {
     /// Snapshots.
     #[serde(default)]
     pub checkpoints: Checkpoints,
+    /// How long buckets keep what is in them.
+    #[serde(default)]
+    pub retention: Retention,
 }
 
 impl RunConfig {

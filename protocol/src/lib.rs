@@ -11,6 +11,7 @@ mod manifest;
 mod messages;
 mod objects;
 mod refusal;
+mod retention;
 pub mod round;
 pub mod score;
 mod sealing;
@@ -30,5 +31,6 @@ pub use manifest::{ChainSection, DataSection, Launch, MANIFEST_VERSION, MAX_MANI
 pub use messages::{Announcement, Applied, Change, Countersign, Dissent, Envelope, MAX_NEURONS, Record, SealList, Sealed, Validator, Vote};
 pub use objects::ObjectKey;
 pub use refusal::Refusal;
+pub use retention::{Keep, Keeping, Retention};
 pub use sealing::{Opener, PayloadKey, SealContext, sealed_len};
 pub use signed::{Document, DocumentError, SIGNED_OVERHEAD, Signed};

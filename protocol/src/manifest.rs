@@ -6,10 +6,10 @@ use compression::{Codec, Format, Layout, TensorSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Checkpoints, Compression, ConfigError, Inner, Outer, RoundTimes, RunConfig};
-use crate::{Architecture, Digest, Hotkey, Judge, Pay, RunId};
+use crate::{Architecture, Digest, Hotkey, Judge, Pay, Retention, RunId};
 
 /// The manifest format that this code reads and writes.
-pub const MANIFEST_VERSION: u32 = 3;
+pub const MANIFEST_VERSION: u32 = 4;
 /// The largest manifest that is read.
 pub const MAX_MANIFEST_BYTES: u64 = 64 << 10;
 /// The last block at which a run may start; a chain needs a hundred thousand years to get there.
@@ -82,6 +82,8 @@ pub struct Manifest {
     pub pay: Pay,
     /// Snapshots.
     pub checkpoints: Checkpoints,
+    /// How long buckets keep what is in them.
+    pub retention: Retention,
     /// Root of the state at round 0.
     pub genesis_root: Digest,
 }
@@ -141,6 +143,7 @@ impl Manifest {
             judge: config.judge,
             pay: config.pay,
             checkpoints: config.checkpoints,
+            retention: config.retention,
             genesis_root: Digest::default(),
         };
         manifest.validate()?;
@@ -220,7 +223,7 @@ impl Manifest {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let err = |section, field, problem: &str| Err(ConfigError::new(section, field, problem));
         if self.version != MANIFEST_VERSION {
-            return err("manifest", "version", "this version of tributary reads version 3");
+            return err("manifest", "version", "this version of tributary reads version 4");
         }
         if self.name.is_empty() || self.name.len() > 64 || !self.name.bytes().all(|b| b.is_ascii_graphic()) {
             return err("run", "name", "must be 1 to 64 printable ASCII characters without spaces");
@@ -330,7 +333,7 @@ impl Manifest {
         if self.checkpoints.every == 0 {
             return Err(ConfigError::new("checkpoints", "every", "must be at least 1 round"));
         }
-        Ok(())
+        self.retention.validate(&self.checkpoints)
     }
 }
 

@@ -8,8 +8,8 @@ use crate::Schedule;
 use crate::test_data::{SMALL, launch, manifest};
 use crate::{Coding, Indices, Quantizer};
 
-/// The run id and the genesis root of [`SMALL`]: both must stay the same on every machine and in every version that reads manifest version 3.
-const RUN_ID: &str = "6b3b84a770bd2595f0f8ef9947f9c1ebbe41b2512171147faa3659cdeda72349";
+/// The run id and the genesis root of [`SMALL`]: both must stay the same on every machine and in every version that reads manifest version 4.
+const RUN_ID: &str = "2f4e75368484893d60b7c4c80358b88b6eaeb730b95c3cc53ae3e062278a93ab";
 const GENESIS_ROOT: &str = "2a3f2dc5ac34f2f71ca9e598694ccab1adb9e53efd9608fedc0987abce601d6c";
 
 #[test]
@@ -76,7 +76,7 @@ fn every_field_is_part_of_the_run_id() {
 fn canonical_bytes_are_compact_json_with_sorted_keys() {
     let bytes = manifest().to_bytes();
     let text = std::str::from_utf8(&bytes).unwrap();
-    assert!(text.starts_with(r#"{"chain":{"genesis":""#) && text.ends_with(r#","version":3}"#), "{text}");
+    assert!(text.starts_with(r#"{"chain":{"genesis":""#) && text.ends_with(r#","version":4}"#), "{text}");
     // each object's keys ascend in the text itself, whatever map this build of serde_json has
     let mut open: Vec<Option<String>> = Vec::new();
     let mut rest = text;
@@ -119,7 +119,9 @@ fn what_is_no_manifest_is_refused() {
     let mut large = good.clone();
     large.resize(MAX_MANIFEST_BYTES as usize + 1, b' ');
     assert_eq!(Manifest::from_bytes(&large), Err(ManifestError::TooLarge(MAX_MANIFEST_BYTES + 1)));
-    for section in ["", "/chain", "/data", "/model", "/inner", "/outer", "/compression", "/round", "/judge", "/pay", "/checkpoints"] {
+    for section in
+        ["", "/chain", "/data", "/model", "/inner", "/outer", "/compression", "/round", "/judge", "/pay", "/checkpoints", "/retention"]
+    {
         let mut value: Value = serde_json::from_slice(&good).unwrap();
         value.pointer_mut(section).unwrap().as_object_mut().unwrap().insert("extra".into(), 1.into());
         assert!(parse(&serde_json::to_vec(&value).unwrap()), "an unknown field in {section:?}");
@@ -208,6 +210,11 @@ const BROKEN: &[(&str, &str, Break)] = &[
     ("pay", "negative", |m| m.pay.negative = 2.0),
     ("pay", "missing", |m| m.pay.missing = -0.5),
     ("checkpoints", "every", |m| m.checkpoints.every = 0),
+    ("retention", "rounds", |m| m.retention.rounds = Some(0)),
+    ("retention", "rounds", |m| m.retention.rounds = Some(2 * m.checkpoints.every - 1)),
+    ("retention", "rounds", |m| m.retention.rounds = Some(u64::MAX)),
+    ("retention", "one_in", |m| m.retention.one_in = 0),
+    ("retention", "one_in", |m| m.retention.one_in = u64::MAX),
 ];
 
 #[test]

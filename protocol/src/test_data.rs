@@ -37,6 +37,8 @@ reveal = 3
 judge = 4
 span = 2
 early_close = true
+[retention]
+rounds = 40
 "#;
 
 pub fn launch() -> Launch {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use futures::TryStreamExt;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
-use object_store::{Error as StoreError, GetResult, ObjectStore, ObjectStoreExt, PutMode};
+use object_store::{Error as StoreError, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode};
 use protocol::ObjectKey;
 use url::Url;
 
@@ -53,6 +54,15 @@ pub struct Traffic {
     pub up: u64,
     /// Bytes read.
     pub down: u64,
+}
+
+/// An object as a listing shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its path, relative to the bucket.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
 }
 
 impl Bucket {
@@ -199,12 +209,39 @@ impl Bucket {
         let below = self.join(folder);
         let attempt = || async {
             let found = self.store.list(Some(&below.prefix));
-            let found = futures::StreamExt::take(found, limit).map_ok(|meta| self.relative(&meta.location));
+            let found = found.take(limit).map_ok(|meta| self.relative(&meta.location));
             let mut paths: Vec<String> = found.try_collect().await.map_err(|error| Failure::of(below.url(), error))?;
             paths.sort_unstable();
             Ok(paths)
         };
         self.limits.run(below.url(), 0, attempt).await
+    }
+
+    /// All objects in and below `folder` (empty for the whole bucket) with their sizes, in no particular order, however many there are: one
+    /// page of the store's is in memory at a time. A page that fails ends the listing with the error; whoever needs it whole asks again.
+    ///
+    /// # Errors
+    /// Each item: [`StorageError::Denied`], [`StorageError::Unsupported`], [`StorageError::Unreachable`].
+    pub fn list_sized(&self, folder: &str) -> BoxStream<'_, Result<Listed, StorageError>> {
+        let below = self.join(folder);
+        let found = self.store.list(Some(&below.prefix));
+        let next = move |(below, rest): (Self, Option<BoxStream<'static, object_store::Result<ObjectMeta>>>)| async move {
+            let mut rest = rest?;
+            let failed = |failure| match failure {
+                Failure::Final(error) => error,
+                Failure::Transient(source) => StorageError::Unreachable { url: below.url().to_owned(), attempts: 1, source },
+            };
+            match tokio::time::timeout(self.limits.deadline, rest.next()).await {
+                Ok(None) => None,
+                Ok(Some(Ok(meta))) => Some((Ok(Listed { path: self.relative(&meta.location), bytes: meta.size }), (below, Some(rest)))),
+                Ok(Some(Err(error))) => Some((Err(failed(Failure::of(below.url(), error))), (below, None))),
+                Err(_) => {
+                    let late = Cause::from(format!("no page within {:?}", self.limits.deadline));
+                    Some((Err(failed(Failure::Transient(late))), (below, None)))
+                }
+            }
+        };
+        stream::unfold((below, Some(found)), next).boxed()
     }
 
     fn relative(&self, path: &Path) -> String {

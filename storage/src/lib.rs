@@ -13,7 +13,7 @@ pub mod server;
 mod stores;
 mod transfer;
 
-pub use bucket::{Bucket, Traffic};
+pub use bucket::{Bucket, Listed, Traffic};
 pub use budget::{Budget, Rates};
 pub use error::{Cause, StorageError};
 pub use faults::{Fault, Faults, FaultsError, Operation};

@@ -30,6 +30,7 @@ async fn conformance(bucket: Bucket, store: Arc<dyn ObjectStore>) {
     caps(&bucket).await;
     one_creator_wins(&bucket).await;
     listing(&bucket).await;
+    sized_listing(&bucket).await;
     sub_folders(&bucket).await;
     names(&bucket).await;
 }
@@ -95,6 +96,23 @@ async fn listing(bucket: &Bucket) {
     assert_eq!(found, files);
     assert_eq!(bucket.list("checkpoints", 2).await.unwrap().len(), 2);
     assert!(bucket.list("check", 10).await.unwrap().is_empty(), "a folder's name is not a prefix of names");
+}
+
+/// More objects than fit on a page, each with its size.
+async fn sized_listing(bucket: &Bucket) {
+    let bucket = bucket.join("sized");
+    assert_eq!(bucket.list_sized("").count().await, 0);
+    let puts = (0..1010u64).map(|round| {
+        let bucket = bucket.clone();
+        async move { bucket.put(&ObjectKey::Envelope(round), vec![7; round as usize % 5].into()).await }
+    });
+    stream::iter(puts).buffer_unordered(32).try_collect::<Vec<_>>().await.unwrap();
+    bucket.put(&ObjectKey::Manifest, "outside".into()).await.unwrap();
+    let mut found: Vec<_> = bucket.list_sized("rounds").try_collect().await.unwrap();
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    let wanted = |round: u64| (ObjectKey::Envelope(round).to_string(), round % 5);
+    assert!(found.into_iter().map(|listed| (listed.path, listed.bytes)).eq((0..1010).map(wanted)));
+    assert_eq!(bucket.list_sized("").count().await, 1011);
 }
 
 async fn sub_folders(bucket: &Bucket) {
