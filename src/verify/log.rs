@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use checkpoints::{LogReader, Logged, Offer, Reading, Run, all_offers, read_manifest};
-use protocol::{Applied, Digest};
+use protocol::{Applied, Digest, Keep};
 
 use super::missing;
 use crate::records::Recorded;
@@ -53,10 +53,7 @@ impl Log {
     /// # Errors
     /// At the first document that cannot be had, and at the first record that should hold and does not.
     pub async fn read(run: &Arc<Run>, head: u64) -> Result<Self> {
-        let mut offers: BTreeMap<u64, Vec<Offer>> = BTreeMap::new();
-        for offer in all_offers(run).await? {
-            offers.entry(offer.round).or_default().push(offer);
-        }
+        let offers = Self::offers(run).await?;
         let (mut best, mut open) = (None::<(Self, End)>, vec![Self::genesis(run)]);
         while let Some(mut log) = open.pop() {
             let end = log.read_on(head, &offers, &mut open).await?;
@@ -69,6 +66,33 @@ impl Log {
             Some((_, End::Broken(why))) => bail!(why),
             None => Ok(Self::genesis(run)),
         }
+    }
+
+    /// The same log, as far as it goes by block `head`, with the snapshots that have come since.
+    ///
+    /// # Errors
+    /// Only the chain's own; what cannot be read on ends it.
+    pub async fn later(&self, head: u64) -> Result<Self> {
+        let offers = Self::offers(&self.reader.run).await?;
+        let mut later = self.clone();
+        later.read_on(head, &offers, &mut Vec::new()).await?;
+        Ok(later)
+    }
+
+    /// Snapshots by round.
+    async fn offers(run: &Run) -> Result<BTreeMap<u64, Vec<Offer>>> {
+        let mut offers: BTreeMap<u64, Vec<Offer>> = BTreeMap::new();
+        for offer in all_offers(run).await? {
+            offers.entry(offer.round).or_default().push(offer);
+        }
+        Ok(offers)
+    }
+
+    /// What owners keep who stand at its end.
+    pub fn keep(&self) -> Keep {
+        let manifest = &self.reader.run.manifest;
+        let snapshots: Vec<u64> = self.snapshots.keys().copied().collect();
+        manifest.retention.at(self.rounds.len() as u64, &manifest.checkpoints, &snapshots)
     }
 
     fn genesis(run: &Arc<Run>) -> Self {

@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use checkpoints::{Offer, Progress, Replica, RoundLog, Run, RunError, Step, Stopwatch, fetch_document, write_snapshot};
 use clap::{Args, ValueEnum};
-use protocol::{Digest, Keypair, ObjectKey, Record, round::Candidate, score::ScoreSheet};
+use protocol::{Digest, Keep, Keypair, ObjectKey, Record, round::Candidate, score::ScoreSheet};
 use serde::Serialize;
 use storage::{Access, Bucket};
 
@@ -109,12 +109,12 @@ pub async fn run(args: VerifyArgs) -> Result<()> {
     // before the replay, which may take hours
     let destination = args.destination()?;
     let head = run.chain.head().await?.number;
-    let (mut log, mut holdings) = look(&run, head).await?;
-    let upto = args.rounds.unwrap_or(u64::MAX).min(log.rounds.len() as u64);
-    let (replayed, lost) = replay_deepest(&args, &run, (&log, &holdings), (upto, head)).await?;
+    let mut found = Found::look(&run, head).await?;
+    let upto = args.rounds.unwrap_or(u64::MAX).min(found.log.rounds.len() as u64);
+    let (replayed, lost) = replay_deepest(&args, &run, &found, (upto, head)).await?;
     if !lost.is_empty() {
         // what went while the replay was on its way was no longer to be kept, perhaps
-        (log, holdings) = look(&run, run.chain.head().await?.number).await?;
+        found = Found::look(&run, run.chain.head().await?.number).await?;
     }
     let folder = match (destination, &replayed) {
         (Some((bucket, keypair)), Some(Replayed { replica, .. })) => {
@@ -123,7 +123,7 @@ pub async fn run(args: VerifyArgs) -> Result<()> {
         }
         _ => None,
     };
-    let verdict = Verdict::new(&run, (&log, &holdings), upto, replayed.as_ref(), &lost).with_snapshot(folder);
+    let verdict = Verdict::new(&run, &found, upto, replayed.as_ref(), &lost).with_snapshot(folder);
     output::report(&verdict, args.json);
     verdict.outcome(args.level, &lost)?;
     match (&args.out, replayed) {
@@ -132,15 +132,28 @@ pub async fn run(args: VerifyArgs) -> Result<()> {
     }
 }
 
-/// Reads the log up to block `head`, and looks for the payloads of its rounds.
-async fn look(run: &Arc<Run>, head: u64) -> Result<(Log, Vec<Holding>)> {
-    let log = Log::read(run, head).await?;
-    let stock = Stock::take(run, log.rounds.len() as u64).await?;
-    let mut holdings = Vec::with_capacity(log.rounds.len());
-    for (number, round) in (0..).zip(&log.rounds) {
-        holdings.push(stock.holding(number, round).await);
+/// What is left of a run.
+struct Found {
+    log: Log,
+    /// Of the payloads of each of its rounds.
+    holdings: Vec<Holding>,
+    /// What owners who were as far as anybody when the payloads were looked for keep.
+    keep: Keep,
+}
+
+impl Found {
+    /// Reads the log up to block `head`, and looks for the payloads of its rounds.
+    async fn look(run: &Arc<Run>, head: u64) -> Result<Self> {
+        let log = Log::read(run, head).await?;
+        let stock = Stock::take(run, log.rounds.len() as u64).await?;
+        let mut holdings = Vec::with_capacity(log.rounds.len());
+        for (number, round) in (0..).zip(&log.rounds) {
+            holdings.push(stock.holding(number, round).await);
+        }
+        // the run went on meanwhile, and its owners let go of more
+        let keep = log.later(run.chain.head().await?.number).await?.keep();
+        Ok(Self { log, holdings, keep })
     }
-    Ok((log, holdings))
 }
 
 impl VerifyArgs {
@@ -156,7 +169,7 @@ impl VerifyArgs {
 async fn replay_deepest(
     args: &VerifyArgs,
     run: &Arc<Run>,
-    (log, holdings): (&Log, &[Holding]),
+    Found { log, holdings, .. }: &Found,
     (upto, head): (u64, u64),
 ) -> Result<(Option<Replayed>, Vec<Gone>)> {
     let snapshots = log.snapshots.values().flatten().map(|offer| Start::Snapshot(Box::new(offer.clone())));

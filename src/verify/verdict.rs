@@ -10,8 +10,7 @@ use protocol::{Digest, Keep, ObjectKey, RunId};
 use serde::Serialize;
 
 use super::{
-    Gone, Level, Replayed,
-    log::Log,
+    Found, Gone, Level, Replayed,
     stock::{Holding, Spans},
 };
 use crate::output;
@@ -75,20 +74,18 @@ struct Missing {
 }
 
 impl Verdict {
-    /// Of a log and what is left of its payloads. `upto` rounds were to be replayed; `lost` turned out not to be there, or not to be what they
+    /// Of what is left of a run. `upto` rounds were to be replayed; `lost` turned out not to be there, or not to be what they
     /// should.
-    pub fn new(run: &Run, (log, holdings): (&Log, &[Holding]), upto: u64, replayed: Option<&Replayed>, lost: &[Gone]) -> Self {
-        let (retention, checkpoints) = (&run.manifest.retention, &run.manifest.checkpoints);
-        let snapshots: Vec<u64> = log.snapshots.keys().copied().collect();
+    pub fn new(run: &Run, found: &Found, upto: u64, replayed: Option<&Replayed>, lost: &[Gone]) -> Self {
+        let (Found { log, holdings, keep }, every) = (found, run.manifest.checkpoints.every);
         let end = log.rounds.len() as u64;
-        let keep = retention.at(end, checkpoints, &snapshots);
         let of = |rounds: std::ops::Range<u64>, wanted: &dyn Fn(&Holding) -> bool| -> Spans {
             let numbered = (0..).zip(holdings).filter(|(number, _)| rounds.contains(number));
             numbered.filter(|(_, holding)| !holding.empty && wanted(holding)).map(|(number, _)| number).collect()
         };
         let goes = |round: u64| keep.verdict(Some(&ObjectKey::Checkpoint { round, file: String::new() })).goes();
         let without_snapshot = |wanted: &dyn Fn(u64) -> bool| -> Spans {
-            let due = (1..=end).filter(|round| round.is_multiple_of(checkpoints.every));
+            let due = (1..=end).filter(|round| round.is_multiple_of(every));
             due.filter(|round| !log.snapshots.contains_key(round) && wanted(*round)).collect()
         };
         let of_kind = |rounds: std::ops::Range<u64>, snapshots: Spans| Rounds {
@@ -114,10 +111,10 @@ impl Verdict {
                 agreed: log.agreed,
                 countersigned: log.countersigned,
                 dissenting: log.dissenting,
-                snapshots,
+                snapshots: log.snapshots.keys().copied().collect(),
                 refused: log.refused.iter().copied().collect(),
             },
-            retention: Kept { rounds: retention.rounds, keep },
+            retention: Kept { rounds: run.manifest.retention.rounds, keep: *keep },
             gone,
             missing,
             snapshot: None,
