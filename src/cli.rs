@@ -133,11 +133,14 @@ pub struct LinkArgs {
     /// Let this process's requests to stores suffer the faults of a file such as configs/faults/hostile.toml, to see how a run bears them.
     #[arg(long, value_name = "FILE")]
     pub faults: Option<PathBuf>,
+    /// Draw the faults with this seed instead of the file's.
+    #[arg(long, value_name = "N", requires = "faults")]
+    pub fault_seed: Option<u64>,
 }
 
 impl Default for LinkArgs {
     fn default() -> Self {
-        Self { up_limit: None, down_limit: None, connections: Budget::CONNECTIONS, faults: None }
+        Self { up_limit: None, down_limit: None, connections: Budget::CONNECTIONS, faults: None, fault_seed: None }
     }
 }
 
@@ -147,7 +150,9 @@ impl LinkArgs {
         let bytes = |limit: Option<NonZeroU32>| limit.map(|mbit| NonZeroU64::from(mbit).saturating_mul(BYTES_PER_MBIT));
         let rates = Rates { up: bytes(self.up_limit), down: bytes(self.down_limit) };
         let budget = Budget::new(Budget::MEMORY, self.connections, rates);
-        Ok(Stores { peers, budget, faults: self.faults.as_deref().map(read_faults).transpose()? })
+        let faults = self.faults.as_deref().map(read_faults).transpose()?;
+        let faults = faults.map(|faults| self.fault_seed.map_or(faults.clone(), |seed| faults.with_seed(seed)));
+        Ok(Stores { peers, budget, faults })
     }
 }
 

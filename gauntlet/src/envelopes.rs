@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use checkpoints::{Anchor, Close, RoundLog, Run, check_envelope};
+use checkpoints::{Close, Replica, RoundLog, Run, check_envelope};
 use futures::StreamExt;
 use protocol::{
     Digest, Dissent, Document, Envelope, Hotkey, ObjectKey, Sealed,
@@ -44,14 +44,18 @@ impl Envelopes {
         plan.seal_rank(head + 1) == Some(rank) || times.early_close || head + 2 + times.upload >= plan.close_due()
     }
 
-    /// Looks into the buckets of those whose envelope is still missing.
-    pub async fn look(&mut self, run: &Run, log: &RoundLog, anchor: &Anchor, head: u64) -> Result<(), ValidatorError> {
-        let round = anchor.round;
+    /// Looks into the buckets of those whose envelope is still missing, or is none: what came of it may be the store's fault.
+    pub async fn look(&mut self, run: &Run, log: &RoundLog, replica: &Replica, head: u64) -> Result<(), ValidatorError> {
+        let (anchor, round) = (&replica.anchor, replica.anchor.round);
         if self.round != round {
             *self = Self { round, ..Self::default() };
         }
         let mut buckets = run.buckets().await?;
-        let mut missing: Vec<_> = log.hotkeys.iter().filter(|(uid, _)| !self.found.contains_key(uid)).collect();
+        let sound = |uid: u16, hotkey: &Hotkey| {
+            let sealed = self.found.get(&uid).map(|(envelope, _)| Sealed { uid, envelope: envelope.clone() });
+            sealed.is_some_and(|sealed| check_envelope(run, round, replica.root, *hotkey, &sealed).is_ok())
+        };
+        let mut missing: Vec<_> = log.hotkeys.iter().filter(|(uid, hotkey)| !sound(**uid, hotkey)).collect();
         // those who worked in the round before are not kept waiting by those who never did
         missing.sort_by_key(|(uid, _)| (!anchor.applied.iter().any(|(applied, _)| applied == *uid), **uid));
         let asked: Vec<_> =

@@ -149,7 +149,7 @@ impl Validator {
         // an own list that does not stand never will
         let is_done = log.seal_lists.iter().any(|list| list.lead == me);
         let Follower { run, replica, .. } = &self.node;
-        self.envelopes.look(run, log, &replica.anchor, head).await?;
+        self.envelopes.look(run, log, replica, head).await?;
         // looking may have taken this validator past its span
         let head = run.chain.head().await?.number;
         if is_done || log.plan.seal_rank(head + 1) != Some(rank) {

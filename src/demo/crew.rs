@@ -131,7 +131,7 @@ fn spawn(lab: &Lab, node: &Node) -> Result<Child> {
         store::sign_as(&mut command, &lab.dir, &node.name)?;
     }
     if let Some(faults) = &lab.faults {
-        command.arg("--faults").arg(faults);
+        command.arg("--faults").arg(faults).args(["--fault-seed", &node.uid.to_string()]);
     }
     match node.role {
         Role::Cheat => {
