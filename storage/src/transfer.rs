@@ -328,7 +328,10 @@ mod tests {
         let budget = Budget::default();
         // 13.5 MB are three parts of 5 MiB up, and three of 6 MiB down
         assert_eq!((budget.parts_up(13_500_000), budget.connections_up(13_500_000)), (3, 3));
-        assert_eq!((budget.parts_down(13_500_000), budget.connections_down(1, 13_500_000), budget.connections_down(8, 13_500_000)), (3, 3, 24));
+        assert_eq!(
+            (budget.parts_down(13_500_000), budget.connections_down(1, 13_500_000), budget.connections_down(8, 13_500_000)),
+            (3, 3, 24)
+        );
         assert_eq!((budget.connections_up(1 << 30), budget.connections_down(1, 1 << 30), budget.connections_down(8, 1 << 30)), (32, 8, 32));
         // of parts on their way up, 38 fit into 192 MiB
         let many = Budget::new(Budget::MEMORY, 128, crate::Rates::default());
