@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{context, output};
 
 /// Seconds of a block, here and on Subtensor.
-const BLOCK_SECONDS: u64 = 12;
+pub const BLOCK_SECONDS: u64 = 12;
 /// What a node of one and of eight GPUs needs is shown.
 const GPUS: [u64; 2] = [1, 8];
 /// Bytes of training state per parameter: f32 master weights 4, bf16 copy 2, f32 gradient 4, AdamW's two f32 moments 8, f32 error feedback 4.
@@ -46,37 +46,59 @@ pub fn run(args: &CheckArgs) -> Result<()> {
 
 /// What a run asks of those who take part.
 #[derive(Debug, PartialEq, Serialize)]
-struct Costs {
-    name: String,
-    parameters: u64,
-    parameters_without_embeddings: u64,
-    memory_per_gpu: Vec<Memory>,
-    peers: u64,
-    payload_bytes: u64,
-    ratio_to_f32: f64,
-    ratio_to_bf16: f64,
-    up_bytes_per_round: u64,
-    down_bytes_per_round: u64,
-    tokens_per_miner: u64,
-    tokens_per_round: u64,
-    round_blocks: u64,
-    round_seconds: u64,
-    training_seconds: u64,
-    early_close: bool,
-    snapshot_bytes: u64,
-    snapshot_every_rounds: u64,
+pub struct Costs {
+    /// What people call the run.
+    pub name: String,
+    /// Parameters, embeddings included.
+    pub parameters: u64,
+    /// Parameters without both tables.
+    pub parameters_without_embeddings: u64,
+    /// Of a node with one GPU and with eight.
+    pub memory_per_gpu: Vec<Memory>,
+    /// Miners whose payloads a round applies.
+    pub peers: u64,
+    /// A typical payload.
+    pub payload_bytes: u64,
+    /// How many times smaller than the parameters in f32.
+    pub ratio_to_f32: f64,
+    /// How many times smaller than in bf16.
+    pub ratio_to_bf16: f64,
+    /// A sealed payload.
+    pub up_bytes_per_round: u64,
+    /// The sealed payloads of all peers.
+    pub down_bytes_per_round: u64,
+    /// Tokens that a miner trains on in a round.
+    pub tokens_per_miner: u64,
+    /// Tokens that all do.
+    pub tokens_per_round: u64,
+    /// The longest that a round takes with its first leads.
+    pub round_blocks: u64,
+    /// The same in seconds.
+    pub round_seconds: u64,
+    /// The longest that a round trains.
+    pub training_seconds: u64,
+    /// Whether it may be shorter.
+    pub early_close: bool,
+    /// The state.
+    pub snapshot_bytes: u64,
+    /// Rounds from snapshot to snapshot.
+    pub snapshot_every_rounds: u64,
 }
 
 /// Bytes on each GPU of a node that trains.
 #[derive(Debug, PartialEq, Serialize)]
-struct Memory {
-    gpus: u64,
-    state_bytes: u64,
-    activation_bytes: u64,
+pub struct Memory {
+    /// GPUs of the node.
+    pub gpus: u64,
+    /// Weights, gradients, moments, error feedback.
+    pub state_bytes: u64,
+    /// Activations of one micro-batch.
+    pub activation_bytes: u64,
 }
 
 impl Costs {
-    fn of(manifest: &Manifest, peers: Option<u32>) -> Self {
+    /// What follows from a manifest; by default for as many peers as it allows.
+    pub fn of(manifest: &Manifest, peers: Option<u32>) -> Self {
         let (model, inner, times, layout) = (&manifest.model, &manifest.inner, &manifest.round, manifest.layout());
         let parameters = layout.parameters() as u64;
         let tables = if model.tied_embeddings { 1 } else { 2 };

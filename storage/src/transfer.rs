@@ -33,24 +33,24 @@ fn ranges(from: u64, size: u64, part: u64) -> impl Iterator<Item = Range<u64>> {
 
 /// How transfers use a budget, for whoever plans ahead.
 impl Budget {
-    /// Parts in which an object of `size` bytes goes up, each a request.
-    pub fn parts_up(&self, size: u64) -> u64 {
-        size.div_ceil(upload_part(size)).max(1)
+    /// Bytes of a part of an object of `size` bytes on its way up; each part is a request.
+    pub fn part_up(&self, size: u64) -> u64 {
+        upload_part(size).min(size.max(1))
     }
 
-    /// Parts in which it comes down.
-    pub fn parts_down(&self, size: u64) -> u64 {
-        size.div_ceil(self.part()).max(1)
+    /// Bytes of a part on its way down.
+    pub fn part_down(&self, size: u64) -> u64 {
+        self.part().min(size.max(1))
     }
 
-    /// Connections on which it goes up at once.
+    /// Connections on which such an object goes up.
     pub fn connections_up(&self, size: u64) -> u64 {
-        self.parts_up(size).min(self.uploads(upload_part(size)) as u64)
+        size.div_ceil(self.part_up(size)).clamp(1, self.uploads(upload_part(size)) as u64)
     }
 
-    /// Connections on which `objects` of `size` bytes each come down at once.
+    /// Connections on which `objects` of them come down at once.
     pub fn connections_down(&self, objects: u64, size: u64) -> u64 {
-        let of_each = self.parts_down(size).min(self.downloads() as u64);
+        let of_each = size.div_ceil(self.part_down(size)).clamp(1, self.downloads() as u64);
         objects.saturating_mul(of_each).min(self.in_flight() / self.part())
     }
 }
@@ -327,11 +327,9 @@ mod tests {
     fn connections_are_as_many_as_parts_memory_and_shares_allow() {
         let budget = Budget::default();
         // 13.5 MB are three parts of 5 MiB up, and three of 6 MiB down
-        assert_eq!((budget.parts_up(13_500_000), budget.connections_up(13_500_000)), (3, 3));
-        assert_eq!(
-            (budget.parts_down(13_500_000), budget.connections_down(1, 13_500_000), budget.connections_down(8, 13_500_000)),
-            (3, 3, 24)
-        );
+        assert_eq!((budget.part_up(13_500_000), budget.connections_up(13_500_000)), (5 << 20, 3));
+        assert_eq!((budget.part_down(13_500_000), budget.connections_down(1, 13_500_000)), (6 << 20, 3));
+        assert_eq!((budget.connections_down(8, 13_500_000), budget.part_up(9), budget.part_down(0)), (24, 9, 1));
         assert_eq!((budget.connections_up(1 << 30), budget.connections_down(1, 1 << 30), budget.connections_down(8, 1 << 30)), (32, 8, 32));
         // of parts on their way up, 38 fit into 192 MiB
         let many = Budget::new(Budget::MEMORY, 128, crate::Rates::default());
