@@ -33,7 +33,8 @@ echo "$before cubic bbr" > $allowed || echo "cubic or bbr is missing in this ker
 # up and down in Mbit/s, how TCP avoids congestion: a peer, a store, and the link between them
 up() {
     clean
-    "$link" wire trb-p trb-s "$1" "$2" $rtt $loss 1 > "$dir/wire.log" &
+    # with other work on the machine, packets would be late without this
+    chrt --fifo 10 "$link" wire trb-p trb-s "$1" "$2" $rtt $loss 1 > "$dir/wire.log" &
     wire=$!
     until grep -q ready "$dir/wire.log"; do sleep 0.1; done
     for end in 'peer trb-p 10.77.0.2 10.77.0.1' 'store trb-s 10.77.0.1 10.77.0.2'; do

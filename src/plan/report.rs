@@ -98,7 +98,10 @@ impl Report {
         };
         self.raw.terms.iter().for_each(|term| table.row(row(term)));
         let bundled = ["bundle", "bundle up", "bundle down"].iter().filter_map(|name| self.bundle.term(name));
-        bundled.for_each(|term| table.row(row(term)));
+        bundled.for_each(|term| {
+            let [name, rest @ ..] = row(term);
+            table.row([format!("or {name}")].into_iter().chain(rest));
+        });
         table
     }
 

@@ -157,7 +157,7 @@ impl Bucket {
             return self.put(key, whole.unwrap_or_default()).await;
         }
         match self.multipart.clone() {
-            Some(store) => self.upload_parts(&*store, &path, &url, source, self.budget.uploads(upload_part(size))).await,
+            Some(store) => self.upload_parts(&*store, &path, &url, source, size).await,
             None => self.write_parts(&path, &url, source).await,
         }
     }
@@ -200,7 +200,7 @@ impl Bucket {
         path: &Path,
         url: &str,
         source: impl Stream<Item = std::io::Result<Bytes>>,
-        at_once: usize,
+        size: u64,
     ) -> Result<(), StorageError> {
         let limits = self.limits.persistent();
         let create = || async { store.create_multipart(path).await.map_err(|error| Failure::of(url, error)) };
@@ -217,7 +217,8 @@ impl Bucket {
             };
             limits.run(url, self.budget.in_flight(), attempt).await
         };
-        let sent: Result<Vec<PartId>, StorageError> = source.enumerate().map(send).buffered(at_once).try_collect().await;
+        let sent: Result<Vec<PartId>, StorageError> =
+            source.enumerate().map(send).buffered(self.budget.uploads(upload_part(size))).try_collect().await;
         let completed = match sent {
             Ok(parts) => {
                 let complete = || async {
@@ -227,7 +228,8 @@ impl Bucket {
                         done => done.map(drop).map_err(|error| Failure::of(url, error)),
                     }
                 };
-                limits.run(url, 0, complete).await
+                // a store may copy the parts before it answers
+                limits.run(url, size, complete).await
             }
             Err(error) => Err(error),
         };
