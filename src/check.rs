@@ -53,49 +53,75 @@ pub fn run(args: &CheckArgs) -> Result<()> {
 
 /// What a run asks of those who take part.
 #[derive(Debug, PartialEq, Serialize)]
-struct Costs {
-    name: String,
-    parameters: u64,
-    parameters_without_embeddings: u64,
-    memory_per_gpu: Vec<Memory>,
-    peers: u64,
-    payload_bytes: u64,
-    ratio_to_f32: f64,
-    ratio_to_bf16: f64,
-    up_bytes_per_round: u64,
-    down_bytes_per_round: u64,
-    tokens_per_miner: u64,
-    tokens_per_round: u64,
-    round_blocks: u64,
-    round_seconds: u64,
-    training_seconds: u64,
-    early_close: bool,
-    snapshot_bytes: u64,
-    snapshot_every_rounds: u64,
-    /// For ever, if there is no number.
-    kept_rounds: Option<u64>,
-    stored_bytes: u64,
-    month_usd: Vec<Monthly>,
+pub struct Costs {
+    /// What people call the run.
+    pub name: String,
+    /// Parameters, embeddings included.
+    pub parameters: u64,
+    /// Parameters without both tables.
+    pub parameters_without_embeddings: u64,
+    /// Of a node with one GPU and with eight.
+    pub memory_per_gpu: Vec<Memory>,
+    /// Miners whose payloads a round applies.
+    pub peers: u64,
+    /// A typical payload.
+    pub payload_bytes: u64,
+    /// How many times smaller than the parameters in f32.
+    pub ratio_to_f32: f64,
+    /// How many times smaller than in bf16.
+    pub ratio_to_bf16: f64,
+    /// A sealed payload.
+    pub up_bytes_per_round: u64,
+    /// The sealed payloads of all peers.
+    pub down_bytes_per_round: u64,
+    /// Tokens that a miner trains on in a round.
+    pub tokens_per_miner: u64,
+    /// Tokens that all do.
+    pub tokens_per_round: u64,
+    /// The longest that a round takes with its first leads.
+    pub round_blocks: u64,
+    /// The same in seconds.
+    pub round_seconds: u64,
+    /// The longest that a round trains.
+    pub training_seconds: u64,
+    /// Whether it may be shorter.
+    pub early_close: bool,
+    /// The state.
+    pub snapshot_bytes: u64,
+    /// Rounds from snapshot to snapshot.
+    pub snapshot_every_rounds: u64,
+    /// How long payloads and snapshots are kept; for ever, if there is no number.
+    pub kept_rounds: Option<u64>,
+    /// Bytes in all buckets together.
+    pub stored_bytes: u64,
+    /// What stores charge.
+    pub month_usd: Vec<Monthly>,
 }
 
 /// A month at one store's prices, in US dollars.
 #[derive(Debug, PartialEq, Serialize)]
-struct Monthly {
-    store: &'static str,
+pub struct Monthly {
+    /// The store.
+    pub store: &'static str,
+    /// What it charges.
     #[serde(flatten)]
-    bill: Bill,
+    pub bill: Bill,
 }
 
 /// Bytes on each GPU of a node that trains.
 #[derive(Debug, PartialEq, Serialize)]
-struct Memory {
-    gpus: u64,
-    state_bytes: u64,
-    activation_bytes: u64,
+pub struct Memory {
+    /// GPUs of the node.
+    pub gpus: u64,
+    /// Weights, gradients, moments, error feedback.
+    pub state_bytes: u64,
+    /// Activations of one micro-batch.
+    pub activation_bytes: u64,
 }
 
 impl Costs {
-    fn of(manifest: &Manifest, peers: Option<u32>, validators: u32) -> Self {
+    /// What follows from a manifest; by default for as many peers as it allows.
+    pub fn of(manifest: &Manifest, peers: Option<u32>, validators: u32) -> Self {
         let (model, inner, times, layout) = (&manifest.model, &manifest.inner, &manifest.round, manifest.layout());
         let parameters = layout.parameters() as u64;
         let tables = if model.tied_embeddings { 1 } else { 2 };
@@ -107,8 +133,9 @@ impl Costs {
         let tokens_per_miner = u64::from(inner.steps).saturating_mul(u64::from(inner.batch)).saturating_mul(model.sequence_length as u64);
         let round_blocks = times.train.saturating_add(times.reveal).saturating_add(times.judge);
         let activation_bytes = activation_bytes(manifest);
-        let stored = month::stored(manifest, peers);
-        let moved = Month { stored, ..month::traffic(manifest, peers, validators.into()) };
+        let rounds = month::rounds(manifest);
+        let stored = month::stored(manifest, peers, rounds);
+        let moved = Month { stored, ..month::traffic(manifest, peers, validators.into(), rounds) };
         Self {
             name: manifest.name.clone(),
             parameters,

@@ -9,8 +9,8 @@ use clap_complete::Shell;
 use storage::{Access, Budget, Faults, Rates, Stores};
 
 use crate::{
-    amend, arena, chain_cmd, check, codec, context, data, demo, eval, explain, export, launch, pull, role, scores, status, store, verify,
-    wallet,
+    amend, arena, chain_cmd, check, codec, context, data, demo, eval, explain, export, launch, plan, pull, role, scores, status, store,
+    verify, wallet,
 };
 
 /// Train one language model with strangers: bit-exact, replayable, paid by measured loss.
@@ -53,6 +53,8 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Check a run's config and print what it costs.
     Check(check::CheckArgs),
+    /// Size a run before it is launched: what a round takes over a given link, which term binds, what the store costs.
+    Plan(plan::PlanArgs),
     /// Use the codec on tensor files, and explain payloads.
     Codec(codec::CodecArgs),
     /// Turn text into token shards.
@@ -89,6 +91,7 @@ impl Cli {
             Command::Export(args) => context::block_on(export::run(args)),
             Command::Eval(args) => context::block_on(eval::run(args)),
             Command::Check(args) => check::run(&args),
+            Command::Plan(args) => plan::run(&args),
             Command::Codec(args) => codec::run(args),
             Command::Data(args) => data::run(args),
             Command::Store(args) => store::run(args),

@@ -15,6 +15,7 @@ mod export;
 mod fate;
 mod launch;
 mod output;
+mod plan;
 mod pull;
 mod records;
 mod role;

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-const SUBCOMMANDS: [&str; 19] = [
+const SUBCOMMANDS: [&str; 20] = [
     "codec",
     "demo",
     "mine",
@@ -26,6 +26,7 @@ const SUBCOMMANDS: [&str; 19] = [
     "export",
     "eval",
     "check",
+    "plan",
     "data",
     "wallet",
     "chain",
@@ -84,6 +85,7 @@ fn wrong_usage_is_exit_code_2() {
         &[],
         &["data", "prepare", "--out", "x"],
         &["check", "a", "--peers", "0"],
+        &["plan", "a", "--up", "110"],
         &["eval", "--run", "x"],
         &["scores", "--run", "x", "--rounds", "0"],
         &["verify", "--run", "x", "--level", "deep"],
@@ -127,6 +129,28 @@ fn check_tells_what_a_run_costs() {
     }
     let costs = json(&mut tributary(&["check", config, "--peers", "3", "--json"]));
     assert_eq!(costs["down_bytes_per_round"].as_u64().unwrap(), 3 * costs["up_bytes_per_round"].as_u64().unwrap());
+}
+
+#[test]
+fn plan_tells_what_a_round_takes_and_what_binds() {
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/72b.toml");
+    let arguments = ["plan", config, "--up", "110", "--down", "500", "--peers", "20"];
+    let words = succeeds(&mut tributary(&arguments));
+    for figure in [
+        "98 s up, 432 s for 20 payloads down",
+        "27 up, 121 down",
+        "binds: fetch",
+        "does not fit: sealing and upload",
+        "measured (model), s",
+    ] {
+        assert!(words.contains(figure), "{figure} is not in {words}");
+    }
+    let plan = json(&mut tributary(&[&arguments[..], &["--json"]].concat()));
+    let terms: Vec<&str> = plan["raw"]["terms"].as_array().unwrap().iter().map(|term| term["name"].as_str().unwrap()).collect();
+    for term in ["train", "seal", "upload", "list", "reveal", "fetch", "judge", "record", "vote", "payloads", "step", "hash"] {
+        assert!(terms.contains(&term), "{term} is not in {terms:?}");
+    }
+    assert!(fails(&mut tributary(&["plan", config, "--up", "0", "--down", "500"])).contains("--up must be above 0"));
 }
 
 #[test]

@@ -3,11 +3,14 @@
 use std::collections::HashMap;
 
 use compression::{Payload, ReadError, parse_bundle};
+use futures::StreamExt;
 use protocol::{Applied, Digest, Envelope, Hasher, ObjectKey, Opener, Refusal, SealContext, SealList, Sealed, Signed};
 use storage::{Bucket, Download, StorageError};
 
 use crate::{Run, RunError, copies::keepers, pipe};
 
+/// Payloads that are fetched at a time: one of them has a share of the connections only.
+const FETCHES: usize = 8;
 /// Bundles that do not complete a record, after which no more are looked at.
 const USELESS_BUNDLES: usize = 4;
 
@@ -135,15 +138,20 @@ pub async fn fetch_applied(
     if !missing(&found).is_empty() {
         from_bundles(run, round, applied, &mut found).await?;
     }
-    for wanted in missing(&found) {
-        let Some(bucket) = run.bucket_of(&wanted.hotkey).await? else { continue };
-        let Some(entry) = list.entries.iter().find(|e| e.uid == wanted.uid) else { continue };
-        let Ok(envelope) = entry.open() else { continue };
-        if let Ok(payload) = fetch_payload(run, &bucket, &envelope).await {
-            found.insert(Digest(payload.digest()), payload);
-        }
+    let fetches = missing(&found).into_iter().map(|wanted| from_owner(run, list, wanted));
+    let mut fetched = futures::stream::iter(fetches).buffer_unordered(FETCHES);
+    while let Some(payload) = fetched.next().await {
+        found.extend(payload?.map(|payload| (Digest(payload.digest()), payload)));
     }
     Ok(applied.iter().map(|a| known.get(&a.payload).or_else(|| found.get(&a.payload)).cloned()).collect())
+}
+
+/// A listed payload from its owner's bucket, if it can be had now.
+async fn from_owner(run: &Run, list: &SealList, wanted: Applied) -> Result<Option<Payload>, RunError> {
+    let Some(bucket) = run.bucket_of(&wanted.hotkey).await? else { return Ok(None) };
+    let envelope = list.entries.iter().find(|entry| entry.uid == wanted.uid).and_then(|entry| entry.open().ok());
+    let Some(envelope) = envelope else { return Ok(None) };
+    Ok(fetch_payload(run, &bucket, &envelope).await.ok())
 }
 
 /// Looks for a bundle in everybody's bucket, the validators' first, until one holds payloads of the record. After a few that do not help it

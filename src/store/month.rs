@@ -27,19 +27,19 @@ fn sizes(manifest: &Manifest, miners: u64) -> [u64; 3] {
 }
 
 /// Bytes in all buckets together once retention lets go of as much as comes, or after a month where everything is kept. The log, and
-/// snapshots that stay for ever, come on top.
-pub fn stored(manifest: &Manifest, miners: u64) -> f64 {
+/// snapshots that stay for ever, come on top. A month has so many `rounds`.
+pub fn stored(manifest: &Manifest, miners: u64, rounds: f64) -> f64 {
     let [payload, bundle, snapshot] = sizes(manifest, miners).map(|bytes| bytes as f64);
-    let kept = manifest.retention.rounds.map_or_else(|| rounds(manifest), |rounds| rounds as f64);
+    let kept = manifest.retention.rounds.map_or(rounds, |kept| kept as f64);
     kept * (miners as f64 * payload + 2.0 * bundle) + (kept / manifest.checkpoints.every.max(1) as f64).ceil() * snapshot
 }
 
-/// Requests and bytes out of buckets in a month of whole rounds; what is stored is the caller's to add.
+/// Requests and bytes out of buckets in a month of so many `rounds`; what is stored is the caller's to add.
 ///
 /// A miner writes its payload, an envelope and a key; every validator reads them all. The lead and one aggregator write a bundle of the
 /// payloads applied, which every miner and the aggregator's like read. Documents of the log are a few requests for each who writes and
 /// reads them, and one lead writes a snapshot now and then. Strangers and those who join come on top.
-pub fn traffic(manifest: &Manifest, miners: u64, validators: u64) -> Month {
+pub fn traffic(manifest: &Manifest, miners: u64, validators: u64, rounds: f64) -> Month {
     let [payload, bundle, snapshot] = sizes(manifest, miners);
     let [payload_parts, bundle_parts, snapshot_parts] = [payload, bundle, snapshot].map(|bytes| bytes.div_ceil(PART) as f64);
     let [miners, validators] = [miners, validators].map(|count| count as f64);
@@ -53,7 +53,6 @@ pub fn traffic(manifest: &Manifest, miners: u64, validators: u64) -> Month {
         reads: validators * miners * (payload_parts + 2.0) + followers * bundle_parts + 3.0 * (followers + validators),
         egress: validators * miners * payload as f64 + followers * bundle as f64,
     };
-    let rounds = rounds(manifest);
     Month { stored: 0.0, writes: rounds * per_round.writes, reads: rounds * per_round.reads, egress: rounds * per_round.egress }
 }
 
@@ -75,7 +74,7 @@ mod tests {
         let manifest = covenant();
         // 142 blocks of 12 s
         assert!((rounds(&manifest) - 2_592_000.0 / 1_704.0).abs() < 1e-9);
-        let month = traffic(&manifest, 20, 4);
+        let month = traffic(&manifest, 20, 4, rounds(&manifest));
         let payload = sealed_len(compression::typical_payload_len(&manifest.format())) as f64;
         // 4 validators read 20 payloads each, 20 miners and an aggregator a bundle of as many
         assert!((month.egress / (rounds(&manifest) * payload) - (80.0 + 21.0 * 20.0)).abs() < 1e-6);
@@ -90,14 +89,14 @@ mod tests {
         let payload = sealed_len(compression::typical_payload_len(&manifest.format())) as f64;
         // 50 rounds of 20 payloads and two bundles of them, and 5 snapshots in f32 and bf16
         let wanted = 50.0 * 60.0 * payload + 5.0 * 6.0 * 72_747_327_488.0;
-        assert!((stored(&manifest, 20) / wanted - 1.0).abs() < 1e-9);
+        assert!((stored(&manifest, 20, 1e4) / wanted - 1.0).abs() < 1e-9);
         manifest.retention.rounds = None;
-        assert!(stored(&manifest, 20) > 20.0 * wanted, "a month of everything");
+        assert!(stored(&manifest, 20, rounds(&manifest)) > 20.0 * wanted, "a month of everything");
     }
 
     #[test]
     fn who_is_not_there_moves_nothing_but_the_log() {
-        let month = traffic(&covenant(), 0, 0);
+        let month = traffic(&covenant(), 0, 0, 1.0);
         assert_eq!(month.egress, 0.0);
         assert!(month.writes > 0.0);
     }

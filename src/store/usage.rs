@@ -107,9 +107,9 @@ impl Usage {
         }
         let mut total = Size::default();
         owners.iter().flat_map(|owner| owner.kinds.values()).for_each(|size| total.add(size));
-        let moved = month::traffic(&run.manifest, retained.miners, retained.validators);
-        let month_usd = Prices::ALL.map(|prices| Cost::of(&prices, total, moved)).into();
         let rounds_per_month = month::rounds(&run.manifest);
+        let moved = month::traffic(&run.manifest, retained.miners, retained.validators, rounds_per_month);
+        let month_usd = Prices::ALL.map(|prices| Cost::of(&prices, total, moved)).into();
         Ok(Self { run: run.id, retained, owners, total, rounds_per_month, egress_bytes_per_month: moved.egress, month_usd })
     }
 }

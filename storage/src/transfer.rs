@@ -13,6 +13,7 @@ use protocol::{Digest, Hasher, ObjectKey};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::bucket::Bucket;
+use crate::budget::Budget;
 use crate::error::{Cause, Failure, StorageError};
 
 /// Bytes of a part on its way up: S3 wants at least so many, and all but the last equal.
@@ -30,7 +31,31 @@ fn ranges(from: u64, size: u64, part: u64) -> impl Iterator<Item = Range<u64>> {
     (0..size.saturating_sub(from).div_ceil(part)).map(move |i| from + i * part..size.min(from + (i + 1) * part))
 }
 
-/// An object on its way down: its bytes in order. Parts that come early wait in the memory of the [`crate::Budget`].
+/// How transfers use a budget, for whoever plans ahead.
+impl Budget {
+    /// Bytes of a part of an object of `size` bytes on its way up; each part is a request.
+    pub fn part_up(&self, size: u64) -> u64 {
+        upload_part(size).min(size.max(1))
+    }
+
+    /// Bytes of a part on its way down.
+    pub fn part_down(&self, size: u64) -> u64 {
+        self.part().min(size.max(1))
+    }
+
+    /// Connections on which such an object goes up.
+    pub fn connections_up(&self, size: u64) -> u64 {
+        size.div_ceil(self.part_up(size)).clamp(1, self.uploads(upload_part(size)) as u64)
+    }
+
+    /// Connections on which `objects` of them come down at once.
+    pub fn connections_down(&self, objects: u64, size: u64) -> u64 {
+        let of_each = size.div_ceil(self.part_down(size)).clamp(1, self.downloads() as u64);
+        objects.saturating_mul(of_each).min(self.in_flight() / self.part())
+    }
+}
+
+/// An object on its way down: its bytes in order. Parts that come early wait in the memory of the [`Budget`].
 pub struct Download {
     size: u64,
     parts: BoxStream<'static, Result<(OwnedSemaphorePermit, Bytes), StorageError>>,
@@ -203,7 +228,8 @@ impl Bucket {
                         Err(error) => Err(Failure::of(url, error)),
                     }
                 };
-                limits.run(url, 0, complete).await
+                // a store may copy the parts before it answers
+                limits.run(url, size, complete).await
             }
             Err(error) => Err(error),
         };
@@ -297,6 +323,19 @@ mod tests {
         for (lengths, size) in [(&[3][..], 4), (&[5], 4), (&[4, 0, 1], 4), (&[1], 0)] {
             assert!(regrouped(lengths, 2, size).await.is_err(), "{lengths:?} for {size}");
         }
+    }
+
+    #[test]
+    fn connections_are_as_many_as_parts_memory_and_shares_allow() {
+        let budget = Budget::default();
+        // 13.5 MB are three parts of 5 MiB up, and three of 6 MiB down
+        assert_eq!((budget.part_up(13_500_000), budget.connections_up(13_500_000)), (5 << 20, 3));
+        assert_eq!((budget.part_down(13_500_000), budget.connections_down(1, 13_500_000)), (6 << 20, 3));
+        assert_eq!((budget.connections_down(8, 13_500_000), budget.part_up(9), budget.part_down(0)), (24, 9, 1));
+        assert_eq!((budget.connections_up(1 << 30), budget.connections_down(1, 1 << 30), budget.connections_down(8, 1 << 30)), (32, 8, 32));
+        // of parts on their way up, 38 fit into 192 MiB
+        let many = Budget::new(Budget::MEMORY, 128, crate::Rates::default());
+        assert_eq!((many.connections_up(1 << 30), many.connections_down(8, 1 << 30), many.connections_down(1, 0)), (38, 128, 1));
     }
 
     #[test]
