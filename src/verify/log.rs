@@ -40,8 +40,10 @@ pub struct Log {
 /// Where a log ends.
 enum End {
     Here,
-    /// Why it cannot be read on.
-    Broken(String),
+    /// At bytes that cannot be had.
+    Missing(String),
+    /// At records that all have a wrong fact.
+    Void(String),
 }
 
 impl Log {
@@ -54,16 +56,20 @@ impl Log {
     /// At the first document that cannot be had, and at the first record that should hold and does not.
     pub async fn read(run: &Arc<Run>, head: u64) -> Result<Self> {
         let offers = Self::offers(run).await?;
-        let (mut best, mut open) = (None::<(Self, End)>, vec![Self::genesis(run)]);
+        let (mut best, mut missing, mut open) = (None::<(Self, End)>, None, vec![Self::genesis(run)]);
         while let Some(mut log) = open.pop() {
             let end = log.read_on(head, &offers, &mut open).await?;
+            if let End::Missing(what) = &end {
+                missing.get_or_insert(what.clone());
+            }
             if best.as_ref().is_none_or(|(best, _)| best.rounds.len() < log.rounds.len()) {
                 best = Some((log, end));
             }
         }
         match best {
             Some((log, End::Here)) => Ok(log),
-            Some((_, End::Broken(why))) => bail!(why),
+            // the record that cannot be had may be the one that the others follow
+            Some((_, End::Void(why) | End::Missing(why))) => bail!(missing.unwrap_or(why)),
             None => Ok(Self::genesis(run)),
         }
     }
@@ -114,10 +120,10 @@ impl Log {
             let round = before.anchor.round;
             match self.reader.advance(head).await? {
                 Reading::End => return Ok(End::Here),
-                Reading::Void(record, why) => return Ok(End::Broken(format!("round {round}: record {} is void: {why}", record.digest))),
+                Reading::Void(record, why) => return Ok(End::Void(format!("round {round}: record {} is void: {why}", record.digest))),
                 Reading::Missing(log, candidate) => {
                     let missing = missing(&before.run, round, &log, &candidate).await?;
-                    return Ok(End::Broken(format!("round {round}: {missing} cannot be had, and the log is to be kept for ever")));
+                    return Ok(End::Missing(format!("round {round}: {missing} cannot be had, and the log is to be kept for ever")));
                 }
                 Reading::Record(logged) => {
                     if logged.agreed {
