@@ -14,8 +14,8 @@ use crate::{Follower, Progress, Run, RunError, log::Committed};
 const AT_ONCE: usize = 16;
 /// How long all of them are asked.
 const SEARCH: Duration = Duration::from_secs(20);
-/// How long each of them is asked: others may have the copy, so one that does not answer is not waited for.
-const PATIENCE: Limits = Limits {
+/// How long each of them is asked: others may have the same, so one that does not answer is not waited for.
+pub(crate) const PATIENCE: Limits = Limits {
     deadline: Duration::from_secs(5),
     patience: Duration::from_secs(2),
     slowest: 1 << 20,

@@ -7,7 +7,11 @@ use futures::StreamExt;
 use protocol::{Applied, Digest, Envelope, Hasher, ObjectKey, Opener, Refusal, SealContext, SealList, Sealed, Signed};
 use storage::{Bucket, Download, StorageError};
 
-use crate::{Run, RunError, copies::keepers, pipe};
+use crate::{
+    Run, RunError,
+    copies::{PATIENCE, keepers},
+    pipe,
+};
 
 /// Payloads that are fetched at a time: one of them has a share of the connections only.
 const FETCHES: usize = 8;
@@ -160,7 +164,7 @@ async fn from_bundles(run: &Run, round: u64, applied: &[Applied], found: &mut Ha
     let (cap, mut useless) = (compression::bundle_len(&run.format, applied.len()), 0);
     let head = run.chain.head().await?.number;
     for bucket in keepers(run, head).await? {
-        let Ok(Some(bytes)) = bucket.get_large(&ObjectKey::Bundle(round), cap).await else { continue };
+        let Ok(Some(bytes)) = bucket.with_limits(PATIENCE).get_large(&ObjectKey::Bundle(round), cap).await else { continue };
         let payloads = parse_bundle(&bytes, &run.format, applied.len()).unwrap_or_default();
         found.extend(payloads.into_iter().map(|p| (Digest(p.digest()), p)).filter(|(d, _)| applied.iter().any(|a| a.payload == *d)));
         useless += 1;

@@ -30,7 +30,8 @@ impl Default for Limits {
             deadline: Duration::from_secs(30),
             patience: Duration::from_secs(10),
             slowest: 1 << 20,
-            attempts: 5,
+            // with the pauses between them some nine seconds: a store that is busy for a moment is one again by then
+            attempts: 8,
             pause: Duration::from_millis(100),
             longest_pause: Duration::from_secs(5),
         }
