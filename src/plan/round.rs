@@ -9,11 +9,11 @@ use crate::check::{BLOCK_SECONDS, Costs};
 /// Payloads that a node fetches at a time (gauntlet's and checkpoints' FETCHES).
 pub const PAYLOADS_AT_ONCE: u64 = 8;
 /// Bytes per second on one core (docs/compression.md): f32 encoded, θ merged with 20 payloads, hashed; and payload bytes jointly coded into
-/// a bundle, which was measured in a development build only (docs/network.md).
+/// a bundle (docs/network.md).
 const ENCODE: f64 = 3.77e9;
 const MERGE: f64 = 8.7e9;
 const HASH: f64 = 5.9e9;
-const BUNDLE: f64 = 2.95e6;
+const BUNDLE: f64 = 5.0e6;
 /// What all cores together get through, bound by memory.
 const MEMORY: f64 = 100e9;
 /// A forward pass costs a third of a training step on the same tokens.
