@@ -131,7 +131,7 @@ impl Costs {
         let peers = u64::from(peers.unwrap_or(manifest.judge.top));
         let up = sealed_len(payload_bytes);
         let tokens_per_miner = u64::from(inner.steps).saturating_mul(u64::from(inner.batch)).saturating_mul(model.sequence_length as u64);
-        let round_blocks = times.train.saturating_add(times.reveal).saturating_add(times.judge);
+        let round_blocks = round_blocks(manifest);
         let activation_bytes = activation_bytes(manifest);
         let rounds = month::rounds(manifest);
         let stored = month::stored(manifest, peers, rounds);
@@ -166,6 +166,12 @@ impl Costs {
             month_usd: Prices::ALL.map(|prices| Monthly { store: prices.name, bill: prices.bill(&moved) }).into(),
         }
     }
+}
+
+/// Blocks of the longest round with its first leads.
+pub fn round_blocks(manifest: &Manifest) -> u64 {
+    let times = &manifest.round;
+    times.train.saturating_add(times.reveal).saturating_add(times.judge)
 }
 
 /// Activations of one micro-batch; the formula is in the command's help.

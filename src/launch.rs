@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use chain::Chain;
 use clap::Args;
-use dataset::{Dataset, Split};
-use protocol::{ChainSection, DataSection, Keypair, Launch, Manifest, ObjectKey, RunConfig, RunId};
+use dataset::Dataset;
+use protocol::{ChainSection, Keypair, Launch, Manifest, ObjectKey, RunConfig, RunId};
 use storage::{Access, Bucket};
 
 use crate::{cli::KeyArgs, context};
@@ -88,15 +88,8 @@ pub async fn launch(
         let (have, want) = (&dataset.manifest().tokenizer.name, &config.data.tokenizer);
         bail!("the data set was made with tokenizer {have:?}, the config says {want:?}");
     }
-    let section = DataSection {
-        tokenizer: config.data.tokenizer.clone(),
-        source: dataset.manifest().source.clone(),
-        digest: dataset.digest(),
-        train_tokens: dataset.tokens(Split::Train),
-        held_out_tokens: dataset.tokens(Split::HeldOut),
-    };
     let chain = ChainSection { genesis: chain.genesis().await?, netuid, launch_key: keypair.hotkey(), start_block };
-    let manifest = Manifest::resolve(config, Launch { chain, data: section })?;
+    let manifest = Manifest::resolve(config, Launch { chain, data: dataset.section() })?;
     let id = manifest.run_id();
     let url = context::within(store, &id.to_string());
     let folder = Bucket::open(&url, Access::Own)?;

@@ -7,8 +7,8 @@ use std::{
 
 use chain::{Blocks, Chain as _, Ledger, LedgerConfig, RAO_PER_TAO};
 use checkpoints::Run;
-use dataset::{Dataset, Split};
-use protocol::{ChainSection, DataSection, Digest, Keypair, Launch, Manifest, ObjectKey};
+use dataset::Dataset;
+use protocol::{ChainSection, Digest, Keypair, Launch, Manifest, ObjectKey};
 use storage::{Access, Bucket};
 use tempfile::TempDir;
 use url::Url;
@@ -107,15 +107,8 @@ async fn launch(
     dataset: &Dataset,
     owner: &Keypair,
 ) -> Result<String, ArenaError> {
-    let data = DataSection {
-        tokenizer: setup.config.data.tokenizer.clone(),
-        source: dataset.manifest().source.clone(),
-        digest: dataset.digest(),
-        train_tokens: dataset.tokens(Split::Train),
-        held_out_tokens: dataset.tokens(Split::HeldOut),
-    };
     let chain = ChainSection { genesis: ledger.genesis().await?, netuid: ledger.config().netuid, launch_key: owner.hotkey(), start_block };
-    let manifest = Manifest::resolve(setup.config.clone(), Launch { chain, data })?;
+    let manifest = Manifest::resolve(setup.config.clone(), Launch { chain, data: dataset.section() })?;
     let url = file_url(&store.join(manifest.run_id().to_string()))?;
     Bucket::open(&url, Access::Own)?.put(&ObjectKey::Manifest, manifest.to_bytes().into()).await?;
     Ok(url)

@@ -13,8 +13,8 @@ use crate::{
     pipe,
 };
 
-/// Payloads that are fetched at a time: one of them has a share of the connections only.
-const FETCHES: usize = 8;
+/// Payloads that a node fetches at a time: one of them has a share of the connections only, and one slow bucket delays nobody else's.
+pub const PAYLOADS_AT_ONCE: usize = 8;
 /// Bundles that do not complete a record, after which no more are looked at.
 const USELESS_BUNDLES: usize = 4;
 
@@ -143,7 +143,7 @@ pub async fn fetch_applied(
         from_bundles(run, round, applied, &mut found).await?;
     }
     let fetches = missing(&found).into_iter().map(|wanted| from_owner(run, list, wanted));
-    let mut fetched = futures::stream::iter(fetches).buffer_unordered(FETCHES);
+    let mut fetched = futures::stream::iter(fetches).buffer_unordered(PAYLOADS_AT_ONCE);
     while let Some(payload) = fetched.next().await {
         found.extend(payload?.map(|payload| (Digest(payload.digest()), payload)));
     }

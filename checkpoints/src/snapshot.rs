@@ -18,6 +18,8 @@ pub const SNAPSHOT_VERSION: u32 = 3;
 pub(crate) const MANIFEST: &str = "manifest";
 /// Bytes that a manifest may have beside what its tensors need: room for the scores of some thousand miners.
 const ANCHOR_BYTES: u64 = 2 << 20;
+/// Size of a snapshot's files, roughly: one request to a store takes at most 5 GB.
+pub const SHARD_BYTES: usize = 1 << 30;
 /// The most objects that are looked at in search of snapshots.
 pub(crate) const MAX_LISTED: usize = 100_000;
 

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use protocol::Digest;
+use protocol::{DataSection, Digest};
 
 use crate::manifest::{DatasetFile, DatasetManifest, MANIFEST_FILE, MAX_DATASET_MANIFEST_BYTES, Split, TOKENIZER_FILE};
 use crate::{DatasetError, EndOfText, FileError, ManifestError, Tokenizer, TokenizerError, shard};
@@ -43,6 +43,17 @@ impl Dataset {
     /// BLAKE3 of `dataset.json`.
     pub fn digest(&self) -> Digest {
         self.manifest.digest()
+    }
+
+    /// What a run's manifest says of it.
+    pub fn section(&self) -> DataSection {
+        DataSection {
+            tokenizer: self.manifest.tokenizer.name.clone(),
+            source: self.manifest.source.clone(),
+            digest: self.digest(),
+            train_tokens: self.tokens(Split::Train),
+            held_out_tokens: self.tokens(Split::HeldOut),
+        }
     }
 
     /// What `dataset.json` says.

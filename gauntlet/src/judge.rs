@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use checkpoints::{Close, Phase, Replica, Run, RunError, Stopwatch, check_envelope, fetch_payload};
+use checkpoints::{Close, PAYLOADS_AT_ONCE, Phase, Replica, Run, RunError, Stopwatch, check_envelope, fetch_payload};
 use compression::Payload;
 use dataset::{Dataset, Split};
 use futures::{Stream, StreamExt};
@@ -22,9 +22,6 @@ use crate::{
     envelopes::LeftOff,
     pace::{Batches, Pace},
 };
-
-/// Payloads that are fetched at a time: one slow bucket delays nobody else's payload.
-const FETCHES: usize = 8;
 
 /// What is known of one seal list's payloads so far, by uid.
 #[derive(Debug, Default)]
@@ -99,7 +96,7 @@ pub(crate) fn fetch_all(
         let run = run.clone();
         async move { fetch(&run, round, root, &sealed, owner, patience).await }
     });
-    futures::stream::iter(fetches).buffer_unordered(FETCHES)
+    futures::stream::iter(fetches).buffer_unordered(PAYLOADS_AT_ONCE)
 }
 
 async fn fetch(run: &Run, round: u64, root: Digest, sealed: &Sealed, hotkey: Hotkey, patience: Duration) -> Result<Fetched, RunError> {

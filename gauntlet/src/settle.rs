@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use chain::weights::{QuantizeError, Rules, Standing, quantize};
 use chain::{Neuron, Subnet};
-use checkpoints::{Event, Form, Phase, Said, Step, write_snapshot};
+use checkpoints::{Event, Form, Phase, SHARD_BYTES, Said, Step, write_snapshot};
 use dataset::Split;
 use protocol::{
     Announcement, Countersign, Digest, Dissent, Hotkey, ObjectKey, Vote,
@@ -13,9 +13,6 @@ use protocol::{
 };
 
 use crate::{Validator, ValidatorError, envelopes::LeftOff, review::Review, validator::BOOKS};
-
-/// Size of a snapshot's files.
-const SHARD_BYTES: usize = 1 << 30;
 
 /// What was found of another's record.
 #[derive(Debug)]

@@ -6,8 +6,8 @@ use serde::Serialize;
 use super::link::{Bound, Link, Transfer};
 use crate::check::{BLOCK_SECONDS, Costs};
 
-/// Payloads that a node fetches at a time (gauntlet's and checkpoints' FETCHES).
-pub const PAYLOADS_AT_ONCE: u64 = 8;
+/// Payloads that a node fetches at a time.
+pub const PAYLOADS_AT_ONCE: u64 = checkpoints::PAYLOADS_AT_ONCE as u64;
 /// Bytes per second on one core (docs/compression.md): f32 encoded, θ merged with 20 payloads, hashed; and payload bytes jointly coded into
 /// a bundle (docs/network.md).
 const ENCODE: f64 = 3.77e9;

@@ -1,5 +1,6 @@
 //! What a run needs beside its rounds: snapshots and joining, memory, and what a store charges for a month.
 
+use checkpoints::SHARD_BYTES;
 use protocol::Manifest;
 use serde::Serialize;
 use storage::{Bill, Budget, Month, Prices};
@@ -9,9 +10,8 @@ use super::round::{Node, PAYLOADS_AT_ONCE, Timeline};
 use crate::check::{BLOCK_SECONDS, Costs};
 use crate::store::month;
 
-/// Bytes of a snapshot's files (gauntlet's SHARD_BYTES); they go one after the other.
-const SHARD: u64 = 1 << 30;
-const MONTH: f64 = 30.0 * 86_400.0;
+/// Bytes of a snapshot's files; they go one after the other.
+const SHARD: u64 = SHARD_BYTES as u64;
 
 /// Snapshots, and nodes that come late.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -20,11 +20,10 @@ pub struct Joining {
     pub snapshot_bytes: u64,
     /// Seconds until one is up.
     pub upload_seconds: f64,
-    /// Seconds until a node has the newest state: the snapshot, and what happened since it was taken and while it came. `None` if rounds are
-    /// faster than they can be replayed.
-    pub join_seconds: Option<f64>,
+    /// Seconds until a node has the newest state: the snapshot, and what happened since it was taken and while it came.
+    pub join_seconds: f64,
     /// Bytes that this takes.
-    pub join_bytes: Option<u64>,
+    pub join_bytes: u64,
 }
 
 impl Joining {
@@ -39,10 +38,10 @@ impl Joining {
         let theta = 4.0 * costs.parameters as f64;
         let replay = payloads.seconds + steps + theta / node.disk;
         let behind = costs.snapshot_every_rounds as f64 + upload_seconds / timeline.total;
-        let pace = 1.0 - replay / timeline.total;
-        let join_seconds = (pace > 0.0).then(|| (state + behind * replay) / pace);
-        let replayed = |seconds: f64| behind + seconds / timeline.total;
-        let join_bytes = join_seconds.map(|seconds| f32_form + (replayed(seconds) * payloads.bytes as f64) as u64);
+        // a round has all that a replay has, and training: whoever replays gains on it
+        let join_seconds = (state + behind * replay) / (1.0 - replay / timeline.total);
+        let replayed = behind + join_seconds / timeline.total;
+        let join_bytes = f32_form + (replayed * payloads.bytes as f64) as u64;
         Self { snapshot_bytes: f32_form + bf16, upload_seconds, join_seconds, join_bytes }
     }
 }
@@ -81,7 +80,7 @@ pub struct StoreMonth {
 impl StoreMonth {
     /// Of rounds that take as long as the timeline says.
     pub fn of(manifest: &Manifest, costs: &Costs, timeline: &Timeline, validators: u32) -> Self {
-        let rounds = MONTH / timeline.total;
+        let rounds = month::SECONDS / timeline.total;
         let stored = month::stored(manifest, costs.peers, rounds);
         let month = Month { stored, ..month::traffic(manifest, costs.peers, validators.into(), rounds) };
         let bills = Prices::ALL.iter().map(|prices| (prices.name, prices.bill(&month))).collect();
@@ -115,9 +114,6 @@ pub fn misfits(manifest: &Manifest, costs: &Costs, timeline: &Timeline, joining:
     if going_up > costs.snapshot_every_rounds {
         let every = costs.snapshot_every_rounds;
         misfits.push(format!("a snapshot goes up for {going_up} rounds, [checkpoints] every is {every}: those in between are left out"));
-    }
-    if joining.join_seconds.is_none() {
-        misfits.push("a node that is late never catches up: a round's payloads take longer to fetch than the round".to_owned());
     }
     misfits
 }

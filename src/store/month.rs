@@ -3,10 +3,10 @@
 use protocol::{Manifest, sealed_len};
 use storage::Month;
 
-use crate::check::BLOCK_SECONDS;
+use crate::check;
 
-/// Days of a month that is billed.
-const DAYS: u64 = 30;
+/// Seconds of a month that is billed: 30 days.
+pub const SECONDS: f64 = 30.0 * 86_400.0;
 /// Bytes that one request carries of a large object, about.
 const PART: u64 = 5 << 20;
 /// Bytes per parameter of a snapshot: f32 and bf16.
@@ -14,9 +14,7 @@ const SNAPSHOT_BYTES: u64 = 4 + 2;
 
 /// Rounds that begin in a month, if none closes early.
 pub fn rounds(manifest: &Manifest) -> f64 {
-    let times = &manifest.round;
-    let blocks = times.train.saturating_add(times.reveal).saturating_add(times.judge);
-    (DAYS * 86_400) as f64 / blocks.saturating_mul(BLOCK_SECONDS) as f64
+    SECONDS / check::round_blocks(manifest).saturating_mul(check::BLOCK_SECONDS) as f64
 }
 
 /// Bytes of a payload as stored, of a bundle of `miners` at most, and of a snapshot.

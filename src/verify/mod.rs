@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use checkpoints::{Offer, Progress, Replica, RoundLog, Run, RunError, Step, Stopwatch, fetch_document, write_snapshot};
+use checkpoints::{Offer, Progress, Replica, RoundLog, Run, RunError, SHARD_BYTES, Step, Stopwatch, fetch_document, write_snapshot};
 use clap::{Args, ValueEnum};
 use protocol::{Digest, Keep, Keypair, ObjectKey, Record, round::Candidate, score::ScoreSheet};
 use serde::Serialize;
@@ -22,9 +22,6 @@ use crate::{
 use log::Log;
 use stock::{Holding, Stock};
 use verdict::Verdict;
-
-/// Size of a snapshot's shards, roughly: one request to a store takes at most 5 GB.
-const SHARD_BYTES: usize = 1 << 30;
 
 /// Options of `tributary verify`.
 #[derive(Debug, Args)]

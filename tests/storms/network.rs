@@ -11,10 +11,10 @@ use std::{
 use aggregator::Aggregator;
 use chain::{Blocks, Chain as _, Ledger, LedgerConfig, RAO_PER_TAO};
 use checkpoints::{Event, Events, Identity, Progress, Replica, Run, Shutdown, Step, Stopwatch};
-use dataset::{Dataset, Split};
+use dataset::Dataset;
 use gauntlet::{Validator, ValidatorOptions};
 use model::Device;
-use protocol::{ChainSection, DataSection, Digest, Keypair, Launch, Manifest, ObjectKey, RunConfig};
+use protocol::{ChainSection, Digest, Keypair, Launch, Manifest, ObjectKey, RunConfig};
 use storage::{Access, Budget, Stores};
 use tokio::{task::JoinHandle, time::Instant};
 use trainer::{Miner, MinerOptions, Strategy};
@@ -38,15 +38,16 @@ pub struct Network {
     keys: Vec<Keypair>,
     buckets: Vec<String>,
     start: Instant,
-    /// Roots by round, as each node told them, and how many warnings all gave.
+    /// What was heard of the nodes.
     told: Mutex<Told>,
 }
 
 #[derive(Default)]
 struct Told {
+    /// By round, of each node.
     roots: Vec<BTreeMap<u64, Digest>>,
-    warnings: u64,
-    newest_warning: BTreeMap<usize, String>,
+    /// Of each node.
+    warnings: Vec<Vec<String>>,
     /// The block in which a miner's envelope of a round was first seen in its bucket, by round and node.
     envelopes: BTreeMap<(u64, usize), u64>,
 }
@@ -68,22 +69,15 @@ impl Network {
             }
         }
         let start_block = ledger.next_block(0).await.unwrap().number;
-        let section = DataSection {
-            tokenizer: config.data.tokenizer.clone(),
-            source: dataset.manifest().source.clone(),
-            digest: dataset.digest(),
-            train_tokens: dataset.tokens(Split::Train),
-            held_out_tokens: dataset.tokens(Split::HeldOut),
-        };
         let on_chain = ChainSection { genesis: ledger.genesis().await.unwrap(), netuid: 1, launch_key: owner.hotkey(), start_block };
-        let manifest = Manifest::resolve(config.clone(), Launch { chain: on_chain, data: section }).unwrap();
+        let manifest = Manifest::resolve(config.clone(), Launch { chain: on_chain, data: dataset.section() }).unwrap();
         // memory is the whole process's
         let place = format!("memory:///storm-{seed}-{}", manifest.run_id());
         let url = format!("{place}/{}", manifest.run_id());
         let folder = Stores::from(Access::Trusted).open(&url, Access::Own).unwrap();
         folder.put(&ObjectKey::Manifest, manifest.to_bytes().into()).await.unwrap();
         let buckets = keys.iter().map(|key| format!("{place}/{}", key.hotkey().ss58())).collect();
-        let told = Mutex::new(Told { roots: vec![BTreeMap::new(); NODES], ..Told::default() });
+        let told = Mutex::new(Told { roots: vec![BTreeMap::new(); NODES], warnings: vec![Vec::new(); NODES], ..Told::default() });
         let chain = VirtualChain::new(ledger).await;
         Rc::new(Self { dir, weather, chain, dataset, url, keys, buckets, start: Instant::now(), told })
     }
@@ -105,7 +99,7 @@ impl Network {
             self.look_for_envelopes().await;
             if self.start.elapsed() > patience {
                 let standings = self.standings();
-                let warned = &self.told.lock().unwrap().newest_warning;
+                let warned: Vec<_> = self.told.lock().unwrap().warnings.iter().map(|all| all.last().cloned()).collect();
                 panic!("after {} s they stand at {:?}, and warned last: {warned:#?}", self.second(), standings);
             }
             if let Some(node) = nodes.iter().position(JoinHandle::is_finished) {
@@ -149,8 +143,12 @@ impl Network {
         self.told.lock().unwrap().roots.iter().map(|roots| roots.last_key_value().map(|(round, _)| *round)).collect()
     }
 
-    pub fn warnings(&self) -> u64 {
-        self.told.lock().unwrap().warnings
+    pub fn warnings(&self) -> usize {
+        self.told.lock().unwrap().warnings.iter().map(Vec::len).sum()
+    }
+
+    pub fn warnings_of(&self, node: usize) -> Vec<String> {
+        self.told.lock().unwrap().warnings[node].clone()
     }
 
     /// A node's life: started, killed, started again; what ends by a fault is started again after a block.
@@ -232,8 +230,7 @@ impl Network {
                 assert_eq!(first, root, "node {node} has two roots of round {round}");
             }
             Event::Warning { message } => {
-                told.warnings += 1;
-                told.newest_warning.insert(node, message);
+                told.warnings[node].push(message);
             }
             _ => {}
         }

@@ -88,6 +88,11 @@ impl Weather {
         Self { seed, noise, troubles }
     }
 
+    /// No noise, and these troubles.
+    pub fn of(troubles: Vec<Trouble>) -> Self {
+        Self { seed: 0, noise: String::new(), troubles }
+    }
+
     /// What the requests of a node suffer; `buckets` are the addresses of all nodes' buckets. Its clock starts now, at `second`, and what was
     /// drawn at an earlier start is not drawn again.
     pub fn faults(&self, node: usize, buckets: &[String], second: u64) -> Faults {

@@ -4,12 +4,13 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use bytes::Bytes;
+use checkpoints::PAYLOADS_AT_ONCE;
 use futures::{StreamExt, stream};
 use protocol::{Hasher, ObjectKey};
 use storage::{Access, Stores};
 
 use crate::prepare::{ENDPOINT, MINERS, PEER, bucket};
-use crate::round::{PAYLOADS_AT_ONCE, Timeline};
+use crate::round::Timeline;
 
 const PIECE: u64 = 1 << 20;
 

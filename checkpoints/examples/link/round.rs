@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use chain::{Chain, Ledger};
-use checkpoints::{Run, check_envelope, fetch_applied, fetch_payload};
+use checkpoints::{PAYLOADS_AT_ONCE, Run, check_envelope, fetch_applied, fetch_payload};
 use compression::Payload;
 use futures::{StreamExt, TryStreamExt, stream};
 use protocol::{
@@ -24,7 +24,6 @@ use crate::prepare::{ENDPOINT, MINERS, NETUID, PEER, bucket, keypair};
 
 /// As the validator does it.
 const ENVELOPES_AT_ONCE: usize = 32;
-pub const PAYLOADS_AT_ONCE: usize = 8;
 
 /// What was measured, in order.
 #[derive(Debug, Serialize)]

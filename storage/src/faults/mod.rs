@@ -249,7 +249,14 @@ impl Faults {
                 && pattern.matches(address)
                 && lot(*seed, *index, operation, address, number) < rule.share
         };
-        rules.iter().enumerate().filter(meets).map(|(_, (rule, _))| rule.fault).collect()
+        let drawn = |(index, (rule, _)): (usize, &(Rule, Pattern))| match rule.fault {
+            // another lot than that by which it was drawn
+            Fault::Delay { seconds, jitter } => {
+                Fault::Delay { seconds: seconds + jitter * lot(!*seed, index, operation, address, number), jitter: 0.0 }
+            }
+            fault => fault,
+        };
+        rules.iter().enumerate().filter(meets).map(drawn).collect()
     }
 
     /// How long the object has been there, as far as this process knows.

@@ -17,7 +17,7 @@ use object_store::{
 };
 
 use super::upload::FaultyUpload;
-use super::{Fault, Faults, Operation, lot};
+use super::{Fault, Faults, Operation};
 
 /// The name under which errors are told.
 const NAME: &str = "faults";
@@ -74,10 +74,7 @@ impl Faulty {
         for fault in drawn {
             tracing::debug!(address, ?operation, ?fault, "storage: a fault");
             match fault {
-                Fault::Delay { seconds, jitter } => {
-                    let more = jitter * lot(self.faults.0.seed, usize::MAX, operation, &address, 0);
-                    tokio::time::sleep(Duration::from_secs_f64(seconds + more)).await;
-                }
+                Fault::Delay { seconds, .. } => tokio::time::sleep(Duration::from_secs_f64(seconds)).await,
                 Fault::Hang => std::future::pending().await,
                 Fault::Status { code, retry_after } => {
                     self.faults.keep_busy(&address, retry_after);
