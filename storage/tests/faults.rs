@@ -184,6 +184,20 @@ async fn faults_come_upon_folders_too() {
     bucket.put_large(&ObjectKey::Payload(1), vec![1; 11 << 20].into()).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_rule_is_kept_at_the_addresses_that_messages_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for address in ["memory:///ruled/a", folder.path().to_str().unwrap()] {
+        let open = || Bucket::open(address, Access::Own).unwrap().with_limits(QUICK);
+        open().put(&KEY, "hello".into()).await.unwrap();
+        for bucket in [open(), open().join("run")] {
+            let all = format!("at = '{}/*'", bucket.url().trim_end_matches('/'));
+            assert!(bucket.clone().with_faults(&faults(&[("'denied'", &all)])).get(&KEY, 5).await.is_err(), "{all}");
+            assert!(bucket.with_faults(&faults(&[("'denied'", "at = '*/elsewhere/*'")])).get(&KEY, 5).await.is_ok());
+        }
+    }
+}
+
 /// An HTTP server that answers each connection with the next of `answers`, and how long after the first request each came.
 async fn answering(answers: Vec<String>) -> (String, tokio::task::JoinHandle<Vec<Duration>>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -60,7 +60,7 @@ impl Faulty {
     }
 
     fn address_of(&self, path: &Path) -> String {
-        format!("{}/{path}", self.address.trim_end_matches('/'))
+        format!("{}/{path}", self.address.strip_suffix('/').unwrap_or(&self.address))
     }
 
     /// Draws a request's faults and suffers those that come before the store hears of it; the others are returned.
