@@ -151,12 +151,21 @@ impl Codec {
     }
 
     /// Bytes of the value codes of a chunk of `elements`.
-    pub(crate) fn code_bytes(&self, elements: usize) -> usize {
+    pub fn code_bytes(&self, elements: usize) -> usize {
         packed::bytes(self.chunk_k(elements), self.quantizer.code_bits())
     }
 
+    /// Bits of an index of a chunk of `elements` that are written as they are in memory: with Elias-Fano the low ones, else all.
+    pub fn index_bits(&self, elements: usize) -> u32 {
+        match self.select {
+            Select::TopK { indices: Indices::Packed12, .. } => INDEX_BITS,
+            Select::TopK { .. } => elias_fano::low_width(elements, self.chunk_k(elements)),
+            Select::GroupMax { group } => group.bits(),
+        }
+    }
+
     /// Bytes of the indices of a chunk of `elements` in memory, where every chunk can be found.
-    pub(crate) fn index_bytes(&self, elements: usize) -> usize {
+    pub fn index_bytes(&self, elements: usize) -> usize {
         let k = self.chunk_k(elements);
         match self.select {
             Select::TopK { indices: Indices::Packed12, .. } => packed::bytes(k, INDEX_BITS),

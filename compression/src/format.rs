@@ -327,7 +327,7 @@ impl Format {
     }
 
     /// Bytes of a section in memory.
-    pub(crate) fn section_bytes(&self, section: usize) -> usize {
+    pub fn section_bytes(&self, section: usize) -> usize {
         self.parts(section).iter().map(|part| part.bytes(Form::Memory)).sum()
     }
 

@@ -125,16 +125,27 @@ pub fn transition(state: &mut State, payloads: &[Weighted<'_>], rule: &Rule) -> 
 /// [`TransitionError::Layout`], [`TransitionError::Format`] or [`TransitionError::Weight`] of the first payload that breaks a rule; then
 /// [`TransitionError::Residual`] or [`TransitionError::Resparsify`].
 pub fn check_record(state: &State, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), TransitionError> {
-    for (number, &Weighted { payload, weight }) in payloads.iter().enumerate() {
-        check_layout(state, payload, number)?;
-        if payload.format() != payloads[0].payload.format() {
-            return Err(TransitionError::Format(number));
-        }
-        if !(weight.is_finite() && weight > 0.0) {
-            return Err(TransitionError::Weight { payload: number, weight });
-        }
+    for (number, entry) in payloads.iter().enumerate() {
+        check_layout(state, entry.payload, number)?;
+        check_entry(payloads, number)?;
     }
     check_rule(state, rule)
+}
+
+/// What [`check_record`] demands of the payloads whatever the state.
+///
+/// # Errors
+/// [`TransitionError::Format`] or [`TransitionError::Weight`] of the first payload that breaks a rule.
+pub fn check_payloads(payloads: &[Weighted<'_>]) -> Result<(), TransitionError> {
+    (0..payloads.len()).try_for_each(|number| check_entry(payloads, number))
+}
+
+fn check_entry(payloads: &[Weighted<'_>], number: usize) -> Result<(), TransitionError> {
+    let Weighted { payload, weight } = payloads[number];
+    if payload.format() != payloads[0].payload.format() {
+        return Err(TransitionError::Format(number));
+    }
+    if weight.is_finite() && weight > 0.0 { Ok(()) } else { Err(TransitionError::Weight { payload: number, weight }) }
 }
 
 fn check_rule(state: &State, rule: &Rule) -> Result<(), TransitionError> {

@@ -95,12 +95,7 @@ impl Payload {
     /// # Errors
     /// What `write` fails with.
     pub fn write<W: Write>(&self, write: W) -> io::Result<W> {
-        let mut writer = PayloadWriter::new(write, &self.format, &self.header)?;
-        for batch in (0..self.sections.len()).collect::<Vec<_>>().chunks(BATCH) {
-            let coded: Vec<_> = batch.par_iter().map(|&section| self.section_wire(section)).map(|body| (frame(&body), body)).collect();
-            coded.iter().try_for_each(|(frame, body)| writer.section(frame, body))?;
-        }
-        writer.finish()
+        write_sections(write, &self.format, &self.header, |section| &self.sections[section])
     }
 
     /// The bytes that [`Payload::parse`] reads.
@@ -207,6 +202,28 @@ impl Payload {
         self.for_each_sent(&mut dense, |element, value| *element = value);
         dense
     }
+}
+
+/// Writes the payload whose sections are, in memory's form, `section(number)`: valid ones, as of [`Payload::section`] or of an encoder elsewhere.
+///
+/// # Errors
+/// What `write` fails with.
+pub fn write_sections<'a, W: Write>(
+    write: W,
+    format: &Format,
+    header: &Header,
+    section: impl Fn(usize) -> &'a [u8] + Sync,
+) -> io::Result<W> {
+    let mut writer = PayloadWriter::new(write, format, header)?;
+    for batch in (0..format.sections()).collect::<Vec<_>>().chunks(BATCH) {
+        let code = |&number: &usize| {
+            let body = section::write(format, number, section(number));
+            (frame(&body), body)
+        };
+        let coded: Vec<_> = batch.par_iter().map(code).collect();
+        coded.iter().try_for_each(|(frame, body)| writer.section(frame, body))?;
+    }
+    writer.finish()
 }
 
 /// A section in both its forms.

@@ -1,185 +1,193 @@
-// The outer step of a part of a tensor: decode R payloads, clip, merge in record order, step. The same bits as `compression::transition`.
+// The outer step: decode R payloads, clip, merge in record order, step. The same bits as `compression::transition`.
 //
-// One block per chunk. A chunk's sums live in shared memory; the payloads are added one after the other with a barrier between them,
-// and the indices of one payload are distinct, so that every coordinate has one writer at a time: no atomics, one order.
-// Every rounding is spelled out; nothing may be fused or flushed (-fmad=false -ftz=false -prec-div=true).
+// A chunk's sums live in shared memory. As many payloads as there are threads for are decoded side by side, then added one after the other with a
+// barrier between them; the indices of one payload are distinct, so that every coordinate has one writer at a time: no atomics, one order.
 
-typedef unsigned char u8;
-typedef unsigned long long u64;
-
-constexpr unsigned THREADS = 256;
-constexpr unsigned CHUNK_ELEMENTS = 4096;
-constexpr unsigned PACKED_BITS = 12;
-
-// How a tensor is coded.
-constexpr unsigned PACKED = 0, ELIAS_FANO = 1, GROUP_MAX = 2;
-constexpr unsigned SIGN2 = 0, SIGN1 = 1, REFERENCE = 2;
-
-// A part of a tensor, some of its rows of tiles, as a matrix of tiles; how it is coded, and how it steps.
-struct Task {
-    u64 rows, cols, tile_rows, tile_cols;
-    u64 payloads;
-    // Where its table, scale codes, value codes and indices start in each payload's section.
-    u64 table, scales, codes, indices;
-    // K or the elements of a group.
-    unsigned parameter;
-    unsigned select;
-    unsigned quantizer;
-    float lr;
-    // The denominator of every sent coordinate; zero if it is the weight of its senders.
-    float over_all;
-    unsigned padding;
+// A part of θ.
+struct Step {
+    Part part;
+    float *theta;
+    // The same elements in bf16, or null.
+    bf16 *shadow;
+    // Number of its first payload's `Source`; the others follow in record order.
+    u64 sources;
 };
 
-// Where one payload's section starts, and what the payload counts for.
+// A payload's section on the device, and what the payload counts for.
 struct Source {
-    u64 section;
+    const u8 *section;
     // Weight times clip factor.
     float factor;
     float weight;
 };
 
-struct Chunk {
-    u64 number, band, tile;
-    // Position of the first element and distance between two rows.
-    u64 start, stride;
-    u64 height, width;
+// A payload's values of one chunk in shared memory: what its codes decode to, its factor and weight, codes, indices.
+constexpr unsigned VALUES = 0, FACTOR = 4, WEIGHT = 5, CODES = 6;
+// Words for them: more than the largest has, 1024 bytes of codes and 6144 of indices.
+constexpr unsigned STAGE_WORDS = 2048;
+
+// Where a chunk's indices start in its words, and how many there are.
+__device__ inline unsigned index_word(const Coding &coding) { return CODES + ceil_div(coding.code_bytes, 4); }
+__device__ inline unsigned words_of(const Coding &coding) { return index_word(coding) + ceil_div(coding.index_bytes, 4); }
+
+// One warp brings one payload's bytes of this chunk into shared memory.
+__device__ inline void stage(const Part &part, const Chunk &chunk, const Source &source, const float *tables, unsigned *words) {
+    const unsigned lane = threadIdx.x % WARP;
+    const u8 *section = source.section;
+    if (lane < 4) {
+        const u8 *entry = section + part.table + 4 * lane;
+        words[VALUES + lane] = part.quantizer == REFERENCE
+                                   ? entry[0] | entry[1] << 8 | entry[2] << 16 | (unsigned)entry[3] << 24
+                                   : __float_as_uint(tables[1024 * part.quantizer + 4 * section[part.scales + chunk.number] + lane]);
+    } else if (lane == FACTOR) {
+        words[FACTOR] = __float_as_uint(source.factor);
+    } else if (lane == WEIGHT) {
+        words[WEIGHT] = __float_as_uint(source.weight);
+    }
+    const u8 *codes = section + codes_at(part, chunk), *indices = section + indices_at(part, chunk);
+    for (unsigned i = lane; i < chunk.coding.code_bytes; i += WARP) {
+        ((u8 *)(words + CODES))[i] = codes[i];
+    }
+    for (unsigned i = lane; i < chunk.coding.index_bytes; i += WARP) {
+        ((u8 *)(words + index_word(chunk.coding)))[i] = indices[i];
+    }
+}
+
+// The position of one number j of a bitmap that starts at a bit and has more than j ones.
+__device__ inline unsigned find_one(const unsigned *words, unsigned first, unsigned j) {
+    unsigned at = 0, word = bits_from(words, first);
+    for (unsigned ones = __popc(word); j >= ones; ones = __popc(word)) {
+        j -= ones;
+        at += 32;
+        word = bits_from(words, first + at);
+    }
+    for (unsigned half = 16; half > 0; half /= 2) {
+        const unsigned ones = __popc(word & ((1u << half) - 1));
+        if (j >= ones) {
+            j -= ones;
+            at += half;
+            word >>= half;
+        }
+    }
+    return at;
+}
+
+__device__ inline unsigned index_of(const Part &part, const Coding &coding, const unsigned *words, unsigned j) {
+    const unsigned first = 32 * index_word(coding), low = number(words, first, j, coding.index_bits);
+    if (part.select == PACKED) {
+        return low;
+    }
+    if (part.select == GROUP_MAX) {
+        return j * part.group + low;
+    }
+    return (find_one(words, first + 8 * ceil_div(coding.k * coding.index_bits, 8), j) - j) << coding.index_bits | low;
+}
+
+// Value j of a staged payload; zero counts as not sent, and has no index.
+struct Sent {
+    unsigned index;
+    float value;
 };
 
-__device__ inline u64 ceil_div(u64 a, u64 b) { return (a + b - 1) / b; }
-__device__ inline u64 at_most(u64 a, u64 b) { return a < b ? a : b; }
-
-__device__ inline Chunk locate(const Task &task, u64 number) {
-    const u64 tiles = ceil_div(task.cols, task.tile_cols);
-    const u64 band = number / tiles, tile = number % tiles;
-    const u64 row = band * task.tile_rows, col = tile * task.tile_cols;
-    return {number, band, tile, row * task.cols + col, task.cols, at_most(task.tile_rows, task.rows - row), at_most(task.tile_cols, task.cols - col)};
+__device__ inline Sent decode(const Part &part, const Coding &coding, const unsigned *words, unsigned j) {
+    const float value = __uint_as_float(words[VALUES + number(words, 32 * CODES, j, code_bits(part))]);
+    return {value == 0.0f ? 0 : index_of(part, coding, words, j), value};
 }
 
-// Values that a chunk of `elements` sends.
-__device__ inline u64 selected(const Task &task, u64 elements) {
-    if (task.select == GROUP_MAX) {
-        return ceil_div(elements, task.parameter);
+// What is done with a record's payloads.
+struct Merge {
+    // Those of all parts.
+    const Source *sources;
+    unsigned payloads;
+    float lr;
+    // The denominator of every sent coordinate; zero if it is the weight of its senders.
+    float over_all;
+    // What each (quantizer, scale code, value code) decodes to, 2 * 256 * 4.
+    const float *tables;
+};
+
+struct Sums {
+    // Weighted sum of the values, and senders' weight, of each element.
+    float values[CHUNK_ELEMENTS], weights[CHUNK_ELEMENTS];
+    unsigned staged[STAGE_WORDS];
+};
+
+__device__ inline void add(const Sent &sent, const unsigned *words, Sums &sums) {
+    if (sent.value != 0.0f) {
+        float &value = sums.values[sent.index], &weight = sums.weights[sent.index];
+        value = __fadd_rn(value, __fmul_rn(__uint_as_float(words[FACTOR]), sent.value));
+        weight = __fadd_rn(weight, __uint_as_float(words[WEIGHT]));
     }
-    if (task.quantizer == REFERENCE) {
-        const u64 even = at_most(task.parameter, elements) & ~1ull;
-        return at_most(even < 2 ? 2 : even, elements);
+}
+
+__device__ inline void add_payloads(const Part &part, const Chunk &chunk, const Source *sources, const Merge &merge, Sums &sums) {
+    const Coding coding = chunk.coding;
+    // A payload's threads, a power of two if several payloads are decoded at once.
+    const unsigned width = coding.k > THREADS / 2 ? THREADS : 1u << (32 - __clz(coding.k - 1));
+    const unsigned abreast = THREADS / width, mine = threadIdx.x / width;
+    const unsigned words_each = words_of(coding), room = (STAGE_WORDS - 1) / words_each;
+    for (unsigned i = threadIdx.x; i < CHUNK_ELEMENTS; i += THREADS) {
+        sums.values[i] = sums.weights[i] = 0.0f;
     }
-    const u64 share = task.parameter * elements / CHUNK_ELEMENTS;
-    return share == 0 ? 1 : share;
-}
-
-__device__ inline unsigned log2_floor(u64 value) {
-    unsigned log = 0;
-    while (value >>= 1) {
-        log++;
-    }
-    return log;
-}
-
-__device__ inline unsigned code_bits(const Task &task) { return task.quantizer == SIGN1 ? 1 : 2; }
-
-__device__ inline u64 code_bytes(const Task &task, u64 elements) { return ceil_div(code_bits(task) * selected(task, elements), 8); }
-
-__device__ inline u64 index_bytes(const Task &task, u64 elements) {
-    const u64 k = selected(task, elements);
-    if (task.select == ELIAS_FANO) {
-        const unsigned low = log2_floor(elements / k);
-        return ceil_div(k * low, 8) + ceil_div(k + ((elements - 1) >> low) + 1, 8);
-    }
-    return ceil_div(k * (task.select == PACKED ? PACKED_BITS : log2_floor(task.parameter)), 8);
-}
-
-// Sums a size over the chunks before this one.
-template <u64 (*SIZE)(const Task &, u64)> __device__ inline u64 bytes_before(const Task &task, const Chunk &chunk) {
-    const u64 full_tiles = ceil_div(task.cols, task.tile_cols) - 1;
-    const u64 last_width = task.cols - full_tiles * task.tile_cols;
-    const u64 band_bytes = full_tiles * SIZE(task, task.tile_rows * task.tile_cols) + SIZE(task, task.tile_rows * last_width);
-    return chunk.band * band_bytes + chunk.tile * SIZE(task, chunk.height * task.tile_cols);
-}
-
-// Bits `bits * j` to `bits * (j + 1) - 1` of a stream.
-__device__ inline unsigned unpack(const u8 *bytes, unsigned j, unsigned bits) {
-    unsigned value = 0;
-    for (unsigned bit = 0; bit < bits; bit++) {
-        const unsigned at = bits * j + bit;
-        value |= (bytes[at / 8] >> at % 8 & 1u) << bit;
-    }
-    return value;
-}
-
-// The position of one number j of a bitmap that has more than j ones.
-__device__ inline unsigned find_one(const u8 *bitmap, unsigned j) {
-    unsigned at = 0;
-    while (true) {
-        const unsigned ones = __popc(bitmap[at]);
-        if (j < ones) {
-            break;
+    for (unsigned first = 0; first < merge.payloads; first += room) {
+        const unsigned count = at_most(room, merge.payloads - first);
+        for (unsigned r = threadIdx.x / WARP; r < count; r += THREADS / WARP) {
+            stage(part, chunk, sources[first + r], merge.tables, sums.staged + r * words_each);
         }
-        j -= ones;
-        at++;
-    }
-    unsigned rest = bitmap[at];
-    for (; j > 0; j--) {
-        rest &= rest - 1;
-    }
-    return 8 * at + __ffs(rest) - 1;
-}
-
-__device__ inline unsigned index_of(const Task &task, const u8 *indices, unsigned j, unsigned count, unsigned elements) {
-    if (task.select == PACKED) {
-        return unpack(indices, j, PACKED_BITS);
-    }
-    if (task.select == GROUP_MAX) {
-        return j * task.parameter + unpack(indices, j, log2_floor(task.parameter));
-    }
-    const unsigned low = log2_floor(elements / count);
-    const unsigned high = find_one(indices + ceil_div(count * low, 8), j) - j;
-    return high << low | unpack(indices, j, low);
-}
-
-__device__ inline float float_at(const u8 *bytes) {
-    return __uint_as_float(bytes[0] | bytes[1] << 8 | bytes[2] << 16 | (unsigned)bytes[3] << 24);
-}
-
-// Adds one payload's values of this chunk; each coordinate occurs at most once among them. A value of zero counts as not sent.
-__device__ inline void add(const Task &task, const Chunk &chunk, const u8 *section, const Source &source, const float *tables, float *sums, float *weights) {
-    const u8 *codes = section + task.codes + bytes_before<code_bytes>(task, chunk);
-    const u8 *indices = section + task.indices + bytes_before<index_bytes>(task, chunk);
-    const unsigned elements = chunk.height * chunk.width, count = selected(task, elements), bits = code_bits(task);
-    for (unsigned j = threadIdx.x; j < count; j += THREADS) {
-        const unsigned code = unpack(codes, j, bits);
-        const float value = task.quantizer == REFERENCE ? float_at(section + task.table + 4 * code)
-                                                        : tables[1024 * task.quantizer + 4 * section[task.scales + chunk.number] + code];
-        if (value != 0.0f) {
-            const unsigned index = index_of(task, indices, j, count, elements);
-            sums[index] = __fadd_rn(sums[index], __fmul_rn(source.factor, value));
-            weights[index] = __fadd_rn(weights[index], source.weight);
-        }
-    }
-}
-
-// theta: rows * cols elements. bytes: the payloads' sections as they are in memory. sources: task.payloads of them, in record order.
-// tables: what each (quantizer, scale code, value code) decodes to, 2 * 256 * 4.
-extern "C" __global__ void __launch_bounds__(THREADS)
-apply(float *theta, Task task, const u8 *bytes, const Source *sources, const float *tables) {
-    __shared__ float sums[CHUNK_ELEMENTS];
-    __shared__ float weights[CHUNK_ELEMENTS];
-    const Chunk chunk = locate(task, blockIdx.x);
-    const unsigned elements = chunk.height * chunk.width, width = chunk.width;
-    for (unsigned i = threadIdx.x; i < elements; i += THREADS) {
-        sums[i] = weights[i] = 0.0f;
-    }
-    for (u64 r = 0; r < task.payloads; r++) {
         __syncthreads();
-        add(task, chunk, bytes + sources[r].section, sources[r], tables, sums, weights);
-    }
-    __syncthreads();
-    for (unsigned i = threadIdx.x; i < elements; i += THREADS) {
-        if (weights[i] != 0.0f) {
-            float *element = theta + chunk.start + i / width * chunk.stride + i % width;
-            const float over = task.over_all != 0.0f ? task.over_all : weights[i];
-            *element = __fsub_rn(*element, __fmul_rn(task.lr, __fdiv_rn(sums[i], over)));
+        for (unsigned r = 0; r < count; r += abreast) {
+            const unsigned *words = sums.staged + (r + mine) * words_each;
+            Sent sent = {0, 0.0f};
+            if (r + mine < count && threadIdx.x % width < coding.k) {
+                sent = decode(part, coding, words, threadIdx.x % width);
+            }
+            for (unsigned turn = 0; turn < at_most(abreast, count - r); turn++) {
+                if (turn == mine) {
+                    add(sent, words, sums);
+                    for (unsigned j = threadIdx.x + THREADS; j < coding.k; j += THREADS) {
+                        add(decode(part, coding, words, j), words, sums);
+                    }
+                }
+                __syncthreads();
+            }
         }
+    }
+}
+
+// False if a new element is not finite.
+template <bool AT_ONCE> __device__ inline bool take_step(const Step &step, const Chunk &chunk, const Merge &merge, Sums &sums) {
+    float theta[MINE];
+    // On their way while the payloads are decoded.
+    load_all<AT_ONCE>(step.theta, chunk, theta);
+    add_payloads(step.part, chunk, merge.sources + step.sources, merge, sums);
+    bool is_finite = true;
+    for (unsigned i = 0; i < MINE; i++) {
+        const unsigned index = index_of_mine(i);
+        const float weight = sums.weights[index];
+        if (weight != 0.0f) {
+            const float over = merge.over_all != 0.0f ? merge.over_all : weight;
+            theta[i] = __fsub_rn(theta[i], __fmul_rn(merge.lr, __fdiv_rn(sums.values[index], over)));
+            is_finite &= key(theta[i]) < INFINITE;
+        }
+    }
+    store_all<AT_ONCE>(theta, step.theta, chunk);
+    if (step.shadow) {
+        store_all<AT_ONCE>(theta, step.shadow, chunk);
+    }
+    return is_finite;
+}
+
+// steps: the parts of θ. owner: the part of each block. There is at least one payload. fault: becomes the lowest number of a part with a new element that is
+// not finite, if there is one.
+extern "C" __global__ void __launch_bounds__(THREADS, 4)
+apply(const Step *steps, const unsigned *owner, const Source *sources, unsigned payloads, float lr, float over_all, const float *tables, unsigned *fault) {
+    __shared__ Sums sums;
+    const Merge merge = {sources, payloads, lr, over_all, tables};
+    const Step &step = steps[owner[blockIdx.x]];
+    const Chunk chunk = locate(step.part);
+    const bool at_once = is_full(chunk) && is_aligned(step.theta + chunk.start) && (!step.shadow || is_aligned(step.shadow + chunk.start));
+    const bool is_finite = at_once ? take_step<true>(step, chunk, merge, sums) : take_step<false>(step, chunk, merge, sums);
+    if (!is_finite) {
+        atomicMin(fault, owner[blockIdx.x]);
     }
 }

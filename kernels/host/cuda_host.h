@@ -1,11 +1,13 @@
-// Runs CUDA C++ on the CPU for tests: blocks one after the other, a block's threads as coroutines that change at barriers.
+// Runs CUDA C++ on the CPU for tests: blocks one after the other, a block's threads as coroutines that change at barriers and in warps' exchanges.
 //
-// Covered: one-dimensional launches, static shared memory, __syncthreads, the rounding intrinsics. A barrier that not all threads reach
-// together is an error. Shared memory starts as NaN. Between two barriers the threads run in ascending or descending order: where a
-// barrier is missing, the results differ from the definition under one order or the other.
+// Covered: one-dimensional launches, static shared memory, __syncthreads and its count, shuffles of whole warps, atomics, the rounding intrinsics.
+// A barrier that not all threads reach together, and a shuffle that not all lanes do, are errors. Shared memory starts as NaN. Between two barriers
+// the threads run in ascending or descending order: where a barrier is missing, the results differ from the definition under one order or the other.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <stdexcept>
@@ -13,13 +15,26 @@
 #include <ucontext.h>
 #include <vector>
 
-#define __device__ static
+#define __device__
 #define __global__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __shared__ static __attribute__((section("shared_memory")))
-#define __syncthreads() host::barrier(__LINE__)
+#define __syncthreads() ((void)host::barrier(__LINE__, false))
+#define __syncthreads_count(predicate) host::barrier(__LINE__, predicate)
+#define __shfl_xor_sync(lanes, value, distance) host::shuffle(__LINE__, lanes, value, host::lane() ^ (distance))
+#define __shfl_up_sync(lanes, value, distance) host::shuffle(__LINE__, lanes, value, host::lane() < (distance) ? host::lane() : host::lane() - (distance))
 #define threadIdx host::running->index
 #define blockIdx host::block_index
+
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+
+template <class T> T __ldcs(const T *from) { return *from; }
+template <class T> void __stcs(T *to, T value) { *to = value; }
 
 static inline float __fadd_rn(float a, float b) { return a + b; }
 static inline float __fsub_rn(float a, float b) { return a - b; }
@@ -27,10 +42,36 @@ static inline float __fmul_rn(float a, float b) { return a * b; }
 static inline float __fdiv_rn(float a, float b) { return a / b; }
 static inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 static inline int __ffs(int bits) { return __builtin_ffs(bits); }
+static inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(bits); }
+static inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+    return ((unsigned long long)high << 32 | low) >> shift % 32;
+}
 static inline float __uint_as_float(unsigned bits) {
     float value;
     std::memcpy(&value, &bits, sizeof value);
     return value;
+}
+static inline unsigned __float_as_uint(float value) {
+    unsigned bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+// Only one thread runs at a time.
+static inline unsigned atomicAdd(unsigned *at, unsigned value) {
+    const unsigned old = *at;
+    *at += value;
+    return old;
+}
+static inline unsigned atomicOr(unsigned *at, unsigned value) {
+    const unsigned old = *at;
+    *at |= value;
+    return old;
+}
+static inline unsigned atomicMin(unsigned *at, unsigned value) {
+    const unsigned old = *at;
+    *at = value < old ? value : old;
+    return old;
 }
 
 // Set by the linker around all static shared arrays.
@@ -38,7 +79,12 @@ extern "C" char __start_shared_memory[], __stop_shared_memory[];
 
 namespace host {
 
+constexpr size_t LANES = 32;
+
 enum class Order { Ascending, Descending };
+
+// What a thread waits for.
+enum class Wait { Nothing, Block, Warp };
 
 struct Index {
     unsigned x;
@@ -49,8 +95,12 @@ struct Thread {
     ucontext_t context{};
     std::vector<char> stack = std::vector<char>(64 << 10);
     bool done = false;
-    // Of the barrier at which it waits.
+    Wait wait = Wait::Nothing;
+    // Where it waits.
     int line = 0;
+    // What it gives: a predicate to the block, a value to its warp; whose value it takes; what it gets.
+    unsigned long long given = 0, taken = 0;
+    unsigned source = 0;
 };
 
 inline Index block_index;
@@ -58,9 +108,32 @@ inline Thread *running;
 inline ucontext_t scheduler;
 inline std::function<void()> kernel;
 
-inline void barrier(int line) {
+inline unsigned lane() { return running->index.x % LANES; }
+
+inline void pause(Wait wait, int line, unsigned long long given) {
+    running->wait = wait;
     running->line = line;
+    running->given = given;
     swapcontext(&running->context, &scheduler);
+}
+
+// The number of threads whose predicate holds.
+inline int barrier(int line, bool predicate) {
+    pause(Wait::Block, line, predicate);
+    return (int)running->taken;
+}
+
+template <class T> T shuffle(int line, unsigned lanes, T value, unsigned source) {
+    static_assert(sizeof(T) <= sizeof(running->given));
+    if (lanes != 0xFFFFFFFF || source >= LANES) {
+        throw std::runtime_error("line " + std::to_string(line) + ": only whole warps exchange here, and among their own lanes");
+    }
+    unsigned long long bits = 0;
+    std::memcpy(&bits, &value, sizeof value);
+    running->source = source;
+    pause(Wait::Warp, line, bits);
+    std::memcpy(&value, &running->taken, sizeof value);
+    return value;
 }
 
 inline void thread_main() {
@@ -71,6 +144,7 @@ inline void thread_main() {
 inline void prepare(Thread &thread, unsigned index) {
     thread.index.x = index;
     thread.done = false;
+    thread.wait = Wait::Nothing;
     getcontext(&thread.context);
     thread.context.uc_stack.ss_sp = thread.stack.data();
     thread.context.uc_stack.ss_size = thread.stack.size();
@@ -78,18 +152,64 @@ inline void prepare(Thread &thread, unsigned index) {
     makecontext(&thread.context, thread_main, 0);
 }
 
-// Lets every thread run to its next barrier or its end; false once all have ended.
+// Whether these threads all wait for the same, in the same line.
+inline bool all_wait(const Thread *threads, size_t count, Wait wait) {
+    for (size_t i = 0; i < count; i++) {
+        if (threads[i].done || threads[i].wait != wait || threads[i].line != threads[0].line) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// Lets the warps that are complete exchange their values; false if there is none.
+inline bool exchange(std::vector<Thread> &threads) {
+    bool any = false;
+    for (size_t first = 0; first + LANES <= threads.size(); first += LANES) {
+        Thread *warp = &threads[first];
+        if (all_wait(warp, LANES, Wait::Warp)) {
+            for (size_t i = 0; i < LANES; i++) {
+                warp[i].taken = warp[warp[i].source].given;
+                warp[i].wait = Wait::Nothing;
+            }
+            any = true;
+        }
+    }
+    return any;
+}
+
+inline void release(std::vector<Thread> &threads) {
+    unsigned long long count = 0;
+    for (const Thread &thread : threads) {
+        count += thread.given;
+    }
+    for (Thread &thread : threads) {
+        thread.taken = count;
+        thread.wait = Wait::Nothing;
+    }
+}
+
+// Lets every thread run until it waits or ends; false once all have ended.
 inline bool advance(std::vector<Thread> &threads, Order order) {
     for (size_t i = 0; i < threads.size(); i++) {
         running = &threads[order == Order::Ascending ? i : threads.size() - 1 - i];
-        swapcontext(&scheduler, &running->context);
-    }
-    for (const Thread &thread : threads) {
-        if (thread.done != threads[0].done || (!thread.done && thread.line != threads[0].line)) {
-            throw std::runtime_error("not all threads reach the barrier in line " + std::to_string(thread.done ? threads[0].line : thread.line));
+        if (!running->done && running->wait == Wait::Nothing) {
+            swapcontext(&scheduler, &running->context);
         }
     }
-    return !threads[0].done;
+    if (exchange(threads)) {
+        return true;
+    }
+    if (all_wait(threads.data(), threads.size(), Wait::Block)) {
+        release(threads);
+        return true;
+    }
+    for (const Thread &thread : threads) {
+        if (!thread.done) {
+            throw std::runtime_error("not all threads reach what thread " + std::to_string(thread.index.x) + " waits for in line " + std::to_string(thread.line));
+        }
+    }
+    return false;
 }
 
 inline void launch(unsigned blocks, unsigned threads_per_block, Order order, std::function<void()> body) {

@@ -1,13 +1,18 @@
 //! The devices of this machine, and the kernels on one of them.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use compression::{Rule, State, Weighted};
-use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream};
+#[cfg(doc)]
+use compression::TransitionError;
+use compression::{Format, Header, Rule, State, Weighted};
+use cudarc::driver::{CudaContext, CudaModule, CudaSlice, CudaStream};
 
+use crate::apply::{self, Theta};
+use crate::encode::{self, PseudoGradient};
 use crate::image::{Arch, cached, compile};
-use crate::{KernelError, floor, plan};
+use crate::{KernelError, floor};
 
 /// A CUDA device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,20 +32,22 @@ pub fn devices() -> Vec<DeviceInfo> {
 }
 
 /// The kernels, loaded on one device.
+///
+/// They share the device's primary context with libtorch, and work on its default stream, which is libtorch's current one unless somebody changes that: what
+/// libtorch was asked for before is done before, what it is asked for afterwards is done afterwards.
 pub struct Kernels {
     pub(crate) stream: Arc<CudaStream>,
-    pub(crate) apply: CudaFunction,
+    pub(crate) module: Arc<CudaModule>,
     /// [`compression::SIGN2`], then [`compression::SIGN1`].
-    pub(crate) tables: CudaSlice<f32>,
+    pub(crate) tables: CudaSlice<u8>,
 }
 
 impl Kernels {
-    /// Compiles the kernels for device number `device`, or takes their image from the folder `cache`, and loads them.
-    ///
-    /// They share the device's primary context, which libtorch uses too. A cached image needs no NVRTC.
+    /// Compiles the kernels for device number `device`, or takes their image from the folder `cache`, and loads them. A cached image needs no NVRTC.
     ///
     /// # Errors
-    /// Every [`KernelError`] but [`KernelError::TooManyChunks`] and [`KernelError::Transition`].
+    /// [`KernelError::NoDriver`], [`KernelError::NoDevice`], [`KernelError::NoNvrtc`], [`KernelError::Compile`], [`KernelError::Cache`] or
+    /// [`KernelError::Driver`].
     pub fn load(device: usize, cache: &Path) -> Result<Self, KernelError> {
         if !floor::driver_is_present() {
             return Err(KernelError::NoDriver);
@@ -51,18 +58,45 @@ impl Kernels {
         let context = CudaContext::new(device)?;
         let module = context.load_module(cudarc::nvrtc::Ptx::from_binary(image))?;
         let stream = context.default_stream();
-        let tables = stream.clone_htod([compression::SIGN2, compression::SIGN1].as_flattened().as_flattened())?;
-        Ok(Self { apply: module.load_function("apply")?, tables, stream })
+        let tables = stream.clone_htod(&tables())?;
+        Ok(Self { stream, module, tables })
     }
 
-    /// [`compression::transition`] on the device, bit for bit: one tensor after the other is copied there and back.
+    /// [`compression::encode_to`] on the device, bit for bit, without the pseudo-gradient ever leaving it: what comes back is the payload, about
+    /// 0.02 bytes per parameter.
     ///
-    /// Norms and clip factors are computed on the host. The device holds all payloads and the largest tensor.
+    /// With error feedback in bf16, e is rounded when it is kept; a pseudo-gradient whose next e would not be finite then is refused.
     ///
     /// # Errors
-    /// [`KernelError::Transition`] as [`compression::transition`], [`KernelError::TooManyChunks`] or [`KernelError::Driver`]; the state is
-    /// unchanged then.
-    pub fn apply(&self, state: &mut State, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), KernelError> {
-        plan::transition(self, state, payloads, rule)
+    /// [`KernelError::Codec`], [`KernelError::Layout`], [`KernelError::Float`], [`KernelError::TooManyChunks`] or [`KernelError::Driver`] before anything
+    /// changes. [`KernelError::Encode`] if the pseudo-gradient is not finite: then `next_feedback` is void, and if it is `feedback` too, the error feedback
+    /// has to be read back from where it was last kept; or if `write` fails, after the error feedback moved on.
+    pub fn encode_to<W: Write>(&self, write: W, format: &Format, header: &Header, gradient: &PseudoGradient, beta: f32) -> Result<W, KernelError> {
+        encode::encode_to(self, write, format, header, gradient, beta)
     }
+
+    /// The step of [`compression::transition`] on θ in the device's memory, bit for bit.
+    ///
+    /// # Errors
+    /// [`KernelError::Transition`] for payloads of several formats or a weight that is not finite and above zero, [`KernelError::Layout`],
+    /// [`KernelError::Float`], [`KernelError::Lossy`], [`KernelError::TooManyChunks`] or [`KernelError::Driver`] before anything changes.
+    /// [`TransitionError::NonFinite`] afterwards: the record is void, and θ has to be read back from where it was last kept.
+    pub fn step(&self, theta: &Theta, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), KernelError> {
+        apply::step(self, theta, payloads, rule)
+    }
+
+    /// [`compression::transition`] with its step on the device: θ is copied there and back.
+    ///
+    /// # Errors
+    /// [`KernelError::Transition`] as [`compression::transition`], [`KernelError::Lossy`], [`KernelError::TooManyChunks`] or [`KernelError::Driver`]; the
+    /// state is unchanged then.
+    pub fn transition(&self, state: &mut State, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), KernelError> {
+        apply::transition(self, state, payloads, rule)
+    }
+}
+
+/// What each (quantizer, scale code, value code) decodes to, f32.
+pub(crate) fn tables() -> Vec<u8> {
+    let values = [compression::SIGN2, compression::SIGN1];
+    values.as_flattened().as_flattened().iter().flat_map(|value| value.to_le_bytes()).collect()
 }

@@ -1,22 +1,22 @@
 //! Everything unsafe of this crate: foreign libraries, device memory, launches.
 
 use std::env;
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CString, c_char};
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::sync::Once;
 
 use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUresult};
-use cudarc::driver::{DeviceRepr, DriverError, LaunchConfig, PushKernelArg, result as driver};
+use cudarc::driver::{CudaSlice, DevicePtr, DriverError, LaunchConfig, PushKernelArg, result as driver};
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 
 use crate::KernelError;
 use crate::device::{DeviceInfo, Kernels};
 use crate::image::Arch;
-use crate::plan::{Launch, Plan, Source, Step, Task};
+use crate::machine::{Argument, Machine};
 
-/// Threads of a block, the kernel's `THREADS`.
+/// Threads of a block, the kernels' `THREADS`.
 const THREADS: u32 = 256;
 
 /// Whether the driver's library can be loaded; without it every other call of the driver would panic.
@@ -82,9 +82,10 @@ impl Drop for Program {
 }
 
 /// A cubin from CUDA C++, or what NVRTC says instead. NVRTC must be present.
-pub(crate) fn compile(source: &CStr, options: &[String]) -> Result<Vec<u8>, String> {
+pub(crate) fn compile(source: &str, options: &[String]) -> Result<Vec<u8>, String> {
     let said = |error: nvrtc::NvrtcError| error.to_string();
-    let program = Program(nvrtc::create_program(source, Some(c"kernels.cu")).map_err(said)?);
+    let source = CString::new(source).map_err(|error| error.to_string())?;
+    let program = Program(nvrtc::create_program(&source, Some(c"kernels.cu")).map_err(said)?);
     // SAFETY: the program was created above and lives until the end of this function.
     if let Err(error) = unsafe { nvrtc::compile_program(program.0, options) } {
         // SAFETY: as above.
@@ -101,36 +102,42 @@ pub(crate) fn compile(source: &CStr, options: &[String]) -> Result<Vec<u8>, Stri
     Ok(image)
 }
 
-// SAFETY: `repr(C)` without padding, field by field the kernel's `Task`.
-unsafe impl DeviceRepr for Task {}
-// SAFETY: `repr(C)` without padding, field by field the kernel's `Source`.
-unsafe impl DeviceRepr for Source {}
+impl Machine for Kernels {
+    type Memory = CudaSlice<u8>;
 
-impl Step for Kernels {
-    fn step(&self, plan: &Plan, tensors: &[Vec<f32>]) -> Result<Vec<Vec<f32>>, KernelError> {
-        let bytes = self.stream.clone_htod(&plan.bytes)?;
-        let step = |(launches, theta): (&Vec<Launch>, &Vec<f32>)| {
-            let elements: u64 = launches.iter().map(|launch| launch.task.elements()).sum();
-            assert_eq!(elements, theta.len() as u64, "a tensor's parts are the tensor");
-            let mut theta = self.stream.clone_htod(theta)?;
-            let mut start = 0;
-            for Launch { task, sources } in launches {
-                assert_eq!(task.payloads, sources.len() as u64, "one source per payload");
-                let blocks = task.blocks().ok_or(KernelError::TooManyChunks)?;
-                let sources = self.stream.clone_htod(sources)?;
-                let end = start + task.elements() as usize;
-                let mut part = theta.slice_mut(start..end);
-                let mut launch = self.stream.launch_builder(&self.apply);
-                launch.arg(&mut part).arg(task).arg(&bytes).arg(&sources).arg(&self.tables);
-                let shape = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
-                // SAFETY: the arguments are those of `apply`, in its order and types. It writes only elements of the chunks of `task`, which has
-                // as many elements as `part`; it reads `task.payloads` sources, and of `bytes` only this part's bytes of their sections, which
-                // parsing proved to be complete and to have indices below each chunk's number of elements.
-                unsafe { launch.launch(shape)? };
-                start = end;
-            }
-            Ok(self.stream.clone_dtoh(&theta)?)
-        };
-        plan.tensors.iter().zip(tensors).map(step).collect()
+    fn put(&self, bytes: &[u8]) -> Result<CudaSlice<u8>, KernelError> {
+        Ok(self.stream.clone_htod(bytes)?)
+    }
+
+    fn zeros(&self, bytes: usize) -> Result<CudaSlice<u8>, KernelError> {
+        Ok(self.stream.alloc_zeros(bytes)?)
+    }
+
+    fn address(&self, memory: &CudaSlice<u8>) -> u64 {
+        memory.device_ptr(&self.stream).0
+    }
+
+    fn get(&self, memory: &CudaSlice<u8>) -> Result<Vec<u8>, KernelError> {
+        Ok(self.stream.clone_dtoh(memory)?)
+    }
+
+    fn tables(&self) -> &CudaSlice<u8> {
+        &self.tables
+    }
+
+    unsafe fn run(&self, kernel: &'static str, blocks: u32, arguments: &[Argument]) -> Result<(), KernelError> {
+        let function = self.module.load_function(kernel)?;
+        let mut launch = self.stream.launch_builder(&function);
+        for argument in arguments {
+            match argument {
+                Argument::Address(address) => launch.arg(address),
+                Argument::U32(value) => launch.arg(value),
+                Argument::F32(value) => launch.arg(value),
+            };
+        }
+        let shape = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
+        // SAFETY: the caller vouches for the arguments, and every kernel has blocks of so many threads and no dynamic shared memory.
+        unsafe { launch.launch(shape)? };
+        Ok(())
     }
 }

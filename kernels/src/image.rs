@@ -1,6 +1,5 @@
 //! From the source to an image for one architecture, and a folder of images that were compiled before.
 
-use std::ffi::CStr;
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -8,10 +7,7 @@ use std::path::Path;
 use crate::{KernelError, floor};
 
 /// The kernels' source.
-pub(crate) const SOURCE: &CStr = match CStr::from_bytes_with_nul(concat!(include_str!("../cuda/apply.cu"), "\0").as_bytes()) {
-    Ok(source) => source,
-    Err(_) => panic!("the source holds a zero byte"),
-};
+pub(crate) const SOURCE: &str = concat!(include_str!("../cuda/common.cu"), include_str!("../cuda/apply.cu"), include_str!("../cuda/encode.cu"));
 
 /// What makes f32 arithmetic on the device that of the CPU: nothing fused, nothing flushed, division and square root rounded correctly.
 const OPTIONS: [&str; 5] = ["--std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true"];
@@ -53,7 +49,7 @@ pub(crate) fn cached(
     compile: impl FnOnce(Arch) -> Result<Vec<u8>, KernelError>,
 ) -> Result<Vec<u8>, KernelError> {
     let mut key = blake3::Hasher::new();
-    key.update(SOURCE.to_bytes_with_nul()).update(options(arch).join(" ").as_bytes());
+    key.update(SOURCE.as_bytes()).update(options(arch).join(" ").as_bytes());
     let path = folder.join(format!("kernels-{arch}-{}", key.finalize().to_hex()));
     if let Some(image) = fs::read(&path).ok().and_then(unseal) {
         return Ok(image);

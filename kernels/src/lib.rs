@@ -1,15 +1,22 @@
 #![doc = include_str!("../README.md")]
 
+mod apply;
 mod device;
+mod elements;
+mod encode;
 mod floor;
 mod image;
-mod plan;
+mod machine;
+mod part;
 #[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
 
+pub use apply::Theta;
 pub use device::{DeviceInfo, Kernels, devices};
+pub use elements::{Elements, Float};
+pub use encode::PseudoGradient;
 pub use image::{Arch, compile};
 
 /// Why a kernel could not be compiled, loaded or run.
@@ -52,12 +59,31 @@ pub enum KernelError {
     #[error("the CUDA driver says: {0}")]
     Driver(#[from] cudarc::driver::DriverError),
     /// More chunks than one launch has blocks.
-    #[error("a tensor has 2^31 chunks or more, too many for one launch: apply this record on the CPU")]
+    #[error("the model has 2^31 chunks or more, too many for one launch: use the CPU")]
     TooManyChunks,
+    /// Tensors that are not the layout's.
+    #[error(transparent)]
+    Layout(#[from] compression::LayoutError),
+    /// A tensor of another type than its like.
+    #[error("tensor {name:?} is {found:?}, it must be {expected:?} as the others")]
+    Float {
+        /// The tensor.
+        name: String,
+        /// The others' type.
+        expected: Float,
+        /// Its type.
+        found: Float,
+    },
+    /// A codec that only the CPU can encode.
+    #[error("{0} cannot be encoded on the GPU: use the CPU, or top-k with sign2 or sign1")]
+    Codec(compression::Codec),
     /// A merge that is compressed again, which only the CPU can do.
     #[error("lossy merges are not on the GPU yet: apply this record on the CPU")]
     Lossy,
-    /// The record cannot be applied; the state is as it was.
+    /// The record cannot be applied.
     #[error(transparent)]
     Transition(#[from] compression::TransitionError),
+    /// The pseudo-gradient cannot be encoded.
+    #[error(transparent)]
+    Encode(#[from] compression::EncodeError),
 }

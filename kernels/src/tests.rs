@@ -1,4 +1,4 @@
-//! The kernel against `compression::transition`, bit for bit: one body of tests, run by the CPU under the host shim and by a device.
+//! The kernels against `compression`, bit for bit: one body of tests, run by the CPU under the host shim and by a device.
 #![allow(clippy::unwrap_used)]
 
 mod host;
@@ -6,12 +6,13 @@ mod host;
 use std::sync::Arc;
 
 use compression::{
-    Codec, ErrorFeedback, Format, Group, Header, Indices, Layout, MergeOver, Payload, Quantizer, Rule, State, TensorSpec, TransitionError,
-    Weighted, encode,
+    Codec, EncodeError, ErrorFeedback, Format, Group, Header, Indices, Layout, LayoutError, MergeOver, Payload, Quantizer, Rule, State,
+    TensorSpec, TransitionError, Weighted, encode,
 };
 
-use crate::plan::{self, Step};
-use crate::{KernelError, Kernels, devices};
+use crate::machine::Machine;
+use crate::{Elements, Float, KernelError, Kernels, PseudoGradient, Theta, apply, devices, encode as encoding};
+use crate::image::SOURCE;
 use host::{Host, Order};
 
 /// Whole and cut tiles, one row, one column, one element, whole and cut runs, a length whose reference runs are of one element each.
@@ -48,6 +49,10 @@ enum Kind {
     Zero,
     /// One large value among small ones and zeros: scale pairs whose lower magnitude is zero.
     Outliers,
+    /// Elements below the smallest normal number, and some that are just not sent as zero.
+    Subnormal,
+    /// One element in a hundred near the largest finite number.
+    Huge,
 }
 
 /// Every selector, index code and quantizer, and several k.
@@ -73,19 +78,31 @@ fn mixed(layout: &Arc<Layout>) -> Arc<Format> {
     Arc::new(Format::new(layout.clone(), codecs).unwrap())
 }
 
-fn payload(format: &Arc<Format>, kind: Kind, seed: u64, factor: f32) -> Payload {
-    let layout = format.layout();
+/// Elements of a kind, one after the other.
+fn values(kind: Kind, seed: u64, factor: f32) -> impl FnMut() -> f32 {
     let mut random = Random(seed);
-    let mut value = |_| match (kind, random.bits() % 100) {
+    move || match (kind, random.bits() % 100) {
         (Kind::Spread, _) => factor * random.value(),
         (Kind::Ties, _) => factor.copysign(random.value()),
         (Kind::Outliers, 0) => factor * 4.0,
         (Kind::Outliers, 1..4) => factor * random.value() * 0.01,
         (Kind::Zero | Kind::Outliers, _) => 0.0,
-    };
-    let gradient: Vec<Vec<f32>> = layout.tensors().iter().map(|t| (0..t.len()).map(&mut value).collect()).collect();
-    let header = Header { run: [1; 32], round: 7, hotkey: [2; 32], base_root: [3; 32] };
-    let bytes = encode(format, &header, &mut ErrorFeedback::zeros(layout), &gradient, 1.0).unwrap();
+        (Kind::Subnormal, 0) => 1e-6 * random.value(),
+        (Kind::Subnormal, _) => random.subnormal(),
+        (Kind::Huge, 0) => 1e38 * random.value(),
+        (Kind::Huge, _) => random.value(),
+    }
+}
+
+/// Neighbouring tensors have different codecs, all of which a device encodes.
+fn mixed_supported(layout: &Arc<Layout>) -> Format {
+    let codecs = codecs().into_iter().filter(encoding::is_supported).cycle().take(layout.tensors().len()).collect();
+    Format::new(layout.clone(), codecs).unwrap()
+}
+
+fn payload(format: &Arc<Format>, kind: Kind, seed: u64, factor: f32) -> Payload {
+    let gradient = tensors(format.layout(), kind, seed, factor);
+    let bytes = encode(format, &HEADER, &mut ErrorFeedback::zeros(format.layout()), &gradient, 1.0).unwrap();
     Payload::parse(&bytes, format).unwrap()
 }
 
@@ -107,11 +124,11 @@ fn weighted<'a>(payloads: &'a [Payload], weights: &[f32]) -> Vec<Weighted<'a>> {
     payloads.iter().zip(weights).map(|(payload, &weight)| Weighted { payload, weight }).collect()
 }
 
-/// Whether `step` takes `state` where `compression::transition` takes it; what it did to it otherwise.
-fn compare(step: &impl Step, state: &State, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), String> {
+/// Whether `machine` takes `state` where `compression::transition` takes it; what it did to it otherwise.
+fn compare(machine: &impl Machine, state: &State, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), String> {
     let (mut expected, mut found) = (state.clone(), state.clone());
     compression::transition(&mut expected, payloads, rule).unwrap();
-    plan::transition(step, &mut found, payloads, rule).map_err(|error| error.to_string())?;
+    apply::transition(machine, &mut found, payloads, rule).map_err(|error| error.to_string())?;
     assert_eq!(found.round, expected.round);
     assert_ne!(expected.tensors(), state.tensors(), "a step that changes nothing shows nothing");
     for (t, (expected, found)) in expected.tensors().iter().zip(found.tensors()).enumerate() {
@@ -122,7 +139,7 @@ fn compare(step: &impl Step, state: &State, payloads: &[Weighted<'_>], rule: &Ru
     Ok(())
 }
 
-fn check_records_of_one_to_five(step: &impl Step) {
+fn check_records_of_one_to_five(machine: &impl Machine) {
     let layout = layout();
     let kinds = [Kind::Spread, Kind::Ties, Kind::Zero, Kind::Outliers, Kind::Spread];
     // Norms that differ by orders of magnitude, so that the larger ones are clipped.
@@ -134,13 +151,13 @@ fn check_records_of_one_to_five(step: &impl Step) {
         let payloads: Vec<Payload> = (0..5).map(|r| payload(&format, kinds[r], r as u64, [0.02, 0.7, 1.0, 0.1, 9.0][r])).collect();
         let over = [MergeOver::Senders, MergeOver::All][number % 2];
         for count in [1, 2, 5] {
-            let found = compare(step, &state, &weighted(&payloads[..count], &WEIGHTS), &rule(0.65, over));
+            let found = compare(machine, &state, &weighted(&payloads[..count], &WEIGHTS), &rule(0.65, over));
             assert_eq!(found, Ok(()), "{over:?}, {count} payloads, {:?}", format.codecs());
         }
     }
 }
 
-fn check_subnormals(step: &impl Step) {
+fn check_subnormals(machine: &impl Machine) {
     let layout = layout();
     let codec = Codec::top_k(700, Quantizer::Sign2, Indices::EliasFano);
     let format = Arc::new(Format::uniform(layout.clone(), codec).unwrap());
@@ -149,12 +166,12 @@ fn check_subnormals(step: &impl Step) {
     let state = state(&layout, || if random.bits().is_multiple_of(3) { -0.0 } else { random.subnormal() });
     for over in [MergeOver::Senders, MergeOver::All] {
         // Products, sums and steps lie below the smallest normal number; what only the first payload sent adds up to zero.
-        let found = compare(step, &state, &weighted(&payloads, &[1e-44, 3e-36, 2e-40]), &rule(1e-36, over));
+        let found = compare(machine, &state, &weighted(&payloads, &[1e-44, 3e-36, 2e-40]), &rule(1e-36, over));
         assert_eq!(found, Ok(()), "{over:?}");
     }
 }
 
-fn check_refusals(step: &impl Step) {
+fn check_refusals(machine: &impl Machine) {
     let layout = layout();
     let payloads = [payload(&mixed(&layout), Kind::Spread, 1, 1.0)];
     let before = state(&layout, || f32::MAX);
@@ -162,7 +179,7 @@ fn check_refusals(step: &impl Step) {
         let mut state = before.clone();
         let rule = rule(lr, MergeOver::Senders);
         let expected = compression::transition(&mut state, payloads, &rule).unwrap_err();
-        match plan::transition(step, &mut state, payloads, &rule) {
+        match apply::transition(machine, &mut state, payloads, &rule) {
             Err(KernelError::Transition(found)) => assert_eq!(found, expected),
             other => panic!("{other:?} instead of {expected}"),
         }
@@ -174,7 +191,7 @@ fn check_refusals(step: &impl Step) {
 }
 
 /// A lossy merge is refused as one only where the CPU would do it; where the CPU refuses too, for the same reason.
-fn check_lossy_merges(step: &impl Step) {
+fn check_lossy_merges(machine: &impl Machine) {
     let lossless = layout();
     let lossy = Arc::new(lossless.with_residual().unwrap());
     let payloads = [payload(&mixed(&lossless), Kind::Spread, 1, 1.0)];
@@ -186,7 +203,7 @@ fn check_lossy_merges(step: &impl Step) {
         let record = weighted(&payloads, &[1.0]);
         let expected = compression::transition(&mut before.clone(), &record, &rule);
         let mut found = before.clone();
-        match (plan::transition(step, &mut found, &record, &rule), expected) {
+        match (apply::transition(machine, &mut found, &record, &rule), expected) {
             (Err(KernelError::Transition(found)), Err(expected)) => assert_eq!(found, expected),
             (Err(KernelError::Lossy), Ok(())) => {}
             (found, expected) => panic!("{found:?} instead of {expected:?}"),
@@ -195,43 +212,201 @@ fn check_lossy_merges(step: &impl Step) {
     }
 }
 
-fn check_all(step: &impl Step) {
-    check_records_of_one_to_five(step);
-    check_subnormals(step);
-    check_refusals(step);
-    check_lossy_merges(step);
+fn check_transitions(machine: &impl Machine) {
+    check_records_of_one_to_five(machine);
+    check_many_payloads(machine);
+    check_subnormals(machine);
+    check_refusals(machine);
+    check_lossy_merges(machine);
+}
+
+/// More payloads than are staged at once, and a shadow.
+fn check_many_payloads(machine: &impl Machine) {
+    let layout = layout();
+    let format = Arc::new(Format::uniform(layout.clone(), Codec::top_k(64, Quantizer::Sign2, Indices::Golomb)).unwrap());
+    let payloads: Vec<Payload> = (0..103).map(|r| payload(&format, Kind::Spread, r, 0.1)).collect();
+    let weights: Vec<f32> = (0..103).map(|r| 1.0 + r as f32 * 0.37).collect();
+    let mut random = Random(3);
+    let mut state = state(&layout, || random.value());
+    let theta = Buffers::new(machine, state.tensors(), Float::F32);
+    let shadow = Buffers::new(machine, state.tensors(), Float::Bf16);
+    let rule = rule(0.9, MergeOver::Senders);
+    let in_place = Theta { tensors: theta.elements(), shadow: shadow.elements() };
+    apply::step(machine, &in_place, &weighted(&payloads, &weights), &rule).unwrap();
+    compression::transition(&mut state, &weighted(&payloads, &weights), &rule).unwrap();
+    assert_eq!(theta.read(), *state.tensors());
+    assert_eq!(shadow.read(), rounded(state.tensors(), Float::Bf16));
+    apply::step(machine, &in_place, &[], &rule).unwrap();
+    assert_eq!(theta.read(), *state.tensors());
+}
+
+/// Tensors in a machine's memory.
+struct Buffers<'a, M: Machine> {
+    machine: &'a M,
+    memory: Vec<M::Memory>,
+    lens: Vec<usize>,
+    float: Float,
+}
+
+impl<'a, M: Machine> Buffers<'a, M> {
+    fn new(machine: &'a M, tensors: &[Vec<f32>], float: Float) -> Self {
+        let bytes = |tensor: &Vec<f32>| match float {
+            Float::F32 => tensor.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>(),
+            Float::Bf16 => tensor.iter().flat_map(|&value| half::bf16::from_f32(value).to_le_bytes()).collect(),
+        };
+        let memory = tensors.iter().map(|tensor| machine.put(&bytes(tensor)).unwrap()).collect();
+        Self { machine, memory, lens: tensors.iter().map(Vec::len).collect(), float }
+    }
+
+    fn elements(&self) -> Vec<Elements> {
+        // SAFETY: the memory has as many elements and lives as long as this; a test does one thing after the other.
+        let elements = |(memory, &len)| unsafe { Elements::new(self.machine.address(memory), len, self.float) };
+        self.memory.iter().zip(&self.lens).map(elements).collect()
+    }
+
+    fn read(&self) -> Vec<Vec<f32>> {
+        let values = |bytes: Vec<u8>| match self.float {
+            Float::F32 => bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+            Float::Bf16 => bytes.as_chunks().0.iter().map(|bytes| half::bf16::from_le_bytes(*bytes).to_f32()).collect(),
+        };
+        self.memory.iter().map(|memory| values(self.machine.get(memory).unwrap())).collect()
+    }
+}
+
+fn rounded(tensors: &[Vec<f32>], float: Float) -> Vec<Vec<f32>> {
+    let round = |value: &f32| if float == Float::Bf16 { half::bf16::from_f32(*value).to_f32() } else { *value };
+    tensors.iter().map(|tensor| tensor.iter().map(round).collect()).collect()
+}
+
+const HEADER: Header = Header { run: [1; 32], round: 7, hotkey: [2; 32], base_root: [3; 32] };
+const FLOATS: [Float; 2] = [Float::F32, Float::Bf16];
+
+/// Two rounds of `machine` on these tensors, where error feedback moves from one memory into another and then stays, against `compression::encode`.
+fn compare_encoding<M: Machine>(machine: &M, format: &Format, [before, after]: [&[Vec<f32>]; 2], [theta, feedback]: [Float; 2], beta: f32) {
+    let [before, after] = [before, after].map(|tensors| rounded(tensors, theta));
+    let difference = |(before, after): (&Vec<f32>, &Vec<f32>)| before.iter().zip(after).map(|(before, after)| before - after).collect();
+    let gradient: Vec<Vec<f32>> = before.iter().zip(&after).map(difference).collect();
+    let mut oracle = ErrorFeedback::zeros(format.layout());
+    let [first, second] = [oracle.tensors(), &rounded(&gradient, feedback)].map(|tensors| Buffers::new(machine, tensors, feedback));
+    let [before, after] = [before, after].map(|tensors| Buffers::new(machine, &tensors, theta));
+    for (from, to) in [(&first, &second), (&second, &second)] {
+        let tensors =
+            PseudoGradient { before: before.elements(), after: after.elements(), feedback: from.elements(), next_feedback: to.elements() };
+        let found = encoding::encode_to(machine, Vec::new(), format, &HEADER, &tensors, beta).unwrap();
+        let expected = encode(format, &HEADER, &mut oracle, &gradient, beta).unwrap();
+        let next = rounded(oracle.tensors(), feedback);
+        let codecs = format.codecs();
+        for (tensor, (found, expected)) in to.read().iter().zip(&next).enumerate() {
+            let differs = (0..expected.len()).find(|&i| found[i].to_bits() != expected[i].to_bits());
+            assert_eq!(differs.map(|i| (i, found[i], expected[i])), None, "{:?}, {}", SHAPES[tensor], codecs[tensor]);
+        }
+        assert!(found == expected, "not the payload's bytes, {codecs:?}");
+        oracle = ErrorFeedback::from_tensors(format.layout(), next).unwrap();
+    }
+}
+
+fn tensors(layout: &Layout, kind: Kind, seed: u64, factor: f32) -> Vec<Vec<f32>> {
+    let mut value = values(kind, seed, factor);
+    layout.tensors().iter().map(|t| (0..t.len()).map(|_| value()).collect()).collect()
+}
+
+fn check_encodings(machine: &impl Machine) {
+    let layout = layout();
+    let zeros = tensors(&layout, Kind::Zero, 0, 0.0);
+    for (number, codec) in codecs().into_iter().filter(encoding::is_supported).enumerate() {
+        let format = Format::uniform(layout.clone(), codec).unwrap();
+        let before = tensors(&layout, Kind::Spread, number as u64, 1.0);
+        let kinds = [Kind::Spread, Kind::Ties, Kind::Zero, Kind::Outliers, Kind::Subnormal, Kind::Huge];
+        for (kind, theta) in kinds.into_iter().zip(FLOATS.into_iter().cycle().skip(number)) {
+            let after = tensors(&layout, kind, 10 + number as u64, 0.02);
+            let before = if matches!(kind, Kind::Spread) { &before } else { &zeros };
+            compare_encoding(machine, &format, [before, &after], [theta, FLOATS[number / 2 % 2]], 0.95);
+        }
+    }
+    let (before, after) = (tensors(&layout, Kind::Spread, 1, 1.0), tensors(&layout, Kind::Spread, 2, 1.0));
+    for (theta, feedback) in FLOATS.into_iter().flat_map(|theta| FLOATS.map(|feedback| (theta, feedback))) {
+        compare_encoding(machine, &mixed_supported(&layout), [&before, &after], [theta, feedback], 0.3);
+    }
+}
+
+fn check_encoding_refusals(machine: &impl Machine) {
+    let layout = layout();
+    let zeros = tensors(&layout, Kind::Zero, 0, 0.0);
+    let refusal = |format: &Format, after: &[Vec<f32>], [theta, feedback]: [Float; 2], change: &dyn Fn(&mut PseudoGradient)| {
+        let [before, after] = [&zeros, after].map(|tensors| Buffers::new(machine, tensors, theta));
+        let feedback = Buffers::new(machine, &zeros, feedback);
+        let [before, after, feedback] = [before.elements(), after.elements(), feedback.elements()];
+        let mut tensors = PseudoGradient { before, after, next_feedback: feedback.clone(), feedback };
+        change(&mut tensors);
+        encoding::encode_to(machine, Vec::new(), format, &HEADER, &tensors, 1.0).unwrap_err()
+    };
+    let format = mixed_supported(&layout);
+    let name = &layout.tensors()[7].name;
+    // The largest finite number stays finite in f32 error feedback only.
+    for (value, floats) in [(f32::NAN, [Float::F32; 2]), (f32::NEG_INFINITY, [Float::Bf16, Float::F32]), (f32::MAX, [Float::F32, Float::Bf16])] {
+        let mut after = zeros.clone();
+        after[7][8999] = value;
+        let refused = refusal(&format, &after, floats, &|_| ());
+        assert!(matches!(&refused, KernelError::Encode(EncodeError::NonFinite(tensor)) if tensor == name), "{value}: {refused}");
+    }
+    let refused = refusal(&format, &zeros, [Float::F32; 2], &|tensors| _ = tensors.after.pop());
+    assert!(matches!(refused, KernelError::Layout(LayoutError::Count { .. })), "{refused}");
+    let refused = refusal(&format, &zeros, [Float::F32; 2], &|tensors| tensors.feedback.swap(0, 1));
+    assert!(matches!(refused, KernelError::Layout(LayoutError::Data { .. })), "{refused}");
+    let refused = refusal(&format, &zeros, [Float::F32, Float::Bf16], &|tensors| tensors.next_feedback = tensors.before.clone());
+    assert!(matches!(refused, KernelError::Float { expected: Float::Bf16, found: Float::F32, .. }), "{refused}");
+    let refused = refusal(&mixed(&layout), &zeros, [Float::F32; 2], &|_| ());
+    assert!(matches!(refused, KernelError::Codec(_)), "{refused}");
 }
 
 #[test]
 fn the_source_on_the_cpu_is_the_transition() {
-    let source = crate::image::SOURCE.to_str().unwrap();
     for order in [Order::Ascending, Order::Descending] {
-        check_all(&Host::build(source, order));
+        check_transitions(&Host::build(SOURCE, order));
     }
 }
 
-/// The shim is worth something only if it notices what it is there to notice.
+#[test]
+fn the_source_on_the_cpu_is_the_encoder() {
+    for order in [Order::Ascending, Order::Descending] {
+        let host = Host::build(SOURCE, order);
+        check_encodings(&host);
+        check_encoding_refusals(&host);
+    }
+}
+
+/// The shim is worth something only if it notices what it is there to notice: without any of the barriers, bits differ or the program stops.
 #[test]
 fn every_missing_barrier_is_noticed() {
-    let source = crate::image::SOURCE.to_str().unwrap();
-    let barriers: Vec<usize> = source.match_indices("__syncthreads();").map(|(at, _)| at).collect();
-    assert_eq!(barriers.len(), 2);
     let layout = layout();
     // Not k = 4096: there each thread would add only to the coordinates that it clears.
     let format = Arc::new(Format::uniform(layout.clone(), codecs()[3]).unwrap());
     let payloads: Vec<Payload> = (0..3).map(|r| payload(&format, Kind::Spread, r, 1.0)).collect();
     let state = state(&layout, || 1.0);
     let rule = rule(0.65, MergeOver::Senders);
-    for at in barriers {
-        let broken = [&source[..at], &source[at + "__syncthreads();".len()..]].concat();
-        let fails = |order| compare(&Host::build(&broken, order), &state, &weighted(&payloads, &WEIGHTS), &rule).is_err();
-        assert!(fails(Order::Ascending) || fails(Order::Descending), "{}", &source[at..at + 60]);
+    let [zeros, spread, ties] = [Kind::Zero, Kind::Spread, Kind::Ties].map(|kind| tensors(&layout, kind, 4, 0.5));
+    let sign2 = Format::uniform(layout.clone(), codecs()[0]).unwrap();
+    let is_right = |source: &str, order| {
+        let host = Host::build(source, order);
+        let encodes = |after: &[Vec<f32>], format: &Format| compare_encoding(&host, format, [&zeros, after], [Float::F32; 2], 0.9);
+        let all = || {
+            assert_eq!(compare(&host, &state, &weighted(&payloads, &WEIGHTS), &rule), Ok(()));
+            encodes(&spread, &format);
+            encodes(&spread, &sign2);
+            encodes(&ties, &sign2);
+        };
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(all)).is_ok()
+    };
+    assert!(is_right(SOURCE, Order::Ascending) && is_right(SOURCE, Order::Descending));
+    for (at, barrier) in SOURCE.match_indices("__syncthreads();") {
+        let broken = [&SOURCE[..at], &SOURCE[at + barrier.len()..]].concat();
+        assert!(!is_right(&broken, Order::Ascending) || !is_right(&broken, Order::Descending), "{}", &SOURCE[at - 200..at + 60]);
     }
 }
 
 /// Says so where there is no device, rather than passing unseen.
 #[test]
-fn a_device_is_the_transition() {
+fn a_device_gives_the_same_bits() {
     let devices = devices();
     if devices.is_empty() {
         let folder = tempfile::tempdir().unwrap();
@@ -243,7 +418,10 @@ fn a_device_is_the_transition() {
     }
     for (number, device) in devices.iter().enumerate() {
         let folder = tempfile::tempdir().unwrap();
-        check_all(&Kernels::load(number, folder.path()).unwrap());
+        let kernels = Kernels::load(number, folder.path()).unwrap();
+        check_transitions(&kernels);
+        check_encodings(&kernels);
+        check_encoding_refusals(&kernels);
         eprintln!("device {number}, {}, {}: the same bits as the CPU", device.name, device.arch);
     }
     let folder = tempfile::tempdir().unwrap();

@@ -11,7 +11,7 @@ use crate::floor::Floor;
 use crate::floor::decode;
 
 /// Width of the low parts for k of n indices, `1 <= k <= n`.
-fn low_width(n: usize, k: usize) -> u32 {
+pub fn low_width(n: usize, k: usize) -> u32 {
     // As log2 of their quotient, without dividing.
     let width = n.ilog2() - k.ilog2();
     width - u32::from(k << width > n)
