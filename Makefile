@@ -1,17 +1,18 @@
 # make demo: a whole local network. make test: all tests. make fuzz: the codec's fuzz targets for a short while, with a nightly toolchain.
-# make test-chain SUBTENSOR_URL=ws://…: what needs a real Subtensor runtime.
-# Demo and test fetch libtorch once; test makes a Python environment for the second decoder.
+# make test-chain SUBTENSOR_URL=ws://…: what needs a real Subtensor runtime. make test-gpu: what needs a GPU, and docs/gpu.md's figures.
+# Demo and test fetch libtorch once; test makes a Python environment for the second decoder and NVIDIA's compiler of kernels, which needs no GPU.
 
 CARGO ?= cargo
 DEMO_ARGS ?=
 DENY := .tools/bin/cargo-deny
 FUZZ := .tools/bin/cargo-fuzz
 NUMPY := .tools/python/bin/numpy-config
+NVRTC := .tools/nvrtc/nvidia/cu13/lib
 NIGHTLY ?= nightly
 FUZZ_SECONDS ?= 8
 FUZZ_TARGETS := container resealed golomb elias_fano packed group bundle encode
 
-.PHONY: setup demo test fmt clippy unit doc deny vectors fuzz test-chain storms
+.PHONY: setup demo test fmt clippy unit doc deny vectors fuzz test-chain test-gpu storms
 
 setup:
 	@scripts/setup-libtorch.sh
@@ -39,8 +40,13 @@ $(DENY):
 	$(CARGO) install --quiet --locked --debug --root .tools cargo-deny@0.20.2
 
 # unit, property, golden and whole-network tests, and the configs
-unit: setup
-	$(CARGO) test --workspace --quiet
+unit: setup $(NVRTC)
+	TRIBUTARY_NVRTC=$(CURDIR)/$(NVRTC) $(CARGO) test --workspace --quiet
+
+# the kernels on this machine's GPUs against the CPU, bit for bit; then how fast they are
+test-gpu: setup $(NVRTC)
+	TRIBUTARY_NVRTC=$(CURDIR)/$(NVRTC) TRIBUTARY_GPU=1 $(CARGO) test --release -p kernels -- --nocapture
+	TRIBUTARY_NVRTC=$(CURDIR)/$(NVRTC) $(CARGO) run --release -p kernels --example gpu_bench
 
 # the chain's client against a real Subtensor runtime: a development chain whose root is //Alice, never one that matters
 test-chain: setup
@@ -51,9 +57,14 @@ test-chain: setup
 vectors: $(NUMPY)
 	.tools/python/bin/python compression/tests/decoder.py compression/tests/vectors
 
-$(NUMPY):
-	@python3 -m venv .tools/python || { echo "make vectors: Python 3.10 or later with venv is needed (Debian: apt install python3-venv)" >&2; exit 1; }
+$(NUMPY): | .tools/python
 	.tools/python/bin/pip install --quiet --disable-pip-version-check numpy==2.2.6
+
+$(NVRTC): | .tools/python
+	.tools/python/bin/pip install --quiet --disable-pip-version-check --target .tools/nvrtc nvidia-cuda-nvrtc==13.0.88
+
+.tools/python:
+	@python3 -m venv $@ || { echo "make: Python 3.10 or later with venv is needed (Debian: apt install python3-venv)" >&2; rm -rf $@; exit 1; }
 
 fuzz: $(FUZZ)
 	cd compression && PATH="$(CURDIR)/.tools/bin:$$PATH" $(CARGO) +$(NIGHTLY) fuzz build

@@ -2,12 +2,13 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 #[cfg(doc)]
 use compression::TransitionError;
 use compression::{Format, Header, Rule, State, Weighted};
-use cudarc::driver::{CudaContext, CudaModule, CudaSlice, CudaStream};
+use cudarc::driver::{CudaContext, CudaEvent, CudaModule, CudaSlice, CudaStream};
 
 use crate::apply::{self, Theta};
 use crate::encode::{self, PseudoGradient};
@@ -40,6 +41,8 @@ pub struct Kernels {
     pub(crate) module: Arc<CudaModule>,
     /// [`compression::SIGN2`], then [`compression::SIGN1`].
     pub(crate) tables: CudaSlice<u8>,
+    /// Before and after the last kernel.
+    pub(crate) last_run: Mutex<Option<(CudaEvent, CudaEvent)>>,
 }
 
 impl Kernels {
@@ -59,7 +62,17 @@ impl Kernels {
         let module = context.load_module(cudarc::nvrtc::Ptx::from_binary(image))?;
         let stream = context.default_stream();
         let tables = stream.clone_htod(&tables())?;
-        Ok(Self { stream, module, tables })
+        Ok(Self { stream, module, tables, last_run: Mutex::default() })
+    }
+
+    /// How long the device worked on the last kernel; `None` before the first one.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`].
+    pub fn last_run(&self) -> Result<Option<Duration>, KernelError> {
+        let last_run = self.last_run.lock().unwrap_or_else(PoisonError::into_inner);
+        let milliseconds = last_run.as_ref().map(|(begin, end)| begin.elapsed_ms(end)).transpose()?;
+        Ok(milliseconds.map(|milliseconds| Duration::from_secs_f64(f64::from(milliseconds) / 1e3)))
     }
 
     /// [`compression::encode_to`] on the device, bit for bit, without the pseudo-gradient ever leaving it: what comes back is the payload, about

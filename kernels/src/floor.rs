@@ -5,9 +5,9 @@ use std::ffi::{CString, c_char};
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
-use std::sync::Once;
+use std::sync::{Once, PoisonError};
 
-use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUresult};
+use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUevent_flags, CUresult};
 use cudarc::driver::{CudaSlice, DevicePtr, DriverError, LaunchConfig, PushKernelArg, result as driver};
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 
@@ -18,6 +18,9 @@ use crate::machine::{Argument, Machine};
 
 /// Threads of a block, the kernels' `THREADS`.
 const THREADS: u32 = 256;
+
+/// An event that tells when it was reached.
+const WITH_TIME: CUevent_flags = CUevent_flags::CU_EVENT_DEFAULT;
 
 /// Whether the driver's library can be loaded; without it every other call of the driver would panic.
 pub(crate) fn driver_is_present() -> bool {
@@ -136,8 +139,11 @@ impl Machine for Kernels {
             };
         }
         let shape = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
+        let begin = self.stream.record_event(Some(WITH_TIME))?;
         // SAFETY: the caller vouches for the arguments, and every kernel has blocks of so many threads and no dynamic shared memory.
         unsafe { launch.launch(shape)? };
+        let end = self.stream.record_event(Some(WITH_TIME))?;
+        *self.last_run.lock().unwrap_or_else(PoisonError::into_inner) = Some((begin, end));
         Ok(())
     }
 }

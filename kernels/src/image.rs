@@ -109,12 +109,14 @@ mod tests {
         assert!(matches!(refused, Err(KernelError::Cache { path, .. }) if path.starts_with(file.path())));
     }
 
-    /// Says so where NVRTC is missing, rather than passing unseen.
+    /// Says so where NVRTC is missing, rather than passing unseen; it must be where somebody says that it is.
     #[test]
     fn nvrtc_compiles_for_three_generations() {
         for arch in [80, 90, 100].map(Arch) {
             match compile(arch) {
-                Err(KernelError::NoNvrtc) => return eprintln!("skipped: {}", KernelError::NoNvrtc),
+                Err(KernelError::NoNvrtc) if std::env::var_os("TRIBUTARY_NVRTC").is_none() => {
+                    return eprintln!("skipped: {}", KernelError::NoNvrtc);
+                }
                 image => assert_eq!(image.unwrap()[..4], *b"\x7fELF", "{arch}"),
             }
         }

@@ -404,11 +404,12 @@ fn every_missing_barrier_is_noticed() {
     }
 }
 
-/// Says so where there is no device, rather than passing unseen.
+/// Says so where there is no device, rather than passing unseen, and fails there if TRIBUTARY_GPU is set.
 #[test]
 fn a_device_gives_the_same_bits() {
     let devices = devices();
     if devices.is_empty() {
+        assert!(std::env::var_os("TRIBUTARY_GPU").is_none(), "there is no CUDA device here");
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(
             Kernels::load(0, folder.path()),
