@@ -98,14 +98,54 @@ pub enum ModelError {
         /// The step that was refused.
         step: u64,
     },
-    /// libtorch failed, most often for lack of memory.
+    /// The device, or the host, has not enough memory for what was asked; libtorch's words say how much that was.
+    #[error(
+        "not enough memory: {0}; end what else uses it, name a device that has more, or launch the run with a smaller [inner] micro_batch"
+    )]
+    OutOfMemory(String),
+    /// A CUDA device that failed, or is not there any more. What was on it is lost, and this process cannot use it again.
+    #[error(
+        "the GPU was lost: {0}; start again, which goes on from what is durable; if it comes back, see `nvidia-smi` and the kernel's log, or use \
+         another device"
+    )]
+    DeviceLost(String),
+    /// libtorch failed in another way.
     #[error("libtorch: {0}")]
     Torch(String),
 }
 
+/// What libtorch and CUDA's libraries say when memory is short, on a device and on the host.
+const OUT_OF_MEMORY: [&str; 4] = ["out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED"];
+
+/// What CUDA calls the errors after which a process can do nothing more on the device, and those of a device that is gone.
+const DEVICE_LOST: [&str; 14] = [
+    "device-side assert triggered",
+    "an illegal memory access was encountered",
+    "an illegal instruction was encountered",
+    "misaligned address",
+    "invalid program counter",
+    "operation not supported on global/shared address space",
+    "hardware stack error",
+    "unspecified launch failure",
+    "the launch timed out and was terminated",
+    "uncorrectable ECC error",
+    "uncorrectable NVLink error",
+    "no CUDA-capable device",
+    "CUDA-capable device(s) is/are busy or unavailable",
+    "CUDA error: unknown error",
+];
+
 impl ModelError {
     pub(crate) fn torch(error: tch::TchError) -> Self {
-        Self::Torch(first_line(&error))
+        let said = first_line(&error);
+        let says = |phrases: &[&str]| phrases.iter().any(|phrase| said.contains(phrase));
+        if says(&OUT_OF_MEMORY) {
+            Self::OutOfMemory(said)
+        } else if says(&DEVICE_LOST) {
+            Self::DeviceLost(said)
+        } else {
+            Self::Torch(said)
+        }
     }
 
     pub(crate) fn not_restored(error: tch::TchError) -> Self {
@@ -116,4 +156,67 @@ impl ModelError {
 /// What comes after it is a C++ stack.
 fn first_line(error: &tch::TchError) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Kind, TchError, Tensor};
+
+    use super::*;
+
+    fn sorted(text: &str) -> ModelError {
+        ModelError::torch(TchError::Torch(text.to_owned()))
+    }
+
+    #[test]
+    fn a_lack_of_memory_is_told_apart() {
+        for text in [
+            "CUDA out of memory. Tried to allocate 31.25 GiB. GPU 0 has a total capacity of 23.65 GiB of which 21.44 GiB is free.\nException raised \
+             from malloc at c10/cuda/CUDACachingAllocator.cpp:1600",
+            "CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' in https://docs.nvidia.com/cuda/cuda-runtime-api/",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 1125899906842624 \
+             bytes. Error code 12 (Cannot allocate memory)",
+        ] {
+            let error = sorted(text);
+            let line = error.to_string();
+            assert!(matches!(&error, ModelError::OutOfMemory(_)), "{error:?}");
+            assert!(line.contains("[inner] micro_batch") && line.lines().count() == 1, "{line}");
+        }
+    }
+
+    #[test]
+    fn libtorch_says_so_when_the_host_has_no_memory() {
+        let refused = Tensor::f_empty([1 << 55], (Kind::Float, tch::Device::Cpu)).map_err(ModelError::torch);
+        assert!(matches!(&refused, Err(ModelError::OutOfMemory(said)) if said.contains("allocate")), "{refused:?}");
+    }
+
+    #[test]
+    fn a_lost_gpu_is_told_apart() {
+        for text in [
+            "CUDA error: device-side assert triggered\nSearch for `cudaErrorAssert' in https://docs.nvidia.com/cuda/cuda-runtime-api/",
+            "CUDA error: no CUDA-capable device is detected",
+            "CUDA error: unspecified launch failure",
+            "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be asynchronously reported",
+            "CUDA error: uncorrectable ECC error encountered",
+            "CUDA error: CUDA-capable device(s) is/are busy or unavailable",
+            "CUDA error: unknown error",
+        ] {
+            let error = sorted(text);
+            let line = error.to_string();
+            assert!(matches!(&error, ModelError::DeviceLost(_)), "{error:?}");
+            assert!(line.contains("start again") && line.lines().count() == 1, "{line}");
+        }
+    }
+
+    #[test]
+    fn other_errors_stay_as_they_are() {
+        for text in [
+            "CUDA error: no kernel image is available for execution on the device",
+            "CUDA error: invalid argument",
+            "The size of tensor a (3) must match the size of tensor b (5) at non-singleton dimension 1",
+        ] {
+            assert_eq!(sorted(text), ModelError::Torch(format!("Internal torch error: {text}")));
+        }
+    }
 }

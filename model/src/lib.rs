@@ -9,6 +9,7 @@ mod llama;
 mod optimizer;
 mod packing;
 mod patch;
+pub mod probe;
 mod sampling;
 
 pub use device::{CUDA_LIBRARY_VARIABLE, Device, set_threads};
