@@ -126,13 +126,11 @@ impl Costs {
         let parameters = layout.parameters() as u64;
         let tables = if model.tied_embeddings { 1 } else { 2 };
         let payload_bytes = compression::typical_payload_len(&manifest.format());
-        // Lossy merges leave one more f32 per parameter in the state.
-        let residual = if manifest.outer.resparsify.is_some() { 4 } else { 0 };
+        let residual = residual_bytes(manifest);
         let peers = u64::from(peers.unwrap_or(manifest.judge.top));
         let up = sealed_len(payload_bytes);
         let tokens_per_miner = u64::from(inner.steps).saturating_mul(u64::from(inner.batch)).saturating_mul(model.sequence_length as u64);
         let round_blocks = round_blocks(manifest);
-        let activation_bytes = activation_bytes(manifest);
         let rounds = month::rounds(manifest);
         let stored = month::stored(manifest, peers, rounds);
         let moved = Month { stored, ..month::traffic(manifest, peers, validators.into(), rounds) };
@@ -140,13 +138,7 @@ impl Costs {
             name: manifest.name.clone(),
             parameters,
             parameters_without_embeddings: parameters - tables * (model.vocab_size * model.hidden_size) as u64,
-            memory_per_gpu: GPUS
-                .map(|gpus| Memory {
-                    gpus,
-                    state_bytes: parameters.saturating_mul(STATE_BYTES + residual).div_ceil(gpus),
-                    activation_bytes,
-                })
-                .into(),
+            memory_per_gpu: GPUS.map(|gpus| Memory::of(manifest, gpus)).into(),
             peers,
             payload_bytes,
             ratio_to_f32: 4.0 * parameters as f64 / payload_bytes as f64,
@@ -166,6 +158,25 @@ impl Costs {
             month_usd: Prices::ALL.map(|prices| Monthly { store: prices.name, bill: prices.bill(&moved) }).into(),
         }
     }
+}
+
+impl Memory {
+    /// What a run's training takes on each of so many GPUs.
+    pub fn of(manifest: &Manifest, gpus: u64) -> Self {
+        let parameters = manifest.layout().parameters() as u64;
+        let state_bytes = parameters.saturating_mul(STATE_BYTES + residual_bytes(manifest)).div_ceil(gpus);
+        Self { gpus, state_bytes, activation_bytes: activation_bytes(manifest) }
+    }
+
+    /// What it takes on all of them together.
+    pub fn total(&self) -> u64 {
+        self.state_bytes.saturating_add(self.activation_bytes).saturating_mul(self.gpus)
+    }
+}
+
+/// Lossy merges leave one more f32 per parameter in the state.
+fn residual_bytes(manifest: &Manifest) -> u64 {
+    if manifest.outer.resparsify.is_some() { 4 } else { 0 }
 }
 
 /// Blocks of the longest round with its first leads.

@@ -9,8 +9,8 @@ use clap_complete::Shell;
 use storage::{Access, Budget, Faults, Rates, Stores};
 
 use crate::{
-    amend, arena, chain_cmd, check, codec, context, data, demo, eval, explain, export, launch, plan, pull, role, scores, status, store,
-    verify, wallet,
+    amend, arena, chain_cmd, check, codec, context, data, demo, doctor, eval, explain, export, launch, plan, pull, role, scores, status,
+    store, verify, wallet,
 };
 
 /// Train one language model with strangers: bit-exact, replayable, paid by measured loss.
@@ -55,6 +55,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Size a run before it is launched: what a round takes over a given link, which term binds, what the store costs.
     Plan(plan::PlanArgs),
+    /// Measure this machine and its link, and say which runs it can mine, and at what share of a round.
+    Doctor(doctor::DoctorArgs),
     /// Use the codec on tensor files, and explain payloads.
     Codec(codec::CodecArgs),
     /// Turn text into token shards.
@@ -92,6 +94,7 @@ impl Cli {
             Command::Eval(args) => context::block_on(eval::run(args)),
             Command::Check(args) => check::run(&args),
             Command::Plan(args) => plan::run(&args),
+            Command::Doctor(args) => doctor::run(&args),
             Command::Codec(args) => codec::run(args),
             Command::Data(args) => data::run(args),
             Command::Store(args) => store::run(args),

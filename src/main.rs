@@ -9,6 +9,7 @@ mod codec;
 mod context;
 mod data;
 mod demo;
+mod doctor;
 mod eval;
 mod explain;
 mod export;

@@ -33,6 +33,12 @@ pub fn count(count: u64) -> String {
     scaled(count, &["", " k", " M", " B", " T", " P", " E"])
 }
 
+/// Floating-point operations per second, to three digits: `376 TFLOP/s`.
+pub fn flops(per_second: f64) -> String {
+    let units = [" FLOP/s", " kFLOP/s", " MFLOP/s", " GFLOP/s", " TFLOP/s", " PFLOP/s", " EFLOP/s"];
+    scaled(per_second as u64, &units)
+}
+
 /// Seconds in the unit that suits them: `45 s`, `28.4 min`, `2.5 h`.
 pub fn duration(seconds: u64) -> String {
     match seconds {
@@ -132,6 +138,7 @@ mod tests {
     fn figures_have_three_digits_and_the_unit_that_suits() {
         assert_eq!([0, 999, 1000, 2_006_924_320, u64::MAX].map(bytes), ["0 B", "999 B", "1.00 kB", "2.01 GB", "18.4 EB"]);
         assert_eq!([999_499, 999_500, 9_995_000, 99_949_000].map(count), ["999 k", "1.00 M", "10.0 M", "99.9 M"]);
+        assert_eq!([1.5e9, 376.4e12].map(flops), ["1.50 GFLOP/s", "376 TFLOP/s"]);
         assert_eq!([0, 119, 120, 7_199, 7_200, 172_800].map(duration), ["0 s", "119 s", "2.0 min", "120.0 min", "2.0 h", "2.0 days"]);
     }
 

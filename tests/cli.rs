@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-const SUBCOMMANDS: [&str; 20] = [
+const SUBCOMMANDS: [&str; 21] = [
     "codec",
     "demo",
     "mine",
@@ -27,6 +27,7 @@ const SUBCOMMANDS: [&str; 20] = [
     "eval",
     "check",
     "plan",
+    "doctor",
     "data",
     "wallet",
     "chain",
@@ -151,6 +152,59 @@ fn plan_tells_what_a_round_takes_and_what_binds() {
         assert!(terms.contains(&term), "{term} is not in {terms:?}");
     }
     assert!(fails(&mut tributary(&["plan", config, "--up", "0", "--down", "500"])).contains("--up must be above 0"));
+}
+
+#[test]
+fn doctor_measures_the_machine_and_judges_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (home, bucket) = (folder.path().join("home"), folder.path().join("bucket"));
+    fs::create_dir(&home).unwrap();
+    let configs = ["demo", "72b"].map(|name| format!("{}/configs/{name}.toml", env!("CARGO_MANIFEST_DIR")));
+    let store = format!("file://{}", text(&bucket));
+    let places = ["--home", text(&home), "--store", &store, "--threads", "1", "--json"];
+    let report = json(tributary(&["doctor", &configs[0], &configs[1]]).args(places));
+    let machine = &report["machine"];
+    assert!(!machine["cpu"].as_str().unwrap().is_empty());
+    for figure in [
+        &machine["cores"],
+        &machine["memory_bytes"],
+        &machine["rates"]["copy_bytes"],
+        &machine["rates"]["product_flops"],
+        &machine["rates"]["step_flops"],
+        &report["disk"]["write_bytes_per_second"],
+        &report["disk"]["read_bytes_per_second"],
+        &report["store"]["round_trip_seconds"],
+        &report["store"]["up_bytes_per_second"],
+        &report["store"]["down_bytes_per_second"],
+    ] {
+        assert!(figure.as_f64().unwrap() > 0.0, "{report}");
+    }
+    assert_eq!(machine["gpus"].as_array().unwrap().is_empty(), machine["no_gpu"].is_string(), "{machine}");
+    let runs = report["runs"].as_array().unwrap();
+    assert_eq!(runs.iter().map(|run| run["name"].as_str().unwrap()).collect::<Vec<_>>(), ["demo", "tributary-72b"]);
+    for run in runs {
+        assert!(run["mines"].is_boolean() && run["tokens_per_second"].as_f64().unwrap() > 0.0, "{run}");
+        assert!(run["inner_steps"].as_u64().unwrap() <= run["of_inner_steps"].as_u64().unwrap(), "{run}");
+        assert!((0.0..=1.0).contains(&run["share"].as_f64().unwrap()), "{run}");
+        assert!(run["rooms"].as_array().unwrap().iter().all(|room| room["needed_bytes"].as_u64() > Some(0)), "{run}");
+    }
+    // of both the probe left nothing
+    for place in [&home, &bucket] {
+        assert_eq!(fs::read_dir(place).unwrap().count(), 0, "{}", place.display());
+    }
+}
+
+#[test]
+fn doctor_names_what_it_cannot_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "no folder").unwrap();
+    let home = fails(&mut tributary(&["doctor", "--home", text(&file)]));
+    assert!(home.contains(text(&file)) && home.contains("--home"), "{home}");
+    let store = fails(&mut tributary(&["doctor", "--home", text(folder.path()), "--store", text(&file)]));
+    assert!(store.contains("--store") && store.contains("it is not a folder"), "{store}");
+    assert!(fails(&mut tributary(&["doctor", text(&folder.path().join("absent.toml"))])).contains("absent.toml"));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
 #[test]

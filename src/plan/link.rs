@@ -55,6 +55,12 @@ pub fn bare_seconds(bytes: u64, mbit: f64) -> f64 {
 }
 
 impl Link {
+    /// A link on which objects were seen to go at so many bytes per second, whatever held them back.
+    pub fn seen(up: f64, down: f64, rtt: f64, budget: Budget) -> Self {
+        let [up, down] = [up, down].map(|bytes| bytes / MBIT * PACKET / SEGMENT);
+        Self { up, down, rtt, loss: 0.0, budget }
+    }
+
     /// Bytes per second of one TCP connection that backs off from losses: MSS / RTT · 1.22 / √p (Mathis et al., 1997). Without losses there
     /// is no such limit, and BBR does not take random ones for congestion.
     pub fn per_connection(&self) -> f64 {
@@ -142,6 +148,15 @@ mod tests {
         // on 128 of them, 511 Mbit/s: the link again
         let down = link(128, 0.005).down(20, 1_350_000_000, 8);
         assert_eq!((down.bound, down.connections), (Bound::Link, 128));
+    }
+
+    #[test]
+    fn a_link_that_was_seen_carries_what_was_seen() {
+        let seen = Link::seen(2e6, 5e6, 0.05, Budget::default());
+        let [up, down] = [seen.up(100_000_000), seen.down(1, 100_000_000, 1)].map(|transfer| transfer.seconds);
+        assert!((up - 50.15).abs() < 1e-9 && (down - 20.15).abs() < 1e-9, "{up} {down}");
+        let instant = Link::seen(f64::INFINITY, f64::INFINITY, 0.0, Budget::default());
+        assert_eq!([instant.up(1 << 40), instant.down(20, 1 << 40, 8)].map(|transfer| transfer.seconds), [0.0, 0.0]);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! `tributary plan`: what a round takes over a given link, which term binds, and what was measured on the same link.
 
-mod link;
+pub mod link;
 mod measured;
 mod report;
-mod round;
-mod size;
+pub mod round;
+pub mod size;
 
 use std::path::PathBuf;
 

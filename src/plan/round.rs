@@ -98,6 +98,18 @@ impl Timeline {
         self.terms.iter().skip(1).max_by(|a, b| a.seconds.total_cmp(&b.seconds))
     }
 
+    /// What a miner does from its last inner step to the close: it must be done by then.
+    pub fn sealing(&self) -> impl Iterator<Item = &Term> {
+        let before = self.terms.iter().take_while(|term| term.name != "list");
+        before.filter(|term| term.who == "miner" && term.name != "train")
+    }
+
+    /// What a miner does from the record to its first inner step of the next round, of whose training time it is a part.
+    pub fn applying(&self) -> impl Iterator<Item = &Term> {
+        let after = self.terms.iter().skip_while(|term| term.name != "record");
+        after.filter(|term| term.who == "miner")
+    }
+
     /// A term by its name.
     pub fn term(&self, name: &str) -> Option<&Term> {
         self.terms.iter().find(|term| term.name == name)

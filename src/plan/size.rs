@@ -64,6 +64,11 @@ impl Host {
     }
 }
 
+/// Bytes of a miner's home: θ; error feedback, moments and payload, twice while they are written anew.
+pub fn home_bytes(costs: &Costs) -> u64 {
+    costs.parameters.saturating_mul(4 + 2 * 12).saturating_add(costs.payload_bytes.saturating_mul(2))
+}
+
 /// What a store charges for a month.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StoreMonth {
