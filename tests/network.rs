@@ -224,6 +224,24 @@ fn a_miner_whose_bucket_has_other_bytes_for_a_round_goes_on_in_the_next() {
 }
 
 #[test]
+fn training_that_is_not_finite_is_neither_sent_nor_kept() {
+    // after one inner step the parameters are so large that the next one's loss is NaN
+    let mut net = Net::new(&CONFIG.replace("lr = 3e-3", "lr = 1e30"), 1, 0, 1);
+    net.start_all();
+    net.wait_round("miner-1", 1);
+    net.stop_all();
+    let events = net.events("miner-1");
+    let lost = |e: &Event| matches!(e, Event::Warning { message } if message.contains("nothing was changed") && message.ends_with("no payload in this round"));
+    assert!(events.iter().any(lost), "{events:?}");
+    assert!(!events.iter().any(|e| matches!(e, Event::Sealed { .. })), "{events:?}");
+    assert!(net.applied("validator-1").values().all(Vec::is_empty));
+    let [payload, envelope] = [ObjectKey::Payload(0), ObjectKey::Envelope(0)].map(|key| net.bucket("miner-1").join(key.to_string()));
+    assert!(!payload.exists() && !envelope.exists());
+    // error feedback and moments become durable together with a payload
+    assert!(net.path("homes/miner-1").is_dir() && !net.path("homes/miner-1/miner.safetensors").exists());
+}
+
+#[test]
 fn a_second_process_with_the_same_key_is_refused() {
     let mut net = Net::new(CONFIG, 1, 0, 1);
     net.start_all();
