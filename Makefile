@@ -43,10 +43,11 @@ $(DENY):
 unit: setup $(NVRTC)
 	TRIBUTARY_NVRTC=$(CURDIR)/$(NVRTC) $(CARGO) test --workspace --quiet
 
-# the kernels on this machine's GPUs against the CPU, bit for bit; then how fast they are
+# the kernels on this machine's GPUs against the CPU, bit for bit; then how fast they are, and training; with a python3 that has torch, beside PyTorch
 test-gpu: setup $(NVRTC)
 	TRIBUTARY_NVRTC=$(CURDIR)/$(NVRTC) TRIBUTARY_GPU=1 $(CARGO) test --release -p kernels -- --nocapture
 	TRIBUTARY_NVRTC=$(CURDIR)/$(NVRTC) $(CARGO) run --release -p kernels --example gpu_bench
+	$(CARGO) run --release -p model --example train_bench
 
 # the chain's client against a real Subtensor runtime: a development chain whose root is //Alice, never one that matters
 test-chain: setup
