@@ -126,7 +126,9 @@ impl Bench {
     }
 
     fn encode(&mut self) -> Result<()> {
-        for (theta, feedback) in [(Float::F32, Float::F32), (Float::Bf16, Float::F32), (Float::F32, Float::Bf16), (Float::Bf16, Float::Bf16)] {
+        for (theta, feedback) in
+            [(Float::F32, Float::F32), (Float::Bf16, Float::F32), (Float::F32, Float::Bf16), (Float::Bf16, Float::Bf16)]
+        {
             let tensors = self.gradient(theta, feedback, 3)?;
             let gradient = pseudo_gradient(&tensors);
             let kernel = self.measure(|| {
@@ -189,7 +191,12 @@ impl Bench {
         for line in &self.lines {
             let Line(what, bytes, seconds) = line;
             let share = per_second(line) / copy;
-            eprintln!("{what:<44} {bytes:>6.2} B/parameter {:>9.3} ms {:>8.1} GB/s {:>6.1} %", seconds * 1e3, per_second(line) / 1e9, share * 100.0);
+            eprintln!(
+                "{what:<44} {bytes:>6.2} B/parameter {:>9.3} ms {:>8.1} GB/s {:>6.1} %",
+                seconds * 1e3,
+                per_second(line) / 1e9,
+                share * 100.0
+            );
             rows.push(format!("{{\"what\":\"{what}\",\"bytes_per_parameter\":{bytes},\"seconds\":{seconds},\"share_of_copy\":{share}}}"));
         }
         println!("{{\"device\":\"{name}\",\"parameters\":{},\"lines\":[{}]}}", self.parameters(), rows.join(","));
