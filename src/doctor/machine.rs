@@ -80,9 +80,8 @@ impl Machine {
         let (cores, load) = (thread::available_parallelism().map_or(1, NonZero::get), load());
         let gpus: Vec<Gpu> = kernels::devices().into_iter().enumerate().map(|(index, info)| Gpu::measure(index, &info)).collect();
         let no_gpu = gpus.is_empty().then(|| why_none().map_or_else(|| "the driver shows none".into(), |error| error.to_string()));
-        let threads = threads.map_or_else(|| fastest(cores), Ok).context("measuring the CPU")?.max(1);
-        model::set_threads(threads);
-        let rates = Rates::measure(Device::Cpu).context("measuring the CPU")?;
+        let all = u16::try_from(cores).unwrap_or(u16::MAX);
+        let (rates, threads) = cpu(threads.map_or_else(|| vec![1, all], |threads| vec![threads.max(1)])).context("measuring the CPU")?;
         Ok(Self { cpu: Device::Cpu.device_name(), cores, load, threads, memory_bytes: memory()?, rates, gpus, no_gpu })
     }
 
@@ -136,15 +135,37 @@ impl Gpu {
 
 impl Rates {
     fn measure(device: Device) -> Result<Self, ModelError> {
-        let (shape, sequences) = shape(device);
-        let step = probe::step_rate(&shape, sequences, device)?;
-        let parameters: usize = shape.tensors().iter().map(|(spec, _)| spec.len()).sum();
-        Ok(Self {
-            copy_bytes: probe::copy_rate(device)?,
-            product_flops: probe::product_rate(device)?,
-            step_flops: step * FLOP * parameters as f64,
-        })
+        Self::beside(step_flops(device)?, device)
     }
+
+    /// What a device does beside inner steps.
+    fn beside(step_flops: f64, device: Device) -> Result<Self, ModelError> {
+        Ok(Self { copy_bytes: probe::copy_rate(device)?, product_flops: probe::product_rate(device)?, step_flops })
+    }
+}
+
+/// What the CPU does with so many of `threads` with which inner steps are fastest: threads of one operation wait actively for one another, so
+/// that more of them are slower where other work runs.
+fn cpu(mut threads: Vec<u16>) -> Result<(Rates, u16), ModelError> {
+    threads.dedup();
+    let mut best = (0.0, 1);
+    for threads in threads {
+        model::set_threads(threads);
+        let step_flops = step_flops(Device::Cpu)?;
+        if step_flops > best.0 {
+            best = (step_flops, threads);
+        }
+    }
+    let (step_flops, threads) = best;
+    model::set_threads(threads);
+    Ok((Rates::beside(step_flops, Device::Cpu)?, threads))
+}
+
+/// FLOP per second of the probe model's inner steps.
+fn step_flops(device: Device) -> Result<f64, ModelError> {
+    let (shape, sequences) = shape(device);
+    let parameters: usize = shape.tensors().iter().map(|(spec, _)| spec.len()).sum();
+    Ok(FLOP * parameters as f64 * probe::step_rate(&shape, sequences, device)?)
 }
 
 /// The probe's model and micro-batch: two layers, wide enough to be as efficient as a run's and small enough for seconds.
@@ -172,22 +193,7 @@ fn shape(device: Device) -> (Architecture, u32) {
         sequence_length: 2048,
         ..narrow.clone()
     };
-    if device == Device::Cpu { (narrow, 2) } else { (wide(), 2) }
-}
-
-/// One thread, or one per core, whichever is faster at inner steps: threads of one operation wait actively for one another, so that more of
-/// them are slower where other work runs.
-fn fastest(cores: usize) -> Result<u16, ModelError> {
-    let mut best = (0.0, 1);
-    for threads in [1, u16::try_from(cores).unwrap_or(u16::MAX)] {
-        model::set_threads(threads);
-        let (shape, sequences) = shape(Device::Cpu);
-        let rate = probe::step_rate(&shape, sequences, Device::Cpu)?;
-        if rate > best.0 {
-            best = (rate, threads);
-        }
-    }
-    Ok(best.1)
+    if device == Device::Cpu { (narrow, 1) } else { (wide(), 2) }
 }
 
 /// Load of the last minute; 0 if the system says none.
