@@ -105,8 +105,7 @@ pub enum ModelError {
     OutOfMemory(String),
     /// A CUDA device that failed, or is not there any more. What was on it is lost, and this process cannot use it again.
     #[error(
-        "the GPU was lost: {0}; start again, which goes on from what is durable; if it comes back, see `nvidia-smi` and the kernel's log, or use \
-         another device"
+        "the GPU was lost: {0}; start again, and what is durable goes on; if that fails too, see `nvidia-smi` and the kernel's log, or use another device"
     )]
     DeviceLost(String),
     /// libtorch failed in another way.
