@@ -126,3 +126,70 @@ impl fmt::Display for Report {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::machine::Pace;
+    use super::*;
+
+    const RATES: Rates = Rates { copy_bytes: 4e12, product_flops: 8e14, step_flops: 4e14 };
+
+    fn gpu(number: u64, rates: Option<Rates>) -> Gpu {
+        let (device, problem) = (format!("cuda:{number}"), rates.is_none().then(|| "python3 has no torch; install it".to_owned()));
+        Gpu { device, name: "NVIDIA H200".into(), architecture: "sm_90".into(), memory_bytes: 141_000_000_000, rates, problem }
+    }
+
+    fn report(gpus: Vec<Gpu>, store: Option<Store>, load: f64) -> String {
+        let run = Verdict {
+            name: "run".into(),
+            mines: false,
+            binds: Some("memory"),
+            rooms: vec![Room { of: "GPU", needed_bytes: 2_000_000_000, there_bytes: 1_000_000_000 }],
+            pace: Pace { tokens_per_second: 1e5, measured: true },
+            needed_tokens_per_second: None,
+            inner_steps: 3,
+            of_inner_steps: 30,
+            training_seconds: 40.0,
+            sealing_seconds: 1.0,
+            applying_seconds: 2.0,
+            round_seconds: 160,
+            share: 0.25,
+        };
+        let no_gpu = gpus.is_empty().then(|| "no driver".to_owned());
+        let machine = Machine { cpu: "CPU".into(), cores: 16, load, threads: 8, memory_bytes: 1 << 37, rates: RATES, gpus, no_gpu };
+        let disk = Disk { write_bytes_per_second: 2e9, read_bytes_per_second: 3e9, free_bytes: 1 << 40 };
+        Report { machine, home: "/srv".into(), disk, store, runs: vec![run] }.to_string()
+    }
+
+    #[test]
+    fn every_gpu_has_its_rates_or_its_problem() {
+        let words = report(vec![gpu(0, Some(RATES)), gpu(1, None), gpu(2, Some(RATES))], None, 0.0);
+        for part in [
+            "NVIDIA H200, sm_90, 141 GB",
+            "product 800 TFLOP/s (bf16), inner step 400 TFLOP/s (50 % of it)",
+            "python3 has no torch; install it",
+            "2 GPUs are counted together",
+            "GPU 2.00 GB (!)",
+            "3 of 30",
+            "25.0 %",
+            "--store URL",
+        ] {
+            assert!(words.contains(part), "{part} is not in {words}");
+        }
+        assert!(!words.contains("Other work") && !words.contains("--threads"), "{words}");
+    }
+
+    #[test]
+    fn without_a_gpu_the_cpu_trains_and_a_busy_machine_is_told() {
+        let store = Store {
+            url: "s3://alice".into(),
+            round_trip_seconds: 0.05,
+            up_bytes_per_second: 13_750_000.0,
+            down_bytes_per_second: 62_500_000.0,
+        };
+        let words = report(vec![], Some(store), 16.0);
+        for part in ["no driver", "110 Mbit/s up, 500 Mbit/s down, round trip 50.0 ms (s3://alice)", "load 16.0", "`--threads 8`"] {
+            assert!(words.contains(part), "{part} is not in {words}");
+        }
+    }
+}
