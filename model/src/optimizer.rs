@@ -55,9 +55,9 @@ impl InnerOptimizer {
         Ok(Self { inner: inner.clone(), activations: Activations::default(), packing, step: 0, first, second })
     }
 
-    /// The same optimizer, which from now on remembers `activations` in its steps.
+    /// The same optimizer, whose steps keep or recompute activations; they are kept unless this says otherwise.
     #[must_use]
-    pub fn remembering(self, activations: Activations) -> Self {
+    pub fn with_activations(self, activations: Activations) -> Self {
         Self { activations, ..self }
     }
 

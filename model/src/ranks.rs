@@ -38,7 +38,7 @@ impl Ranks {
         check_even(inner.batch as usize, devices.as_slice().len())?;
         let rank = |(device, collective): (&Device, Box<dyn Collective>)| {
             let model = Llama::part(architecture, *device, collective)?;
-            let optimizer = InnerOptimizer::new(&model, inner)?.remembering(activations);
+            let optimizer = InnerOptimizer::new(&model, inner)?.with_activations(activations);
             Ok::<_, ModelError>(Rank { model, optimizer })
         };
         // all are looked for before any is used: libtorch settles at its first call whether there are GPUs

@@ -1,5 +1,6 @@
 //! Ranks that are threads of one process and meet in its memory: several ranks on the CPU.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -37,14 +38,14 @@ pub(crate) struct Threads {
     meeting: Arc<Meeting>,
     rank: usize,
     /// Number of the next exchange.
-    next: Mutex<u64>,
+    next: Cell<u64>,
 }
 
 impl Threads {
     /// Seats for `size` ranks.
     pub(crate) fn meeting(size: usize) -> Vec<Self> {
         let meeting = Arc::new(Meeting { size, state: Mutex::default(), news: Condvar::new() });
-        (0..size).map(|rank| Self { meeting: meeting.clone(), rank, next: Mutex::new(0) }).collect()
+        (0..size).map(|rank| Self { meeting: meeting.clone(), rank, next: Cell::new(0) }).collect()
     }
 
     /// Hands a part over; `combine` makes of everybody's, in the ranks' order, what this rank wants.
@@ -53,11 +54,8 @@ impl Threads {
         part: Tensor,
         combine: impl FnOnce(&[Tensor]) -> Result<Tensor, TchError> + 'static,
     ) -> Result<Pending<'_>, ModelError> {
-        let number = {
-            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-            *next += 1;
-            *next - 1
-        };
+        let number = self.next.get();
+        self.next.set(number + 1);
         self.meeting.hand_over(number, self.rank, part)?;
         Ok(Pending::new(move || combine(&self.meeting.take(number)?).map_err(ModelError::torch)))
     }

@@ -12,7 +12,7 @@ pub(crate) struct Weights {
     /// One per block, f32 [share].
     pub(crate) shares: Vec<Tensor>,
     pub(crate) collective: Box<dyn Collective>,
-    /// What is multiplied in, and sent: f32 or bf16.
+    /// What is multiplied in, and what parameters are sent in: f32 or bf16.
     pub(crate) compute: Kind,
 }
 
@@ -29,7 +29,10 @@ impl Weights {
     }
 
     fn gather(&self, block: usize) -> Result<Pending<'_>, ModelError> {
-        self.collective.all_gather(self.shares[block].f_to_kind(self.compute).map_err(ModelError::torch)?)
+        let share = &self.shares[block];
+        // what is not sent need not be made smaller
+        let kind = if self.collective.size() == 1 { share.kind() } else { self.compute };
+        self.collective.all_gather(share.f_to_kind(kind).map_err(ModelError::torch)?)
     }
 }
 
