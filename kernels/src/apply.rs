@@ -35,7 +35,9 @@ pub(crate) fn step<M: Machine>(machine: &M, theta: &Theta, payloads: &[Weighted<
         let shadow = theta.shadow.get(part.tensor).map_or(NULL, |shadow| shadow.address_of(part.start()));
         let first_source = tensor_of_part.len() * payloads.len();
         steps.extend(grid.add(part)?);
-        steps.extend([theta.tensors[part.tensor].address_of(part.start()), shadow, first_source as u64].map(u64::to_le_bytes).as_flattened());
+        steps.extend(
+            [theta.tensors[part.tensor].address_of(part.start()), shadow, first_source as u64].map(u64::to_le_bytes).as_flattened(),
+        );
         tensor_of_part.push(part.tensor);
     }
     let steps = machine.put(&steps)?;

@@ -84,7 +84,14 @@ impl Kernels {
     /// [`KernelError::Codec`], [`KernelError::Layout`], [`KernelError::Float`], [`KernelError::TooManyChunks`] or [`KernelError::Driver`] before anything
     /// changes. [`KernelError::Encode`] if the pseudo-gradient is not finite: then `next_feedback` is void, and if it is `feedback` too, the error feedback
     /// has to be read back from where it was last kept; or if `write` fails, after the error feedback moved on.
-    pub fn encode_to<W: Write>(&self, write: W, format: &Format, header: &Header, gradient: &PseudoGradient, beta: f32) -> Result<W, KernelError> {
+    pub fn encode_to<W: Write>(
+        &self,
+        write: W,
+        format: &Format,
+        header: &Header,
+        gradient: &PseudoGradient,
+        beta: f32,
+    ) -> Result<W, KernelError> {
         encode::encode_to(self, write, format, header, gradient, beta)
     }
 

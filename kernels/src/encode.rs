@@ -28,7 +28,8 @@ pub(crate) fn sections<M: Machine>(machine: &M, format: &Format, gradient: &Pseu
         return Err(KernelError::Codec(*codec));
     }
     let [theta, feedback] = [&gradient.before, &gradient.feedback].map(|tensors| tensors[0].float());
-    let tensors = [(&gradient.before, theta), (&gradient.after, theta), (&gradient.feedback, feedback), (&gradient.next_feedback, feedback)];
+    let tensors =
+        [(&gradient.before, theta), (&gradient.after, theta), (&gradient.feedback, feedback), (&gradient.next_feedback, feedback)];
     tensors.into_iter().try_for_each(|(tensors, float)| check_tensors(format.layout(), tensors, float))?;
     let (starts, bytes) = section_starts(format);
     let sections = machine.zeros(bytes)?;

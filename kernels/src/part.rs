@@ -37,7 +37,8 @@ impl Grid {
         };
         let [rows, cols, tile_rows, tile_cols] = part.grid.matrix();
         let shape = [rows, cols, tile_rows, tile_cols, cols.div_ceil(tile_cols)];
-        let numbers = shape.into_iter().chain(part.offsets()).chain([select, group, quantizer]).chain(codings(part)).chain([first_block, 0]);
+        let numbers =
+            shape.into_iter().chain(part.offsets()).chain([select, group, quantizer]).chain(codings(part)).chain([first_block, 0]);
         Ok(numbers.flat_map(|number| (number as u32).to_le_bytes()).collect())
     }
 

@@ -10,9 +10,9 @@ use compression::{
     TensorSpec, TransitionError, Weighted, encode,
 };
 
+use crate::image::SOURCE;
 use crate::machine::Machine;
 use crate::{Elements, Float, KernelError, Kernels, PseudoGradient, Theta, apply, devices, encode as encoding};
-use crate::image::SOURCE;
 use host::{Host, Order};
 
 /// Whole and cut tiles, one row, one column, one element, whole and cut runs, a length whose reference runs are of one element each.
@@ -343,7 +343,9 @@ fn check_encoding_refusals(machine: &impl Machine) {
     let format = mixed_supported(&layout);
     let name = &layout.tensors()[7].name;
     // The largest finite number stays finite in f32 error feedback only.
-    for (value, floats) in [(f32::NAN, [Float::F32; 2]), (f32::NEG_INFINITY, [Float::Bf16, Float::F32]), (f32::MAX, [Float::F32, Float::Bf16])] {
+    for (value, floats) in
+        [(f32::NAN, [Float::F32; 2]), (f32::NEG_INFINITY, [Float::Bf16, Float::F32]), (f32::MAX, [Float::F32, Float::Bf16])]
+    {
         let mut after = zeros.clone();
         after[7][8999] = value;
         let refused = refusal(&format, &after, floats, &|_| ());

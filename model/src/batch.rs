@@ -7,15 +7,13 @@ use tch::{Device, Tensor};
 
 use crate::ModelError;
 
-/// Sequences of one length, within `lengths` and the vocabulary, as an i64 tensor [sequences, length].
-pub(crate) fn to_tensor<S: AsRef<[u32]>>(
+/// Refuses sequences that are none, not of one length, or not within `lengths` and the vocabulary. Their length.
+pub(crate) fn check<S: AsRef<[u32]>>(
     batch: &[S],
     lengths: RangeInclusive<usize>,
     architecture: &Architecture,
-    device: Device,
-) -> Result<Tensor, ModelError> {
+) -> Result<usize, ModelError> {
     let first = batch.first().ok_or(ModelError::Empty)?.as_ref().len();
-    let mut ids = Vec::with_capacity(batch.len() * first);
     for (index, sequence) in batch.iter().enumerate() {
         let sequence = sequence.as_ref();
         let length = sequence.len();
@@ -28,8 +26,19 @@ pub(crate) fn to_tensor<S: AsRef<[u32]>>(
         if let Some(&token) = sequence.iter().find(|&&token| token as usize >= architecture.vocab_size) {
             return Err(ModelError::Token { token, vocab_size: architecture.vocab_size });
         }
-        ids.extend(sequence.iter().map(|&token| i64::from(token)));
     }
-    let tensor = Tensor::f_from_slice(&ids).and_then(|ids| ids.f_view([batch.len() as i64, first as i64])?.f_to_device(device));
+    Ok(first)
+}
+
+/// [Checked](check) sequences as an i64 tensor [sequences, length].
+pub(crate) fn to_tensor<S: AsRef<[u32]>>(
+    batch: &[S],
+    lengths: RangeInclusive<usize>,
+    architecture: &Architecture,
+    device: Device,
+) -> Result<Tensor, ModelError> {
+    let length = check(batch, lengths, architecture)?;
+    let ids: Vec<i64> = batch.iter().flat_map(|sequence| sequence.as_ref()).map(|&token| i64::from(token)).collect();
+    let tensor = Tensor::f_from_slice(&ids).and_then(|ids| ids.f_view([batch.len() as i64, length as i64])?.f_to_device(device));
     tensor.map_err(ModelError::torch)
 }

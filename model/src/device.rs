@@ -1,5 +1,6 @@
 //! Where tensors live. One binary serves CPU and GPU: libtorch's CUDA half is looked for and loaded at run time.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -81,6 +82,49 @@ impl Device {
             return Err(refused(format!("libtorch sees {found} CUDA devices; {hint}")));
         }
         Ok(tch::Device::Cuda(index))
+    }
+}
+
+/// Devices that train one model together: one, several GPUs, or the CPU several times over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Devices(Vec<Device>);
+
+impl Devices {
+    /// At least one, in the order of their ranks.
+    pub fn as_slice(&self) -> &[Device] {
+        &self.0
+    }
+}
+
+impl From<Device> for Devices {
+    fn from(device: Device) -> Self {
+        Self(vec![device])
+    }
+}
+
+impl fmt::Display for Devices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.0.iter().map(Device::to_string).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
+impl FromStr for Devices {
+    type Err = ModelError;
+
+    /// `cpu`, `cuda`, `cuda:1`, or several with commas between them; a GPU's number alone will do: `0,1,2,3`.
+    fn from_str(text: &str) -> Result<Self, ModelError> {
+        let number = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
+        let device = |name: &str| if number(name) { format!("cuda:{name}").parse() } else { name.parse() };
+        let devices: Vec<Device> = text.split(',').map(device).collect::<Result<_, _>>()?;
+        let refused = |reason| Err(ModelError::Devices { devices: text.to_owned(), reason });
+        let gpus: HashSet<_> = devices.iter().filter(|device| **device != Device::Cpu).collect();
+        match gpus.len() {
+            0 => Ok(Self(devices)),
+            found if found == devices.len() => Ok(Self(devices)),
+            _ if devices.contains(&Device::Cpu) => refused("the CPU computes otherwise than a GPU; name devices of one kind"),
+            _ => refused("a GPU is named twice; name each once"),
+        }
     }
 }
 

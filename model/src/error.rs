@@ -108,6 +108,33 @@ pub enum ModelError {
         "the GPU was lost: {0}; start again, and what is durable goes on; if that fails too, see `nvidia-smi` and the kernel's log, or use another device"
     )]
     DeviceLost(String),
+    /// A batch that the ranks cannot share equally.
+    #[error("{sequences} sequences do not divide among {ranks} devices; make the batch a multiple of {ranks}, or name fewer devices")]
+    Uneven {
+        /// In the batch.
+        sequences: usize,
+        /// That train together.
+        ranks: usize,
+    },
+    /// Devices that cannot train together.
+    #[error("{devices} cannot train together: {reason}")]
+    Devices {
+        /// As they were named.
+        devices: String,
+        /// What is wrong, and what to do.
+        reason: &'static str,
+    },
+    /// NCCL, or the driver below it, failed or is missing.
+    #[error("several GPUs need NCCL: {0}")]
+    Nccl(String),
+    /// One of several devices cannot go on, so none of them can.
+    #[error("the device of rank {rank} stopped: {reason}; the parameters of all ranks are void, start the model again")]
+    RankLost {
+        /// Which one, counted from 0.
+        rank: usize,
+        /// What it said.
+        reason: String,
+    },
     /// libtorch failed in another way.
     #[error("libtorch: {0}")]
     Torch(String),

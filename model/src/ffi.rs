@@ -1,5 +1,7 @@
 //! The crate's unsafe floor: the C++ shim over ATen, and libraries that are found at run time.
 
+pub(crate) mod nccl;
+
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
 
@@ -31,7 +33,14 @@ unsafe extern "C" {
         rule: *const AdamW,
     ) -> *const c_char;
     fn model_foreach_add(sums: List, terms: List, count: usize) -> *const c_char;
-    fn model_global_norm(tensors: List, count: usize, norm: *mut f64) -> *const c_char;
+    fn model_gradients(
+        output: *const C_tensor,
+        upstream: *const C_tensor,
+        inputs: List,
+        count: usize,
+        gradients: *mut *mut C_tensor,
+    ) -> *const c_char;
+    fn model_squared_norm(tensors: List, count: usize, square: *mut *mut C_tensor) -> *const c_char;
 }
 
 fn pointers(tensors: &[Tensor]) -> Vec<*const C_tensor> {
@@ -95,13 +104,27 @@ pub(crate) fn foreach_add(sums: &[Tensor], terms: &[Tensor]) -> Result<(), TchEr
     check(unsafe { model_foreach_add(sums.as_ptr(), terms.as_ptr(), sums.len()) })
 }
 
-/// Euclidean norm over the elements of all tensors together; waits for the device.
-pub(crate) fn global_norm(tensors: &[Tensor]) -> Result<f64, TchError> {
+/// The gradients of `output`, times `upstream` unless it is a scalar, with respect to `inputs`. Frees the graph on the way.
+pub(crate) fn gradients(output: &Tensor, upstream: Option<&Tensor>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, TchError> {
+    let inputs: Vec<*const C_tensor> = inputs.iter().map(|input| input.as_ptr()).collect();
+    let upstream = upstream.map_or(std::ptr::null(), Tensor::as_ptr);
+    let mut gradients = vec![std::ptr::null_mut(); inputs.len()];
+    // SAFETY: the borrows keep all tensors alive; without a message, every element of `gradients` is a new tensor that nothing else owns.
+    unsafe {
+        check(model_gradients(output.as_ptr(), upstream, inputs.as_ptr(), inputs.len(), gradients.as_mut_ptr()))?;
+        Ok(gradients.into_iter().map(|gradient| Tensor::from_ptr(gradient)).collect())
+    }
+}
+
+/// Sum of squares over the elements of all tensors together, an f64 scalar on their device.
+pub(crate) fn squared_norm(tensors: &[Tensor]) -> Result<Tensor, TchError> {
     let tensors = pointers(tensors);
-    let mut norm = 0.0;
-    // SAFETY: the list holds `tensors.len()` pointers to live tensors, and `norm` is written before the call returns.
-    check(unsafe { model_global_norm(tensors.as_ptr(), tensors.len(), &mut norm) })?;
-    Ok(norm)
+    let mut square = std::ptr::null_mut();
+    // SAFETY: the list holds `tensors.len()` pointers to live tensors; without a message, `square` is a new tensor that nothing else owns.
+    unsafe {
+        check(model_squared_norm(tensors.as_ptr(), tensors.len(), &mut square))?;
+        Ok(Tensor::from_ptr(square))
+    }
 }
 
 fn dlopen(library: &CStr, flags: c_int) -> Result<*mut c_void, String> {

@@ -1,25 +1,25 @@
 //! The forward pass. Conventions are those of Hugging Face's `LlamaForCausalLM`, so that the same tensors give the same logits there.
 
 use protocol::Architecture;
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Device, Kind, Reduction, TchError, Tensor};
 
 use crate::ffi;
 
-/// Rotary tables, and what hides the future where attention does not do so itself.
-struct Positions {
+/// A batch's shape, with rotary tables, and what hides the future where attention does not do so itself.
+pub(crate) struct Positions {
+    batch: i64,
+    length: i64,
     cos: Tensor,
     sin: Tensor,
     mask: Option<Tensor>,
 }
 
-/// The network over borrowed parameters, for one forward pass.
-pub(crate) struct Forward<'a> {
-    pub(crate) architecture: &'a Architecture,
-    /// In the order of [`crate::packing::Packing`].
-    pub(crate) parameters: &'a [Tensor],
+/// The network without its parameters, part by part. A layer's are in the order of [`crate::packing::Packing`].
+pub(crate) struct Network {
+    pub(crate) architecture: Architecture,
     /// What is multiplied in: f32, or bf16 with f32 parameters behind it.
     pub(crate) compute: Kind,
-    pub(crate) rotary: &'a Rotary,
+    pub(crate) rotary: Rotary,
 }
 
 /// Cosines and signed sines of every position, [sequence_length, 1, head_dim].
@@ -42,37 +42,59 @@ impl Rotary {
         Ok(Self { cos: table(&cos, &cos)?, sin: table(&sin.f_neg()?, &sin)? })
     }
 
-    fn positions(&self, length: i64) -> Result<Positions, TchError> {
+    /// Of tokens [batch, length].
+    pub(crate) fn positions(&self, tokens: &Tensor) -> Result<Positions, TchError> {
+        let (batch, length) = tokens.size2()?;
         let device = self.cos.device();
         let mask = (device == Device::Cpu)
             .then(|| Tensor::f_full([length, length], f64::NEG_INFINITY, (Kind::Float, device))?.f_triu(1))
             .transpose()?;
-        Ok(Positions { cos: self.cos.f_narrow(0, 0, length)?, sin: self.sin.f_narrow(0, 0, length)?, mask })
+        Ok(Positions { batch, length, cos: self.cos.f_narrow(0, 0, length)?, sin: self.sin.f_narrow(0, 0, length)?, mask })
     }
 }
 
-impl Forward<'_> {
-    /// Tokens [batch, length] → the last layer's normalized state, [batch·length, hidden_size].
-    pub(crate) fn hidden(&self, tokens: &Tensor) -> Result<Tensor, TchError> {
+impl Network {
+    /// Tokens [batch, length] → states [batch·length, hidden_size].
+    pub(crate) fn embed(&self, table: &Tensor, tokens: &Tensor) -> Result<Tensor, TchError> {
+        let embedded = Tensor::f_embedding(table, tokens, -1, false, false)?;
+        embedded.f_to_kind(self.compute)?.f_view([-1, self.architecture.hidden_size as i64])
+    }
+
+    /// The embedding's gradient, f32, from that of its states.
+    pub(crate) fn embedding_gradient(&self, states: &Tensor, tokens: &Tensor) -> Result<Tensor, TchError> {
         let (batch, length) = tokens.size2()?;
-        let positions = self.rotary.positions(length)?;
-        let (layers, last) = self.parameters[1..].as_chunks::<6>();
-        let embedded = Tensor::f_embedding(&self.parameters[0], tokens, -1, false, false)?;
-        let mut x = embedded.f_to_kind(self.compute)?.f_view([batch * length, -1])?;
-        for [attention_norm, qkv, output, mlp_norm, gate_up, down] in layers {
-            let projected = self.linear(&self.norm(&x, attention_norm)?, qkv)?;
-            let attended = self.attention(&projected.f_view([batch, length, -1, self.architecture.head_dim as i64])?, &positions)?;
-            x = x.f_add(&self.linear(&attended, output)?)?;
-            let gate_up = self.linear(&self.norm(&x, mlp_norm)?, gate_up)?.f_chunk(2, -1)?;
-            x = x.f_add(&self.linear(&gate_up[0].f_silu()?.f_mul(&gate_up[1])?, down)?)?;
-        }
-        self.norm(&x, &last[0])
+        let states = states.f_view([batch, length, -1])?.f_to_kind(Kind::Float)?;
+        Tensor::f_embedding_dense_backward(&states, tokens, self.architecture.vocab_size as i64, -1, false)
+    }
+
+    /// One layer over states [batch·length, hidden_size].
+    pub(crate) fn layer(&self, parameters: &[Tensor], x: &Tensor, positions: &Positions) -> Result<Tensor, TchError> {
+        let [attention_norm, qkv, output, mlp_norm, gate_up, down] = parameters else {
+            return Err(TchError::Shape(format!("a layer of {} matrices and vectors", parameters.len())));
+        };
+        let projected = self.linear(&self.norm(x, attention_norm)?, qkv)?;
+        let heads = [positions.batch, positions.length, -1, self.architecture.head_dim as i64];
+        let attended = self.attention(&projected.f_view(heads)?, positions)?;
+        let x = x.f_add(&self.linear(&attended, output)?)?;
+        let gate_up = self.linear(&self.norm(&x, mlp_norm)?, gate_up)?.f_chunk(2, -1)?;
+        x.f_add(&self.linear(&gate_up[0].f_silu()?.f_mul(&gate_up[1])?, down)?)
     }
 
     /// States [n, hidden_size] → logits [n, vocab_size] in f32.
-    pub(crate) fn logits(&self, hidden: &Tensor) -> Result<Tensor, TchError> {
-        let head = if self.architecture.tied_embeddings { 0 } else { self.parameters.len() - 1 };
-        self.linear(hidden, &self.parameters[head])?.f_to_kind(Kind::Float)
+    pub(crate) fn logits(&self, hidden: &Tensor, head: &Tensor) -> Result<Tensor, TchError> {
+        self.linear(hidden, head)?.f_to_kind(Kind::Float)
+    }
+
+    /// Negative log likelihoods of the targets [n] after the last layer's states [n, hidden_size]: [n], or their sum.
+    pub(crate) fn losses(
+        &self,
+        [norm, head]: [&Tensor; 2],
+        x: &Tensor,
+        targets: &Tensor,
+        reduction: Reduction,
+    ) -> Result<Tensor, TchError> {
+        let logits = self.logits(&self.norm(x, norm)?, head)?;
+        logits.f_cross_entropy_loss(targets, None::<Tensor>, reduction, -100, 0.0)
     }
 
     /// Projected [batch, length, heads + 2·kv_heads, head_dim] → [batch·length, heads·head_dim].
@@ -91,7 +113,7 @@ impl Forward<'_> {
         attended.f_transpose(1, 2)?.f_reshape([batch * length, heads * width])
     }
 
-    fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor, TchError> {
+    pub(crate) fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor, TchError> {
         x.f_rms_norm([self.architecture.hidden_size as i64], Some(weight.f_to_kind(self.compute)?), self.architecture.norm_eps)
     }
 

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
+mod backward;
 mod batch;
+mod collective;
 mod device;
 mod error;
 mod ffi;
@@ -10,9 +12,14 @@ mod optimizer;
 mod packing;
 mod patch;
 pub mod probe;
+mod ranks;
 mod sampling;
+mod threads;
+mod weights;
 
-pub use device::{CUDA_LIBRARY_VARIABLE, Device, set_threads};
+pub use backward::Activations;
+pub use device::{CUDA_LIBRARY_VARIABLE, Device, Devices, set_threads};
 pub use error::ModelError;
 pub use llama::Llama;
 pub use optimizer::{InnerOptimizer, OptimizerState, StepReport};
+pub use ranks::Ranks;

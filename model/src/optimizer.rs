@@ -1,19 +1,22 @@
 //! The inner optimizer: AdamW over accumulated, clipped gradients.
 
 use protocol::Inner;
-use tch::{Kind, Reduction, TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use crate::ffi::{self, Update};
 use crate::packing::Packing;
-use crate::{Llama, ModelError};
+use crate::weights::Sums;
+use crate::{Activations, Llama, ModelError};
 
 /// AdamW (Loshchilov, Hutter 2019) with the schedule of [`Inner::lr_at`]; weight decay on tensors of two and more dimensions.
 ///
 /// Its moments outlive rounds: only [`InnerOptimizer::step`] and [`InnerOptimizer::import`] change them.
 pub struct InnerOptimizer {
     inner: Inner,
+    activations: Activations,
     packing: Packing,
     step: u64,
+    /// As the parameters' shares.
     first: Vec<Tensor>,
     second: Vec<Tensor>,
 }
@@ -46,8 +49,16 @@ impl InnerOptimizer {
     /// # Errors
     /// If libtorch fails, e.g. for lack of memory.
     pub fn new(model: &Llama, inner: &Inner) -> Result<Self, ModelError> {
-        let zeros = || model.packing.zeros(model.device).map_err(ModelError::torch);
-        Ok(Self { inner: inner.clone(), packing: model.packing.clone(), step: 0, first: zeros()?, second: zeros()? })
+        let packing = model.weights.packing.clone();
+        let zeros = || packing.zeros(model.device).map_err(ModelError::torch);
+        let (first, second) = (zeros()?, zeros()?);
+        Ok(Self { inner: inner.clone(), activations: Activations::default(), packing, step: 0, first, second })
+    }
+
+    /// The same optimizer, whose steps keep or recompute activations; they are kept unless this says otherwise.
+    #[must_use]
+    pub fn with_activations(self, activations: Activations) -> Self {
+        Self { activations, ..self }
     }
 
     /// Inner steps taken.
@@ -69,12 +80,11 @@ impl InnerOptimizer {
     /// # Errors
     /// For sequences that do not fit, and [`ModelError::NonFinite`]; parameters, moments and step are then as before.
     pub fn step_at(&mut self, model: &mut Llama, batch: &[Vec<u32>], position: u64) -> Result<StepReport, ModelError> {
-        self.packing.check_same(&model.packing)?;
+        self.packing.check_same(&model.weights.packing)?;
         let windows = model.windows(batch)?;
-        let tokens = (batch.len() * (batch[0].len() - 1)) as f64;
-        let (gradients, sum) = accumulate(model, &windows, i64::from(self.inner.micro_batch)).map_err(ModelError::torch)?;
-        let loss = sum / tokens;
-        let grad_norm = ffi::global_norm(&gradients).map_err(ModelError::torch)? / tokens;
+        let tokens = (batch.len() * (batch[0].len() - 1) * model.weights.collective.size()) as f64;
+        let (gradients, [sum, squares]) = self.accumulate(model, &windows)?;
+        let (loss, grad_norm) = (sum / tokens, squares.sqrt() / tokens);
         for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
             if !value.is_finite() {
                 return Err(ModelError::NonFinite { what, value, step: self.step });
@@ -82,19 +92,37 @@ impl InnerOptimizer {
         }
         let divisor = tokens * (grad_norm / self.inner.clip).max(1.0);
         let lr = self.inner.lr_at(position);
-        self.update(&model.parameters, &gradients, divisor, lr).map_err(ModelError::torch)?;
+        self.update(&model.weights.shares, &gradients, divisor, lr).map_err(ModelError::torch)?;
         Ok(StepReport { loss, grad_norm, lr })
     }
 
+    /// This rank's share of the gradients of the summed loss; that loss and the gradients' squared norm, over all ranks. Waits for the device once.
+    fn accumulate(&self, model: &Llama, windows: &Tensor) -> Result<(Vec<Tensor>, [f64; 2]), ModelError> {
+        let mut sums = Sums::new(&model.weights);
+        let micro_batches = windows.f_split(i64::from(self.inner.micro_batch), 0).map_err(ModelError::torch)?;
+        let losses = micro_batches.iter().map(|windows| model.backward(windows, self.activations, &mut sums));
+        let losses = losses.collect::<Result<Vec<_>, _>>()?;
+        let gradients = sums.finish()?;
+        let own = || Tensor::f_stack(&[add_up(&losses)?, ffi::squared_norm(&gradients)?], 0);
+        let totals = model.weights.collective.all_reduce(own().map_err(ModelError::torch)?)?;
+        let read = || Ok([totals.f_double_value(&[0])?, totals.f_double_value(&[1])?]);
+        Ok((gradients, read().map_err(ModelError::torch)?))
+    }
+
     /// AdamW with `gradients / divisor`, in place; counts the step.
-    fn update(&mut self, parameters: &[Tensor], gradients: &[Tensor], divisor: f64, lr: f64) -> Result<(), TchError> {
-        let device = parameters[0].device();
+    fn update(&mut self, shares: &[Tensor], gradients: &[Tensor], divisor: f64, lr: f64) -> Result<(), TchError> {
+        let device = shares[0].device();
         let number = Tensor::f_full([] as [i64; 0], (self.step + 1) as f64, (Kind::Float, device))?;
         let divisor = Tensor::f_full([] as [i64; 0], divisor, (Kind::Float, device))?;
-        let updates = parameters.iter().zip(gradients).zip(self.first.iter().zip(&self.second));
-        let updates = updates.map(|((parameter, gradient), (first, second))| Update { parameter, gradient, first, second });
-        let (matrices, vectors): (Vec<_>, Vec<_>) = updates.partition(|update| update.parameter.dim() >= 2);
+        let (parameters, first, second) =
+            (self.packing.pieces(shares)?, self.packing.pieces(&self.first)?, self.packing.pieces(&self.second)?);
+        let updates = parameters.iter().zip(gradients).zip(first.iter().zip(&second));
+        let updates = updates.map(|(((piece, parameter), gradient), ((_, first), (_, second)))| {
+            (piece.matrix, Update { parameter, gradient, first, second })
+        });
+        let (matrices, vectors): (Vec<_>, Vec<_>) = updates.partition(|(matrix, _)| *matrix);
         for (updates, weight_decay) in [(matrices, self.inner.weight_decay), (vectors, 0.0)] {
+            let updates: Vec<_> = updates.into_iter().map(|(_, update)| update).collect();
             let rule = ffi::AdamW { lr, beta1: self.inner.beta1, beta2: self.inner.beta2, eps: self.inner.eps, weight_decay };
             ffi::fused_adamw(&updates, &number, &divisor, &rule)?;
         }
@@ -107,8 +135,26 @@ impl InnerOptimizer {
     /// # Errors
     /// If libtorch fails, e.g. for lack of memory.
     pub fn export(&self) -> Result<OptimizerState, ModelError> {
-        let unload = |moments| self.packing.unload(moments).map_err(ModelError::torch);
-        Ok(OptimizerState { step: self.step, first: unload(&self.first)?, second: unload(&self.second)? })
+        let mut state = self.blank();
+        self.unload(&mut state)?;
+        Ok(state)
+    }
+
+    /// This step, and moments of zero.
+    pub(crate) fn blank(&self) -> OptimizerState {
+        OptimizerState { step: self.step, first: self.packing.blank(), second: self.packing.blank() }
+    }
+
+    /// Refuses moments of another architecture.
+    pub(crate) fn check(&self, state: &OptimizerState) -> Result<(), ModelError> {
+        self.packing.check(&state.first)?;
+        self.packing.check(&state.second)
+    }
+
+    /// Overwrites those elements of the moments that this rank keeps.
+    pub(crate) fn unload(&self, state: &mut OptimizerState) -> Result<(), ModelError> {
+        self.packing.unload(&self.first, &mut state.first).map_err(ModelError::torch)?;
+        self.packing.unload(&self.second, &mut state.second).map_err(ModelError::torch)
     }
 
     /// Continues from an exported state.
@@ -116,8 +162,7 @@ impl InnerOptimizer {
     /// # Errors
     /// [`ModelError::Shape`] for moments of another architecture; nothing is changed then.
     pub fn import(&mut self, state: &OptimizerState) -> Result<(), ModelError> {
-        self.packing.check(&state.first)?;
-        self.packing.check(&state.second)?;
+        self.check(state)?;
         self.packing.load(&state.first, &self.first).map_err(ModelError::torch)?;
         self.packing.load(&state.second, &self.second).map_err(ModelError::torch)?;
         self.step = state.step;
@@ -125,27 +170,14 @@ impl InnerOptimizer {
     }
 }
 
-/// Gradients and value of the batch's summed loss.
-fn accumulate(model: &Llama, windows: &Tensor, micro_batch: i64) -> Result<(Vec<Tensor>, f64), TchError> {
-    let mut total: Option<(Vec<Tensor>, Tensor)> = None;
-    for windows in windows.f_split(micro_batch, 0)? {
-        let loss = model.losses(&windows, Reduction::Sum)?;
-        let gradients = Tensor::f_run_backward(&[&loss], &model.parameters, false, false)?;
-        let loss = loss.detach().f_to_kind(Kind::Double)?;
-        total = Some(match total {
-            None => (gradients, loss),
-            Some((sums, sum)) => {
-                ffi::foreach_add(&sums, &gradients)?;
-                (sums, sum.f_add(&loss)?)
-            }
-        });
-    }
-    let (gradients, loss) = total.ok_or_else(|| TchError::Shape("an empty batch".to_owned()))?;
-    Ok((gradients, loss.f_double_value(&[])?))
+/// The sum of at least one tensor.
+fn add_up(terms: &[Tensor]) -> Result<Tensor, TchError> {
+    let (first, others) = terms.split_first().ok_or_else(|| TchError::Shape("a batch of no sequences".to_owned()))?;
+    others.iter().try_fold(first.shallow_clone(), |sum, term| sum.f_add(term))
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
@@ -162,7 +194,7 @@ mod tests {
     #[test]
     fn the_fused_update_is_adamw() {
         let inner = rule();
-        let packing = Packing::new(&protocol::Architecture {
+        let architecture = protocol::Architecture {
             vocab_size: 3,
             hidden_size: 2,
             layers: 1,
@@ -175,28 +207,37 @@ mod tests {
             norm_eps: 1e-5,
             tied_embeddings: true,
             init_std: 0.1,
-        });
+        };
+        let packing = Packing::new(&architecture, 0, 1);
         let zeros = || packing.zeros(tch::Device::Cpu).unwrap();
-        let mut optimizer = InnerOptimizer { inner: inner.clone(), packing: packing.clone(), step: 0, first: zeros(), second: zeros() };
+        let (first, second) = (zeros(), zeros());
+        let activations = Activations::Kept;
+        let mut optimizer = InnerOptimizer { inner: inner.clone(), activations, packing: packing.clone(), step: 0, first, second };
         let parameters = zeros();
         let value = |i: usize, step: i32| ((i * 7 + 3) as f64 * 0.37 + f64::from(step)).sin();
         let start: Vec<Vec<f32>> = sized(&packing, |i| value(i, 0) as f32);
         packing.load(&start, &parameters).unwrap();
         let mut expected: Vec<f64> = start.iter().flatten().map(|x| f64::from(*x)).collect();
-        let decays: Vec<f64> =
-            parameters.iter().flat_map(|p| vec![if p.dim() >= 2 { inner.weight_decay } else { 0.0 }; p.numel()]).collect();
+        let decays: Vec<f64> = packing
+            .pieces(&parameters)
+            .unwrap()
+            .iter()
+            .flat_map(|(piece, p)| vec![if piece.matrix { inner.weight_decay } else { 0.0 }; p.numel()])
+            .collect();
         let mut moments = vec![(0.0, 0.0); expected.len()];
         for step in 0..8 {
             let divisor = 1.0 + f64::from(step);
             let gradients = zeros();
             packing.load(&sized(&packing, |i| value(i, step + 1) as f32), &gradients).unwrap();
+            let gradients: Vec<Tensor> = packing.pieces(&gradients).unwrap().into_iter().map(|(_, gradient)| gradient).collect();
             optimizer.update(&parameters, &gradients, divisor, inner.lr_at(step as u64)).unwrap();
             for (i, theta) in expected.iter_mut().enumerate() {
                 let gradient = f64::from(value(i, step + 1) as f32) / divisor;
                 reference(&inner, step, decays[i], theta, &mut moments[i], gradient);
             }
         }
-        let got = packing.unload(&parameters).unwrap();
+        let mut got = packing.blank();
+        packing.unload(&parameters, &mut got).unwrap();
         for (got, want) in got.iter().flatten().zip(&expected) {
             assert!((f64::from(*got) - want).abs() < 1e-6, "{got} {want}");
         }
@@ -204,11 +245,10 @@ mod tests {
 
     fn sized(packing: &Packing, value: impl Fn(usize) -> f32) -> Vec<Vec<f32>> {
         let mut next = 0..;
-        let zeros = packing.unload(&packing.zeros(tch::Device::Cpu).unwrap()).unwrap();
-        zeros.iter().map(|tensor| tensor.iter().zip(next.by_ref()).map(|(_, i)| value(i)).collect()).collect()
+        packing.blank().iter().map(|tensor| tensor.iter().zip(next.by_ref()).map(|(_, i)| value(i)).collect()).collect()
     }
 
-    fn rule() -> Inner {
+    pub(crate) fn rule() -> Inner {
         Inner {
             steps: 1,
             batch: 1,

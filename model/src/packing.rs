@@ -1,4 +1,7 @@
-//! How canonical tensors lie in the tensors that are computed with: neighbours that multiply the same input are one matrix.
+//! How canonical tensors lie in memory. Neighbours that multiply the same input are one matrix; a layer's are one block; and of each block
+//! every rank keeps an equal share.
+
+use std::ops::Range;
 
 use protocol::Architecture;
 use tch::{Device, Kind, TchError, Tensor};
@@ -8,108 +11,208 @@ use crate::ModelError;
 /// Per layer: norm, q‖k‖v, o, norm, gate‖up, down.
 const LAYER: [usize; 6] = [1, 3, 1, 1, 2, 1];
 
-/// Canonical tensors that are stacked along their first dimension into one.
+/// Groups and shares start at multiples of so many elements, 64 bytes of f32, as memory of their own would.
+const ALIGNMENT: usize = 16;
+
+/// Canonical tensors that are stacked along their first dimension into one. Stacking rows keeps the order of elements, so a group's memory
+/// is its parts' memory, end to end.
 #[derive(Clone, PartialEq)]
 struct Group {
     shape: Vec<i64>,
-    parts: Vec<(String, usize)>,
+    /// Of the block's elements.
+    place: Range<usize>,
 }
 
-/// The groups in canonical order. Stacking rows keeps the order of elements, so a group's memory is its parts' memory, end to end.
+/// What is gathered at once: the embedding, a layer, or what follows the last layer. Flat; what lies between groups and behind them is zero.
 #[derive(Clone, PartialEq)]
-pub(crate) struct Packing(Vec<Group>);
+struct Block {
+    groups: Vec<Group>,
+    /// Elements of one rank's share.
+    share: usize,
+}
+
+/// Consecutive elements of a canonical tensor that this rank keeps.
+#[derive(Clone, PartialEq)]
+pub(crate) struct Span {
+    /// The tensor's number.
+    pub(crate) tensor: usize,
+    /// Which of its elements, row-major.
+    pub(crate) elements: Range<usize>,
+    block: usize,
+    /// Where the first of them lies in the rank's share of the block.
+    at: usize,
+}
+
+/// Consecutive elements of one group in this rank's share of its block.
+#[derive(Clone, PartialEq)]
+pub(crate) struct Piece {
+    block: usize,
+    place: Range<usize>,
+    /// Whether the group has two dimensions.
+    pub(crate) matrix: bool,
+}
+
+/// Blocks in canonical order, and what one rank keeps of them.
+#[derive(Clone, PartialEq)]
+pub(crate) struct Packing {
+    /// Names and lengths of the canonical tensors.
+    tensors: Vec<(String, usize)>,
+    blocks: Vec<Block>,
+    spans: Vec<Span>,
+    pieces: Vec<Piece>,
+    size: usize,
+}
 
 impl Packing {
-    pub(crate) fn new(architecture: &Architecture) -> Self {
-        let mut counts = vec![1];
-        (0..architecture.layers).for_each(|_| counts.extend(LAYER));
-        counts.extend(if architecture.tied_embeddings { vec![1] } else { vec![1, 1] });
-        let mut specs = architecture.tensors().into_iter().map(|(spec, _)| spec);
-        let group = |count| {
-            let members: Vec<_> = specs.by_ref().take(count).collect();
-            let mut shape: Vec<i64> = members[0].shape.iter().map(|&d| d as i64).collect();
-            shape[0] = members.iter().map(|spec| spec.shape[0] as i64).sum();
-            Group { shape, parts: members.into_iter().map(|spec| (spec.len(), spec.name)).map(|(len, name)| (name, len)).collect() }
-        };
-        Self(counts.into_iter().map(group).collect())
+    /// The share of rank `rank` of `size`.
+    pub(crate) fn new(architecture: &Architecture, rank: usize, size: usize) -> Self {
+        let tensors: Vec<_> = architecture.tensors().into_iter().map(|(spec, _)| spec).collect();
+        let last: &[usize] = if architecture.tied_embeddings { &[1] } else { &[1, 1] };
+        let layers = (0..architecture.layers).map(|_| LAYER.as_slice());
+        let blocks: Vec<&[usize]> = std::iter::once([1].as_slice()).chain(layers).chain([last]).collect();
+        let mut packing = Self { tensors: Vec::new(), blocks: Vec::new(), spans: Vec::new(), pieces: Vec::new(), size };
+        let mut specs = tensors.iter();
+        for counts in blocks {
+            let (block, mut start, mut groups, mut parts) = (packing.blocks.len(), 0, Vec::new(), Vec::new());
+            for &count in counts {
+                let members: Vec<_> = specs.by_ref().take(count).collect();
+                let mut shape: Vec<i64> = members[0].shape.iter().map(|&d| d as i64).collect();
+                shape[0] = members.iter().map(|spec| spec.shape[0] as i64).sum();
+                let first = start;
+                for spec in members {
+                    parts.push((packing.tensors.len(), start..start + spec.len()));
+                    packing.tensors.push((spec.name.clone(), spec.len()));
+                    start += spec.len();
+                }
+                groups.push(Group { shape, place: first..start });
+                start = start.next_multiple_of(ALIGNMENT);
+            }
+            let share = start.div_ceil(size).next_multiple_of(ALIGNMENT);
+            let own = rank * share..(rank + 1) * share;
+            packing.spans.extend(parts.into_iter().filter_map(|(tensor, place)| span(block, tensor, &place, &own)));
+            packing.pieces.extend(groups.iter().filter_map(|group| piece(block, group, &own)));
+            packing.blocks.push(Block { groups, share });
+        }
+        packing
+    }
+
+    /// Number of blocks: the layers and two.
+    pub(crate) fn blocks(&self) -> usize {
+        self.blocks.len()
     }
 
     /// Elements of all tensors together.
     pub(crate) fn elements(&self) -> usize {
-        self.0.iter().flat_map(|group| &group.parts).map(|(_, len)| len).sum()
+        self.tensors.iter().map(|(_, len)| len).sum()
     }
 
-    /// One f32 tensor of zeros per group.
+    /// This rank's share of each block, f32 [share], zero.
     pub(crate) fn zeros(&self, device: Device) -> Result<Vec<Tensor>, TchError> {
-        self.0.iter().map(|group| Tensor::f_zeros(&group.shape, (Kind::Float, device))).collect()
+        self.blocks.iter().map(|block| Tensor::f_zeros([block.share as i64], (Kind::Float, device))).collect()
+    }
+
+    /// Canonical tensors of zeros.
+    pub(crate) fn blank(&self) -> Vec<Vec<f32>> {
+        self.tensors.iter().map(|(_, len)| vec![0.0; *len]).collect()
     }
 
     /// Refuses tensors that are not the canonical ones in number or length.
     pub(crate) fn check(&self, canonical: &[Vec<f32>]) -> Result<(), ModelError> {
-        let parts = || self.0.iter().flat_map(|group| &group.parts);
-        let mismatch = |what: &str, found, expected| ModelError::Shape { what: what.to_owned(), found, expected };
-        if canonical.len() != parts().count() {
-            return Err(mismatch("number of tensors", canonical.len(), parts().count()));
-        }
-        match parts().zip(canonical).find(|((_, len), data)| *len != data.len()) {
-            Some(((name, len), data)) => Err(mismatch(name, data.len(), *len)),
+        self.check_number(canonical.len())?;
+        match self.tensors.iter().zip(canonical).find(|((_, len), data)| *len != data.len()) {
+            Some(((name, expected), data)) => Err(ModelError::Shape { what: name.clone(), found: data.len(), expected: *expected }),
             None => Ok(()),
         }
     }
 
     /// Refuses changes that are not one list per canonical tensor, of elements that it has, ascending.
     pub(crate) fn check_changes(&self, changes: &[Vec<(usize, f32)>]) -> Result<(), ModelError> {
-        let parts = || self.0.iter().flat_map(|group| &group.parts);
-        let (found, expected) = (changes.len(), parts().count());
-        if found != expected {
-            return Err(ModelError::Shape { what: "number of tensors".into(), found, expected });
-        }
-        parts().zip(changes).try_for_each(|((name, len), changes)| check_elements(name, *len, changes))
+        self.check_number(changes.len())?;
+        self.tensors.iter().zip(changes).try_for_each(|((name, len), changes)| check_elements(name, *len, changes))
     }
 
-    /// Flat views of the canonical tensors in the groups' memory.
-    pub(crate) fn views(&self, groups: &[Tensor]) -> Result<Vec<Tensor>, TchError> {
-        let mut views = Vec::new();
-        for (group, tensor) in self.0.iter().zip(groups) {
-            let lengths: Vec<i64> = group.parts.iter().map(|(_, len)| *len as i64).collect();
-            views.extend(tensor.detach().f_view([-1])?.f_split_with_sizes(lengths, 0)?);
-        }
-        Ok(views)
+    fn check_number(&self, found: usize) -> Result<(), ModelError> {
+        let expected = self.tensors.len();
+        if found == expected { Ok(()) } else { Err(ModelError::Shape { what: "number of tensors".into(), found, expected }) }
     }
 
-    /// Refuses another architecture's.
+    /// Refuses another architecture's, or another rank's.
     pub(crate) fn check_same(&self, other: &Self) -> Result<(), ModelError> {
         let (found, expected) = (other.elements(), self.elements());
         if self == other { Ok(()) } else { Err(ModelError::Shape { what: "parameters of another architecture".into(), found, expected }) }
     }
 
-    /// Overwrites the groups' tensors with [checked](Self::check) canonical ones.
-    pub(crate) fn load(&self, canonical: &[Vec<f32>], groups: &[Tensor]) -> Result<(), TchError> {
-        let mut data = canonical.iter();
-        for (group, tensor) in self.0.iter().zip(groups) {
-            let flat = tensor.detach().f_view([-1])?;
-            let mut start = 0;
-            for ((_, len), data) in group.parts.iter().zip(data.by_ref()) {
-                flat.f_narrow(0, start, *len as i64)?.f_copy_(&Tensor::f_from_slice(data)?)?;
-                start += *len as i64;
-            }
+    /// The canonical tensors' elements in this rank's shares, each with a flat view of them.
+    pub(crate) fn spans<'a>(&'a self, shares: &[Tensor]) -> Result<Vec<(&'a Span, Tensor)>, TchError> {
+        let view = |span: &Span| shares[span.block].f_narrow(0, span.at as i64, span.elements.len() as i64);
+        self.spans.iter().map(|span| Ok((span, view(span)?))).collect()
+    }
+
+    /// The groups' elements in this rank's shares, each as a flat view.
+    pub(crate) fn pieces<'a>(&'a self, shares: &[Tensor]) -> Result<Vec<(&'a Piece, Tensor)>, TchError> {
+        self.pieces.iter().map(|piece| Ok((piece, piece.of(&shares[piece.block])?))).collect()
+    }
+
+    /// [`Packing::pieces`] of one block.
+    pub(crate) fn pieces_of(&self, block: usize, share: &Tensor) -> Result<Vec<Tensor>, TchError> {
+        self.pieces.iter().filter(|piece| piece.block == block).map(|piece| piece.of(share)).collect()
+    }
+
+    /// The groups of a block whose shares lie end to end, in the shapes that are computed with.
+    pub(crate) fn groups(&self, block: usize, whole: &Tensor) -> Result<Vec<Tensor>, TchError> {
+        let view = |group: &Group| whole.f_narrow(0, group.place.start as i64, group.place.len() as i64)?.f_view(&*group.shape);
+        self.blocks[block].groups.iter().map(view).collect()
+    }
+
+    /// The groups of a block, f32, laid into all ranks' shares end to end, with zeros where nothing lies.
+    pub(crate) fn join(&self, block: usize, groups: &[Tensor]) -> Result<Tensor, TchError> {
+        let Block { groups: places, share } = &self.blocks[block];
+        let whole = Tensor::f_zeros([(share * self.size) as i64], (Kind::Float, groups[0].device()))?;
+        for (group, Group { place, .. }) in groups.iter().zip(places) {
+            whole.f_narrow(0, place.start as i64, place.len() as i64)?.f_copy_(&group.f_reshape([-1])?)?;
+        }
+        Ok(whole)
+    }
+
+    /// Overwrites this rank's shares with what it keeps of [checked](Self::check) tensors.
+    pub(crate) fn load(&self, canonical: &[Vec<f32>], shares: &[Tensor]) -> Result<(), TchError> {
+        for (span, mut view) in self.spans(shares)? {
+            view.f_copy_(&Tensor::f_from_slice(&canonical[span.tensor][span.elements.clone()])?)?;
         }
         Ok(())
     }
 
-    /// The canonical tensors, copied out of the groups'.
-    pub(crate) fn unload(&self, groups: &[Tensor]) -> Result<Vec<Vec<f32>>, TchError> {
-        let mut canonical = Vec::new();
-        for (group, tensor) in self.0.iter().zip(groups) {
-            let flat = tensor.detach().f_to_device(Device::Cpu)?.f_view([-1])?;
-            let mut start = 0;
-            for (_, len) in &group.parts {
-                canonical.push(Vec::try_from(flat.f_narrow(0, start, *len as i64)?)?);
-                start += *len as i64;
-            }
+    /// Overwrites what this rank keeps of the canonical tensors.
+    pub(crate) fn unload(&self, shares: &[Tensor], canonical: &mut [Vec<f32>]) -> Result<(), TchError> {
+        let shares = shares.iter().map(|share| share.f_to_device(Device::Cpu)).collect::<Result<Vec<_>, _>>()?;
+        for (span, view) in self.spans(&shares)? {
+            view.f_copy_data(&mut canonical[span.tensor][span.elements.clone()], span.elements.len())?;
         }
-        Ok(canonical)
+        Ok(())
     }
+}
+
+impl Piece {
+    fn of(&self, share: &Tensor) -> Result<Tensor, TchError> {
+        share.f_narrow(0, self.place.start as i64, self.place.len() as i64)
+    }
+}
+
+/// The part of `place` that lies in `own`; `None` if that is nothing.
+fn overlap(place: &Range<usize>, own: &Range<usize>) -> Option<Range<usize>> {
+    let both = place.start.max(own.start)..place.end.min(own.end);
+    (!both.is_empty()).then_some(both)
+}
+
+fn span(block: usize, tensor: usize, place: &Range<usize>, own: &Range<usize>) -> Option<Span> {
+    let both = overlap(place, own)?;
+    let elements = both.start - place.start..both.end - place.start;
+    Some(Span { tensor, elements, block, at: both.start - own.start })
+}
+
+fn piece(block: usize, group: &Group, own: &Range<usize>) -> Option<Piece> {
+    let both = overlap(&group.place, own)?;
+    Some(Piece { block, place: both.start - own.start..both.end - own.start, matrix: group.shape.len() >= 2 })
 }
 
 fn check_elements(name: &str, len: usize, changes: &[(usize, f32)]) -> Result<(), ModelError> {

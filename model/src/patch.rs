@@ -1,5 +1,7 @@
 //! A step tried out: sparse changes in place, and the old values put back.
 
+use std::ops::Range;
+
 use tch::{TchError, Tensor};
 
 use crate::packing::Packing;
@@ -22,9 +24,9 @@ impl Llama {
         changes: &[Vec<(usize, f32)>],
         work: impl FnOnce(&Self) -> Result<T, ModelError>,
     ) -> Result<T, ModelError> {
-        self.packing.check_changes(changes)?;
+        self.weights.packing.check_changes(changes)?;
         let mut patch = Patch::default();
-        let applied = patch.apply(&self.packing, &self.parameters, step, changes);
+        let applied = patch.apply(&self.weights.packing, &self.weights.shares, step, changes);
         let result = applied.map_err(ModelError::torch).and_then(|()| work(self));
         patch.undo().map_err(ModelError::not_restored)?;
         result
@@ -35,7 +37,7 @@ impl Llama {
 #[derive(Default)]
 struct Patch(Vec<Part>);
 
-/// Changed elements of one canonical tensor.
+/// Changed elements of one canonical tensor, as far as this rank keeps them.
 struct Part {
     /// The tensor's elements, in the parameters' memory.
     elements: Tensor,
@@ -47,10 +49,17 @@ struct Part {
 
 impl Patch {
     /// Takes a step with [checked](Packing::check_changes) changes. Of a step that fails half-way, [`Patch::undo`] knows as much as was taken.
-    fn apply(&mut self, packing: &Packing, groups: &[Tensor], step: f32, changes: &[Vec<(usize, f32)>]) -> Result<(), TchError> {
-        for (elements, changes) in packing.views(groups)?.into_iter().zip(changes).filter(|(_, changes)| !changes.is_empty()) {
+    fn apply(&mut self, packing: &Packing, shares: &[Tensor], step: f32, changes: &[Vec<(usize, f32)>]) -> Result<(), TchError> {
+        for (span, elements) in packing.spans(shares)? {
+            let Range { start, end } = span.elements;
+            let before = |limit| changes[span.tensor].partition_point(|&(element, _)| element < limit);
+            let changes = &changes[span.tensor][before(start)..before(end)];
+            if changes.is_empty() {
+                continue;
+            }
             let device = elements.device();
-            let (places, steps): (Vec<i64>, Vec<f32>) = changes.iter().map(|&(element, change)| (element as i64, step * change)).unzip();
+            let step = |&(element, change)| ((element - start) as i64, step * change);
+            let (places, steps): (Vec<i64>, Vec<f32>) = changes.iter().map(step).unzip();
             let places = Tensor::f_from_slice(&places)?.f_to_device(device)?;
             let old = elements.f_index_select(0, &places)?;
             let new = old.f_sub(&Tensor::f_from_slice(&steps)?.f_to_device(device)?)?;

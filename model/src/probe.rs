@@ -51,7 +51,7 @@ pub fn product_rate(device: Device) -> Result<f64, ModelError> {
 pub fn step_rate(architecture: &Architecture, sequences: u32, device: Device) -> Result<f64, ModelError> {
     let mut model = Llama::new(architecture, device)?;
     // a device multiplies zeros with less power, and so faster
-    tch::no_grad(|| model.parameters.iter_mut().try_for_each(|parameter| parameter.f_normal_(0.0, 0.02).map(drop)))
+    tch::no_grad(|| model.weights.shares.iter_mut().try_for_each(|parameter| parameter.f_normal_(0.0, 0.02).map(drop)))
         .map_err(ModelError::torch)?;
     let mut optimizer = InnerOptimizer::new(&model, &rule(sequences))?;
     let token = |position: usize| (position * 7919 % architecture.vocab_size) as u32;

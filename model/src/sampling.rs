@@ -33,7 +33,7 @@ impl Llama {
         let mut random = SplitMix(seed);
         let mut tokens = prompt.to_vec();
         for _ in 0..count {
-            let window = &tokens[tokens.len().saturating_sub(self.architecture.sequence_length)..];
+            let window = &tokens[tokens.len().saturating_sub(self.network.architecture.sequence_length)..];
             let next = pick(&self.logits_from(window, window.len() - 1)?, temperature, &mut random);
             if Some(next) == stop {
                 break;

@@ -11,6 +11,7 @@
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/stack.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <string>
@@ -109,10 +110,21 @@ const char *model_foreach_add(const at::Tensor *const *sums, const at::Tensor *c
   });
 }
 
-const char *model_global_norm(const at::Tensor *const *tensors, size_t count, double *norm) {
+// Leaves one new tensor per input in `gradients`. `upstream` is null for a scalar output.
+const char *model_gradients(const at::Tensor *output, const at::Tensor *upstream, const at::Tensor *const *inputs, size_t count,
+                            at::Tensor **gradients) {
+  return guarded([&] {
+    const variable_list given = upstream ? variable_list{*upstream} : variable_list{};
+    const variable_list found = torch::autograd::grad({*output}, list(inputs, count), given);
+    for (size_t i = 0; i < count; ++i) gradients[i] = new at::Tensor(found[i]);
+  });
+}
+
+// The norm is rounded to f32; its square, an f64 scalar, is exact.
+const char *model_squared_norm(const at::Tensor *const *tensors, size_t count, at::Tensor **square) {
   return guarded([&] {
     const at::NoGradGuard no_grad;
-    *norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(list(tensors, count), 2))).item<double>();
+    *square = new at::Tensor(at::linalg_vector_norm(at::stack(at::_foreach_norm(list(tensors, count), 2))).to(at::kDouble).square());
   });
 }
 }

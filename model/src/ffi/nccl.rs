@@ -1,0 +1,212 @@
+//! Ranks that are GPUs of this machine, over NCCL. No machine with two GPUs has run this yet.
+
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cudarc::driver::{CudaContext, CudaStream, DriverError};
+use cudarc::nccl::result::{self, NcclError, NcclStatus};
+use cudarc::nccl::sys::{cudaStream_t, ncclComm_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId};
+use tch::{Device, Kind, TchError, Tensor};
+
+use crate::ModelError;
+use crate::collective::{Collective, Pending};
+
+/// One rank's communicator.
+struct Communicator(ncclComm_t);
+
+// SAFETY: NCCL's communicators may be used by any thread, one at a time; a mutex around each of them sees to that.
+unsafe impl Send for Communicator {}
+
+/// What all ranks share.
+struct Group {
+    /// `None` once it was aborted.
+    communicators: Vec<Mutex<Option<Communicator>>>,
+    /// The rank that gave up, and why.
+    lost: Mutex<Option<(usize, String)>>,
+}
+
+/// One rank. Exchanges have a stream of their own beside libtorch's, which is the device's default one; so they go on while libtorch computes.
+pub(crate) struct Nccl {
+    group: Arc<Group>,
+    rank: usize,
+    compute: Arc<CudaStream>,
+    exchange: Arc<CudaStream>,
+}
+
+type Operation = unsafe fn(*const c_void, *mut c_void, usize, ncclDataType_t, ncclComm_t, cudaStream_t) -> Result<NcclStatus, NcclError>;
+
+unsafe fn sum_and_scatter(
+    from: *const c_void,
+    to: *mut c_void,
+    share: usize,
+    kind: ncclDataType_t,
+    communicator: ncclComm_t,
+    stream: cudaStream_t,
+) -> Result<NcclStatus, NcclError> {
+    // SAFETY: the caller's.
+    unsafe { result::reduce_scatter(from, to, share, kind, ncclRedOp_t::ncclSum, communicator, stream) }
+}
+
+unsafe fn sum_up(
+    from: *const c_void,
+    to: *mut c_void,
+    len: usize,
+    kind: ncclDataType_t,
+    communicator: ncclComm_t,
+    stream: cudaStream_t,
+) -> Result<NcclStatus, NcclError> {
+    // SAFETY: the caller's.
+    unsafe { result::all_reduce(from, to, len, kind, ncclRedOp_t::ncclSum, communicator, stream) }
+}
+
+impl Nccl {
+    /// One rank per GPU of these numbers, all different.
+    ///
+    /// # Errors
+    /// [`ModelError::Nccl`] says what is missing.
+    pub(crate) fn connect(gpus: &[usize]) -> Result<Vec<Self>, ModelError> {
+        if !is_present() {
+            let advice = "put a symbolic link `libnccl.so` to the libnccl.so.2 that torch brings into a folder on LD_LIBRARY_PATH";
+            return Err(ModelError::Nccl(format!("libnccl.so does not load; {advice}")));
+        }
+        let id = result::get_uniqueid().map_err(nccl)?;
+        let streams = gpus.iter().map(|&gpu| streams(gpu)).collect::<Result<Vec<_>, _>>().map_err(driver)?;
+        let communicators = std::thread::scope(|scope| {
+            let contexts = streams.iter().map(|(compute, _)| compute.context().clone()).enumerate();
+            let started: Vec<_> =
+                contexts.map(|(rank, context)| scope.spawn(move || communicator(rank, gpus.len(), id, &context))).collect();
+            let ended = |thread: std::thread::ScopedJoinHandle<'_, Result<Communicator, ModelError>>| {
+                thread.join().unwrap_or_else(|_| Err(ModelError::Nccl("a thread panicked while connecting".to_owned())))
+            };
+            started.into_iter().map(ended).collect::<Result<Vec<_>, _>>()
+        })?;
+        let communicators = communicators.into_iter().map(|communicator| Mutex::new(Some(communicator))).collect();
+        let group = Arc::new(Group { communicators, lost: Mutex::default() });
+        let rank = |(rank, (compute, exchange))| Self { group: group.clone(), rank, compute, exchange };
+        Ok(streams.into_iter().enumerate().map(rank).collect())
+    }
+
+    /// Starts `operation` on `len` elements as soon as libtorch's work so far is done.
+    fn start(&self, operation: Operation, from: Tensor, to: Tensor, len: usize) -> Result<Pending<'_>, ModelError> {
+        let kind = kind(&from).map_err(ModelError::torch)?;
+        self.exchange.join(&self.compute).map_err(driver)?;
+        {
+            let communicator = locked(&self.group.communicators[self.rank]);
+            let Some(Communicator(communicator)) = *communicator else { return Err(self.group.why()) };
+            let stream = self.exchange.cu_stream().cast();
+            // SAFETY: both tensors are contiguous, on this rank's GPU, of this kind, and long enough for `len` elements as the operation counts
+            // them; `Pending` keeps them alive until libtorch's stream waits for the end. The lock keeps the communicator from being freed.
+            unsafe { operation(from.data_ptr(), to.data_ptr(), len, kind, communicator, stream) }.map_err(nccl)?;
+        }
+        let done = self.exchange.record_event(None).map_err(driver)?;
+        Ok(Pending::new(move || {
+            self.compute.wait(&done).map_err(driver)?;
+            drop(from);
+            Ok(to)
+        }))
+    }
+}
+
+impl Collective for Nccl {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.group.communicators.len()
+    }
+
+    fn all_gather(&self, share: Tensor) -> Result<Pending<'_>, ModelError> {
+        let len = share.numel();
+        let whole = empty(&share, len * self.size()).map_err(ModelError::torch)?;
+        self.start(result::all_gather, share, whole, len)
+    }
+
+    fn reduce_scatter(&self, whole: Tensor) -> Result<Pending<'_>, ModelError> {
+        let len = whole.numel() / self.size();
+        let share = empty(&whole, len).map_err(ModelError::torch)?;
+        self.start(sum_and_scatter, whole, share, len)
+    }
+
+    fn all_reduce(&self, values: Tensor) -> Result<Tensor, ModelError> {
+        let len = values.numel();
+        let sum = empty(&values, len).map_err(ModelError::torch)?;
+        self.start(sum_up, values, sum, len)?.finish()
+    }
+
+    fn abort(&self, reason: &str) {
+        locked(&self.group.lost).get_or_insert((self.rank, reason.to_owned()));
+        self.group.abort();
+    }
+}
+
+impl Group {
+    fn why(&self) -> ModelError {
+        let (rank, reason) = locked(&self.lost).clone().unwrap_or_default();
+        ModelError::RankLost { rank, reason }
+    }
+
+    /// Ends what is on its way, on every GPU.
+    fn abort(&self) {
+        for communicator in &self.communicators {
+            if let Some(Communicator(communicator)) = locked(communicator).take() {
+                // SAFETY: the communicator was taken out, so nothing uses it afterwards. There is nothing to do if that fails.
+                _ = unsafe { result::comm_abort(communicator) };
+            }
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.abort();
+    }
+}
+
+/// Whether NCCL can be loaded; without it every other call of it would panic.
+fn is_present() -> bool {
+    // SAFETY: loads and unloads NVIDIA's own library, whose initializers may run at any time.
+    unsafe { cudarc::nccl::sys::is_culib_present() }
+}
+
+/// libtorch's stream of a GPU, and one for exchanges.
+fn streams(gpu: usize) -> Result<(Arc<CudaStream>, Arc<CudaStream>), DriverError> {
+    // the device's primary context, which libtorch uses too
+    let context = CudaContext::new(gpu)?;
+    Ok((context.default_stream(), context.new_stream()?))
+}
+
+/// Waits for all other ranks to do the same.
+fn communicator(rank: usize, size: usize, id: ncclUniqueId, context: &CudaContext) -> Result<Communicator, ModelError> {
+    context.bind_to_thread().map_err(driver)?;
+    let mut communicator = std::ptr::null_mut();
+    // SAFETY: `communicator` is valid for one write, and every rank below `size` calls this with the same id.
+    unsafe { result::comm_init_rank(&mut communicator, size as i32, id, rank as i32) }.map_err(nccl)?;
+    Ok(Communicator(communicator))
+}
+
+fn kind(tensor: &Tensor) -> Result<ncclDataType_t, TchError> {
+    match tensor.kind() {
+        Kind::Float => Ok(ncclDataType_t::ncclFloat32),
+        Kind::BFloat16 => Ok(ncclDataType_t::ncclBfloat16),
+        Kind::Double => Ok(ncclDataType_t::ncclFloat64),
+        other => Err(TchError::Kind(format!("{other:?} is not exchanged"))),
+    }
+}
+
+fn empty(like: &Tensor, len: usize) -> Result<Tensor, TchError> {
+    debug_assert!(like.device() != Device::Cpu, "NCCL reads a GPU's memory");
+    Tensor::f_empty([len as i64], (like.kind(), like.device()))
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn nccl(NcclError(code): NcclError) -> ModelError {
+    ModelError::Nccl(format!("{code:?}; NCCL_DEBUG=WARN says more"))
+}
+
+fn driver(error: DriverError) -> ModelError {
+    ModelError::Nccl(error.to_string())
+}

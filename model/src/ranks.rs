@@ -1,0 +1,270 @@
+//! One model that trains on several devices.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+
+use protocol::{Architecture, Inner};
+
+use crate::collective::{Alone, Collective};
+use crate::ffi::nccl::Nccl;
+use crate::threads::Threads;
+use crate::{Activations, Device, Devices, InnerOptimizer, Llama, ModelError, OptimizerState, StepReport, batch};
+
+/// A model and its inner optimizer on one or more devices, data-parallel: each device, a **rank**, trains on an equal part of every batch,
+/// and keeps an equal share of parameters, gradients and moments (Rajbhandari and others 2020, "ZeRO", stage 3).
+///
+/// Parameters and moments come out and go in as whole canonical tensors, whatever the number of ranks: training may go on with another number
+/// of them. One rank computes what [`Llama`] and [`InnerOptimizer`] do, on the thread that calls; several have a thread each while something
+/// is computed.
+pub struct Ranks {
+    architecture: Architecture,
+    ranks: Vec<Rank>,
+    /// Why nothing can be computed any more.
+    lost: Option<ModelError>,
+}
+
+struct Rank {
+    model: Llama,
+    optimizer: InnerOptimizer,
+}
+
+impl Ranks {
+    /// A model whose parameters are zero until [`Ranks::load`], and an optimizer at step 0.
+    ///
+    /// # Errors
+    /// As [`Llama::new`]; [`ModelError::Uneven`] if `inner.batch` is not a multiple of the number of devices; [`ModelError::Nccl`].
+    pub fn new(architecture: &Architecture, inner: &Inner, devices: &Devices, activations: Activations) -> Result<Self, ModelError> {
+        check_even(inner.batch as usize, devices.as_slice().len())?;
+        let rank = |(device, collective): (&Device, Box<dyn Collective>)| {
+            let model = Llama::part(architecture, *device, collective)?;
+            let optimizer = InnerOptimizer::new(&model, inner)?.with_activations(activations);
+            Ok::<_, ModelError>(Rank { model, optimizer })
+        };
+        // all are looked for before any is used: libtorch settles at its first call whether there are GPUs
+        devices.as_slice().iter().try_for_each(|device| device.prepare().map(drop))?;
+        let ranks = devices.as_slice().iter().zip(collectives(devices)?).map(rank).collect::<Result<_, _>>()?;
+        Ok(Self { architecture: architecture.clone(), ranks, lost: None })
+    }
+
+    /// Sets every parameter, as [`Llama::load`].
+    ///
+    /// # Errors
+    /// As [`Llama::load`], and [`ModelError::RankLost`].
+    pub fn load(&mut self, tensors: &[Vec<f32>]) -> Result<(), ModelError> {
+        self.everywhere(|_, rank| rank.model.load(tensors)).map(drop)
+    }
+
+    /// A copy of every parameter, as [`Llama::parameters`].
+    ///
+    /// # Errors
+    /// As [`Llama::parameters`], and [`ModelError::RankLost`].
+    pub fn parameters(&self) -> Result<Vec<Vec<f32>>, ModelError> {
+        self.check()?;
+        let mut tensors = self.ranks[0].model.weights.packing.blank();
+        self.ranks.iter().try_for_each(|rank| rank.model.unload(&mut tensors))?;
+        Ok(tensors)
+    }
+
+    /// One inner step of all ranks, as [`InnerOptimizer::step_at`]. Each takes its part of the batch, in order, `micro_batch` sequences at a
+    /// time. The report is that of the whole batch. With another number of ranks the same sums are added in another order, so that losses
+    /// differ by rounding.
+    ///
+    /// # Errors
+    /// As [`InnerOptimizer::step_at`], and [`ModelError::Uneven`]: nothing has changed then. After any other error the ranks are of no more use.
+    pub fn step_at(&mut self, batch: &[Vec<u32>], position: u64) -> Result<StepReport, ModelError> {
+        let ranks = self.ranks.len();
+        batch::check(batch, 2..=self.architecture.sequence_length + 1, &self.architecture)?;
+        check_even(batch.len(), ranks)?;
+        let share = batch.len() / ranks;
+        let step = |number: usize, rank: &mut Rank| rank.optimizer.step_at(&mut rank.model, &batch[number * share..][..share], position);
+        Ok(self.everywhere(step)?[0])
+    }
+
+    /// A copy of step and moments.
+    ///
+    /// # Errors
+    /// As [`InnerOptimizer::export`], and [`ModelError::RankLost`].
+    pub fn export(&self) -> Result<OptimizerState, ModelError> {
+        self.check()?;
+        let mut state = self.ranks[0].optimizer.blank();
+        self.ranks.iter().try_for_each(|rank| rank.optimizer.unload(&mut state))?;
+        Ok(state)
+    }
+
+    /// Continues from a state that any number of ranks exported.
+    ///
+    /// # Errors
+    /// As [`InnerOptimizer::import`], and [`ModelError::RankLost`].
+    pub fn import(&mut self, state: &OptimizerState) -> Result<(), ModelError> {
+        self.ranks[0].optimizer.check(state)?;
+        self.everywhere(|_, rank| rank.optimizer.import(state)).map(drop)
+    }
+
+    fn check(&self) -> Result<(), ModelError> {
+        self.lost.clone().map_or(Ok(()), Err)
+    }
+
+    /// Does the same on every rank, all at once. The results are in the order of the ranks.
+    fn everywhere<T: Send>(&mut self, work: impl Fn(usize, &mut Rank) -> Result<T, ModelError> + Sync) -> Result<Vec<T>, ModelError> {
+        self.check()?;
+        if let [rank] = &mut self.ranks[..] {
+            return Ok(vec![work(0, rank)?]);
+        }
+        let (work, threads) = (&work, tch::get_num_threads());
+        let results: Vec<Result<T, ModelError>> = thread::scope(|scope| {
+            let start = |(number, rank)| {
+                let rank: &mut Rank = rank;
+                scope.spawn(move || {
+                    // a new thread has as many as there are cores
+                    tch::set_num_threads(threads);
+                    guarded(number, rank, work)
+                })
+            };
+            let started: Vec<_> = self.ranks.iter_mut().enumerate().map(start).collect();
+            let joined =
+                started.into_iter().enumerate().map(|(number, thread)| thread.join().unwrap_or_else(|panic| Err(lost(number, &*panic))));
+            joined.collect()
+        });
+        let refused = cause(&results);
+        if let Some(error) = refused.filter(|error| !is_common(error)) {
+            self.lost = Some(error.clone());
+        }
+        results.into_iter().collect::<Result<_, _>>().map_err(|error| self.lost.clone().unwrap_or(error))
+    }
+}
+
+/// Does one rank's work. If that fails, the others are told, so that none of them waits for it.
+fn guarded<T>(number: usize, rank: &mut Rank, work: impl Fn(usize, &mut Rank) -> Result<T, ModelError>) -> Result<T, ModelError> {
+    let result = catch_unwind(AssertUnwindSafe(|| work(number, rank))).unwrap_or_else(|panic| Err(lost(number, &*panic)));
+    if let Err(error) = result.as_ref()
+        && !is_common(error)
+    {
+        rank.model.weights.collective.abort(&error.to_string());
+    }
+    result
+}
+
+/// Whether all ranks met with this error alike, before anything changed.
+fn is_common(error: &ModelError) -> bool {
+    matches!(error, ModelError::NonFinite { .. } | ModelError::Shape { .. })
+}
+
+/// The error that led to the others.
+fn cause<T>(results: &[Result<T, ModelError>]) -> Option<ModelError> {
+    let errors = || results.iter().enumerate().filter_map(|(number, result)| Some((number, result.as_ref().err()?)));
+    let follows = |number: usize, error: &ModelError| matches!(error, ModelError::RankLost { rank, .. } if *rank != number);
+    let first = errors().find(|(number, error)| !follows(*number, error)).or_else(|| errors().next());
+    first.map(|(_, error)| error.clone())
+}
+
+fn lost(rank: usize, panic: &(dyn Any + Send)) -> ModelError {
+    let words = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    ModelError::RankLost { rank, reason: format!("it panicked: {}", words.unwrap_or("without a word")) }
+}
+
+fn check_even(sequences: usize, ranks: usize) -> Result<(), ModelError> {
+    if sequences.is_multiple_of(ranks) { Ok(()) } else { Err(ModelError::Uneven { sequences, ranks }) }
+}
+
+/// One per device.
+fn collectives(devices: &Devices) -> Result<Vec<Box<dyn Collective>>, ModelError> {
+    fn boxed<C: Collective + 'static>(collectives: Vec<C>) -> Vec<Box<dyn Collective>> {
+        collectives.into_iter().map(|collective| Box::new(collective) as _).collect()
+    }
+    let index = |device: &Device| match device {
+        Device::Cpu => None,
+        Device::Cuda(index) => Some(*index),
+    };
+    match devices.as_slice() {
+        [_] => Ok(boxed(vec![Alone])),
+        several => match several.iter().map(index).collect::<Option<Vec<usize>>>() {
+            Some(gpus) => Nccl::connect(&gpus).map(boxed),
+            None => Ok(boxed(Threads::meeting(several.len()))),
+        },
+    }
+}
+
+const _: () = {
+    const fn moves_between_threads<T: Send>() {}
+    moves_between_threads::<Ranks>();
+};
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn ranks(number: usize) -> (Ranks, Vec<Vec<u32>>) {
+        let architecture = Architecture {
+            vocab_size: 10,
+            hidden_size: 8,
+            layers: 2,
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 4,
+            intermediate_size: 12,
+            sequence_length: 8,
+            rope_theta: 1e4,
+            norm_eps: 1e-5,
+            tied_embeddings: true,
+            init_std: 0.1,
+        };
+        let devices = vec!["cpu"; number].join(",").parse().unwrap();
+        let inner = crate::optimizer::tests::rule();
+        let mut ranks = Ranks::new(&architecture, &Inner { batch: 6, ..inner }, &devices, Activations::Recomputed).unwrap();
+        let mut theta = ranks.ranks[0].model.weights.packing.blank();
+        theta.iter_mut().flatten().enumerate().for_each(|(i, x)| *x = (i as f32).sin() / 4.0);
+        ranks.load(&theta).unwrap();
+        (ranks, (0..6).map(|i| (0..9).map(|j| (i * j + i) % 10).collect()).collect())
+    }
+
+    #[test]
+    fn all_ranks_report_the_same_bits() {
+        let (mut ranks, batch) = ranks(3);
+        for step in 0..4 {
+            let work = |number: usize, rank: &mut Rank| rank.optimizer.step_at(&mut rank.model, &batch[2 * number..][..2], step);
+            let reports = ranks.everywhere(work).unwrap();
+            assert!(reports.iter().all(|report| *report == reports[0]), "{reports:?}");
+        }
+    }
+
+    /// A rank that fails in the middle of a step: the others wait for it in an exchange.
+    #[test]
+    fn a_rank_that_ends_takes_the_others_along() {
+        for panics in [true, false] {
+            let (mut ranks, batch) = ranks(3);
+            let step = |number: usize, rank: &mut Rank| match number {
+                1 if panics => panic!("a bug"),
+                1 => Err(ModelError::Torch("no memory".into())),
+                _ => rank.optimizer.step_at(&mut rank.model, &batch[2 * number..][..2], 0),
+            };
+            let error = ranks.everywhere(step).unwrap_err();
+            let expected = match panics {
+                true => ModelError::RankLost { rank: 1, reason: "it panicked: a bug".into() },
+                false => ModelError::Torch("no memory".into()),
+            };
+            assert_eq!(error, expected);
+            assert_eq!(ranks.step_at(&batch, 0).unwrap_err(), expected);
+            assert_eq!(ranks.parameters().unwrap_err(), expected);
+            assert_eq!(ranks.export().unwrap_err(), expected);
+        }
+    }
+
+    #[test]
+    fn a_rank_keeps_its_share_only() {
+        let (ranks, _) = ranks(3);
+        let kept = |rank: &Rank| rank.model.weights.shares.iter().map(tch::Tensor::numel).sum::<usize>();
+        let all = ranks.ranks[0].model.parameter_count();
+        // shares are multiples of 16 elements, and so are the starts of the six groups of a layer
+        assert!(ranks.ranks.iter().all(|rank| kept(rank) < all / 3 + 4 * 6 * 16), "{all}");
+        let mut tensors = ranks.ranks[0].model.weights.packing.blank();
+        for (number, rank) in ranks.ranks.iter().enumerate() {
+            let before = tensors.clone();
+            rank.model.unload(&mut tensors).unwrap();
+            let changed = tensors.iter().flatten().zip(before.iter().flatten()).filter(|(a, b)| a != b).count();
+            assert!(changed > all / 4 && changed <= kept(rank), "rank {number}: {changed} of {all}");
+        }
+    }
+}
