@@ -207,7 +207,8 @@ impl Network {
                     aggregator.run().await.map_err(|e| e.to_string())
                 }
                 _ => {
-                    let options = MinerOptions { identity, dataset, device, strategy: Strategy::Honest };
+                    let (devices, activations) = (device.into(), Activations::default());
+                    let options = MinerOptions { identity, dataset, devices, activations, strategy: Strategy::Honest };
                     let miner = Miner::start(run, options, events, shutdown).await.map_err(|e| e.to_string())?;
                     miner.run().await.map_err(|e| e.to_string())
                 }
