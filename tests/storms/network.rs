@@ -13,7 +13,7 @@ use chain::{Blocks, Chain as _, Ledger, LedgerConfig, RAO_PER_TAO};
 use checkpoints::{Event, Events, Identity, Progress, Replica, Run, Shutdown, Step, Stopwatch};
 use dataset::Dataset;
 use gauntlet::{Validator, ValidatorOptions};
-use model::Device;
+use model::{Activations, Device};
 use protocol::{ChainSection, Digest, Keypair, Launch, Manifest, ObjectKey, RunConfig};
 use storage::{Access, Budget, Stores};
 use tokio::{task::JoinHandle, time::Instant};
