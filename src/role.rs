@@ -8,7 +8,7 @@ use checkpoints::{Event, Events, Identity, Run, Shutdown};
 use clap::Args;
 use dataset::Dataset;
 use gauntlet::{Validator, ValidatorOptions};
-use model::Device;
+use model::{Activations, Device, Devices};
 use trainer::{Miner, MinerOptions, Strategy};
 
 use crate::{
@@ -37,22 +37,18 @@ pub struct RoleArgs {
     json: bool,
 }
 
-/// What the roles that compute losses need.
+/// What the roles that compute losses need: tokens.
 #[derive(Debug, Args)]
 struct WorkArgs {
     /// The tokenized data set. By default the run's own, downloaded into --home if it is not local.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// cpu, cuda, or cuda:N. By default the best there is.
-    #[arg(long)]
-    device: Option<Device>,
 }
 
 impl WorkArgs {
-    /// The run's tokens, and where to compute.
-    async fn open(self, node: &Node) -> Result<(Arc<Dataset>, Device)> {
-        let dataset = context::open_dataset(&node.run, self.data.as_deref(), &node.identity.home).await?;
-        Ok((dataset, self.device.unwrap_or_else(Device::best)))
+    /// The run's tokens.
+    async fn open(self, node: &Node) -> Result<Arc<Dataset>> {
+        context::open_dataset(&node.run, self.data.as_deref(), &node.identity.home).await
     }
 }
 
@@ -63,6 +59,13 @@ pub struct MineArgs {
     role: RoleArgs,
     #[command(flatten)]
     work: WorkArgs,
+    /// cpu, cuda, or cuda:N; or several GPUs that train together, as in 0,1,2,3. The inner batch must divide by their number. By default the best
+    /// device there is.
+    #[arg(long, alias = "device", value_name = "DEVICES")]
+    devices: Option<Devices>,
+    /// Compute each layer again on the way back instead of remembering it: a third more arithmetic, and memory for one layer instead of all.
+    #[arg(long)]
+    recompute: bool,
     /// What to send: honest work, or noise (to see how a run deals with it).
     #[arg(long, default_value = "honest", hide = true)]
     strategy: Strategy,
@@ -75,6 +78,9 @@ pub struct ValidateArgs {
     role: RoleArgs,
     #[command(flatten)]
     work: WorkArgs,
+    /// cpu, cuda, or cuda:N. By default the best there is.
+    #[arg(long)]
+    device: Option<Device>,
     /// Held-out sequences to measure after each round that this validator leads.
     #[arg(long, value_name = "N", default_value_t = 32)]
     held_out: usize,
@@ -97,19 +103,21 @@ struct Node {
 
 /// Runs a miner until it is stopped.
 pub fn mine(args: MineArgs) -> Result<()> {
-    let MineArgs { role, work, strategy } = args;
+    let MineArgs { role, work, devices, recompute, strategy } = args;
     role.start(|node| async move {
-        let (dataset, device) = work.open(&node).await?;
-        let options = MinerOptions { identity: node.identity, dataset, device, strategy };
+        let dataset = work.open(&node).await?;
+        let devices = devices.unwrap_or_else(|| Device::best().into());
+        let activations = if recompute { Activations::Recomputed } else { Activations::Kept };
+        let options = MinerOptions { identity: node.identity, dataset, devices, activations, strategy };
         Ok(Miner::start(node.run, options, node.events, node.shutdown).await?.run().await?)
     })
 }
 
 /// Runs a validator until it is stopped.
 pub fn validate(args: ValidateArgs) -> Result<()> {
-    let ValidateArgs { role, work, held_out } = args;
+    let ValidateArgs { role, work, device, held_out } = args;
     role.start(|node| async move {
-        let (dataset, device) = work.open(&node).await?;
+        let (dataset, device) = (work.open(&node).await?, device.unwrap_or_else(Device::best));
         let options = ValidatorOptions { identity: node.identity, dataset, device, held_out, distortion: None };
         Ok(Validator::start(node.run, options, node.events, node.shutdown).await?.run().await?)
     })

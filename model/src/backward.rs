@@ -38,6 +38,7 @@ impl Llama {
         let positions = network.rotary.positions(&tokens).map_err(ModelError::torch)?;
         let embedding = first(gathers.next()?)?;
         let mut x = network.embed(&embedding, &tokens).map_err(ModelError::torch)?;
+        let embedding = network.architecture.tied_embeddings.then_some(embedding);
         let mut passed = Vec::with_capacity(last);
         for _ in 1..last {
             let (layer, next) = self.pass(gathers.next()?, x, &positions, activations).map_err(ModelError::torch)?;

@@ -135,6 +135,7 @@ impl Llama {
         let embedding = first(gathers.next()?)?;
         let positions = self.network.rotary.positions(tokens).map_err(ModelError::torch)?;
         let mut x = self.network.embed(&embedding, tokens).map_err(ModelError::torch)?;
+        let embedding = self.network.architecture.tied_embeddings.then_some(embedding);
         for _ in 0..blocks - 2 {
             x = self.network.layer(&gathers.next()?, &x, &positions).map_err(ModelError::torch)?;
         }
@@ -147,11 +148,10 @@ pub(crate) fn first(block: Vec<Tensor>) -> Result<Tensor, ModelError> {
     block.into_iter().next().ok_or_else(|| ModelError::Torch("an empty block".to_owned()))
 }
 
-/// The last norm's weight and the output projection: the last block's second tensor, or if it has none, the embedding.
-pub(crate) fn output(block: Vec<Tensor>, embedding: Tensor) -> Result<[Tensor; 2], ModelError> {
-    let mut tensors = block.into_iter();
-    let norm = tensors.next().ok_or_else(|| ModelError::Torch("an empty block".to_owned()))?;
-    Ok([norm, tensors.next().unwrap_or(embedding)])
+/// The last norm's weight and the output projection, which is the embedding if they are tied.
+pub(crate) fn output(block: Vec<Tensor>, tied: Option<Tensor>) -> Result<[Tensor; 2], ModelError> {
+    let tensors: Vec<Tensor> = block.into_iter().chain(tied).collect();
+    tensors.try_into().map_err(|_| ModelError::Torch("no output projection".to_owned()))
 }
 
 /// Windows [sequences, length + 1] → inputs [sequences, length] and what follows each of them, [sequences·length].

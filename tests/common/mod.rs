@@ -140,7 +140,9 @@ impl Net {
             roles.insert(name.clone(), Role { name, args, uid, keypair });
         };
         for i in 1..=miners {
-            add(format!("miner-{i}"), &["mine", "--device", "cpu"], 0);
+            // the second one has two ranks
+            let args: &[&str] = if i == 2 { &["mine", "--devices", "cpu,cpu", "--recompute"] } else { &["mine", "--device", "cpu"] };
+            add(format!("miner-{i}"), args, 0);
         }
         for i in 1..=cheats {
             add(format!("cheat-{i}"), &["mine", "--device", "cpu", "--strategy", "noise"], 0);

@@ -13,7 +13,7 @@ use chain::{Blocks, Chain as _, Ledger, LedgerConfig, RAO_PER_TAO};
 use checkpoints::{Event, Events, Identity, Progress, Replica, Run, Shutdown, Step, Stopwatch};
 use dataset::Dataset;
 use gauntlet::{Validator, ValidatorOptions};
-use model::Device;
+use model::{Activations, Device};
 use protocol::{ChainSection, Digest, Keypair, Launch, Manifest, ObjectKey, RunConfig};
 use storage::{Access, Budget, Stores};
 use tokio::{task::JoinHandle, time::Instant};
@@ -207,7 +207,8 @@ impl Network {
                     aggregator.run().await.map_err(|e| e.to_string())
                 }
                 _ => {
-                    let options = MinerOptions { identity, dataset, device, strategy: Strategy::Honest };
+                    let (devices, activations) = (device.into(), Activations::default());
+                    let options = MinerOptions { identity, dataset, devices, activations, strategy: Strategy::Honest };
                     let miner = Miner::start(run, options, events, shutdown).await.map_err(|e| e.to_string())?;
                     miner.run().await.map_err(|e| e.to_string())
                 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use checkpoints::{Close, Event, Events, Follower, Identity, Phase, Progress, Role, RoundLog, Run, RunError, Said, Shutdown, Step};
 use compression::{EncodeError, ErrorFeedback, Header, Payload};
 use dataset::{Dataset, Split};
-use model::{Device, InnerOptimizer, Llama, ModelError};
+use model::{Activations, Devices, ModelError, Ranks};
 use protocol::{
     Announcement, Assignment, Digest, Envelope, Hasher, ObjectKey, PayloadKey, SealContext, Signed, round::RoundPlan, sealed_len,
 };
@@ -24,8 +24,10 @@ pub struct MinerOptions {
     pub identity: Identity,
     /// The run's tokens.
     pub dataset: Arc<Dataset>,
-    /// Where to train.
-    pub device: Device,
+    /// Where to train: each takes its part of every batch.
+    pub devices: Devices,
+    /// What the backward pass finds and what it computes again.
+    pub activations: Activations,
     /// What to do.
     pub strategy: Strategy,
 }
@@ -38,8 +40,7 @@ pub struct Miner {
     node: Follower,
     dataset: Arc<Dataset>,
     strategy: Strategy,
-    model: Llama,
-    optimizer: InnerOptimizer,
+    ranks: Ranks,
     error_feedback: ErrorFeedback,
     pending: Option<Pending>,
     /// Whether the pending payload is uploaded, or never will be.
@@ -58,11 +59,11 @@ impl Miner {
     pub async fn start(run: Arc<Run>, options: MinerOptions, events: Events, shutdown: Shutdown) -> Result<Self, MinerError> {
         run.check_data(options.dataset.digest())?;
         let node = Follower::start(run, options.identity, events, shutdown).await?;
-        let model = Llama::new(&node.run.manifest.model, options.device)?;
-        let mut optimizer = InnerOptimizer::new(&model, &node.run.manifest.inner)?;
+        let manifest = &node.run.manifest;
+        let mut ranks = Ranks::new(&manifest.model, &manifest.inner, &options.devices, options.activations)?;
         let (error_feedback, pending) = match durable::load(&node.home, node.run.layout())? {
             Some(saved) => {
-                optimizer.import(&saved.optimizer)?;
+                ranks.import(&saved.optimizer)?;
                 (saved.error_feedback, saved.pending)
             }
             None => (ErrorFeedback::zeros(node.run.layout()), None),
@@ -72,8 +73,7 @@ impl Miner {
             node,
             dataset: options.dataset,
             strategy: options.strategy,
-            model,
-            optimizer,
+            ranks,
             error_feedback,
             pending,
             uploaded: false,
@@ -144,20 +144,20 @@ impl Miner {
 
     /// Up to H inner steps from the global state. `None` if there was no time for a single one, or on shutdown.
     async fn train(&mut self, open: &Digest, stop_at: u64) -> Result<Option<Trained>, MinerError> {
-        let Self { node: Follower { run, replica, watch, events, shutdown, keypair, .. }, dataset, model, optimizer, .. } = self;
+        let Self { node: Follower { run, replica, watch, events, shutdown, keypair, .. }, dataset, ranks, .. } = self;
         let (inner, length, round) = (&run.manifest.inner, run.manifest.model.sequence_length, replica.anchor.round);
         let assignment = Assignment::miner(&run.id, open, &keypair.hotkey(), dataset.windows(Split::Train, length));
         let (mut done, mut losses) = (0, 0.0);
         // a chain that does not answer right now is no reason to throw work away
         let time_is_up = async || shutdown.requested() || run.chain.head().await.is_ok_and(|head| head.number >= stop_at);
-        watch.compute(Phase::Train, || model.load(replica.state.model()))?;
+        watch.compute(Phase::Train, || ranks.load(replica.state.model()))?;
         while done < inner.steps && !time_is_up().await {
             let report = watch.compute(Phase::Train, || {
                 let indices = assignment.indices(u64::from(done) * u64::from(inner.batch), inner.batch as usize);
                 let windows = indices.into_iter().map(|i| dataset.window(Split::Train, i, length));
                 let batch = windows.collect::<Result<Vec<_>, _>>()?;
                 let position = round * u64::from(inner.steps) + u64::from(done);
-                Ok::<_, MinerError>(optimizer.step_at(model, &batch, position)?)
+                Ok::<_, MinerError>(ranks.step_at(&batch, position)?)
             })?;
             done += 1;
             losses += report.loss;
@@ -166,7 +166,7 @@ impl Miner {
         if shutdown.requested() || done == 0 {
             return Ok(None);
         }
-        let end = model.parameters()?;
+        let end = ranks.parameters()?;
         let pairs = replica.state.model().iter().zip(&end);
         let pseudo_gradient = pairs.map(|(start, end)| start.iter().zip(end).map(|(s, e)| s - e).collect()).collect();
         let sequences = u64::from(done) * u64::from(inner.batch);
@@ -219,7 +219,7 @@ impl Miner {
     }
 
     fn save(&self) -> Result<(), MinerError> {
-        let optimizer = self.optimizer.export()?;
+        let optimizer = self.ranks.export()?;
         Ok(durable::save(&self.node.home, self.node.run.layout(), &self.error_feedback, &optimizer, self.pending.as_ref())?)
     }
 

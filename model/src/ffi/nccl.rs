@@ -210,3 +210,18 @@ fn nccl(NcclError(code): NcclError) -> ModelError {
 fn driver(error: DriverError) -> ModelError {
     ModelError::Nccl(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn where_nccl_is_missing_it_is_named() {
+        if !is_present() {
+            let error = Nccl::connect(&[0, 1]).err().unwrap().to_string();
+            assert!(error.contains("libnccl.so.2") && error.contains("LD_LIBRARY_PATH"), "{error}");
+        }
+    }
+}
