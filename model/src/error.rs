@@ -100,7 +100,8 @@ pub enum ModelError {
     },
     /// The device, or the host, has not enough memory for what was asked; libtorch's words say how much that was.
     #[error(
-        "not enough memory: {0}; end what else uses it, name a device that has more, or launch the run with a smaller [inner] micro_batch"
+        "not enough memory: {0}; end what else uses it, mine with --recompute or on more --devices, or launch the run with a smaller [inner] \
+         micro_batch"
     )]
     OutOfMemory(String),
     /// A CUDA device that failed, or is not there any more. What was on it is lost, and this process cannot use it again.

@@ -88,10 +88,8 @@ impl Report {
         }
         let workers = self.machine.workers();
         if workers.len() > 1 {
-            notes.push(format!(
-                "{} GPUs are counted together; a miner on one of them has its part of the memory and the tokens.",
-                workers.len()
-            ));
+            let names: Vec<_> = workers.iter().map(|(device, _)| device.to_string()).collect();
+            notes.push(format!("{} GPUs are counted together: mine with `--devices {}`.", workers.len(), names.join(",")));
         }
         if self.machine.gpu_bytes() == 0 {
             notes.push(format!("The CPU was measured with `--threads {}`; mine with the same.", self.machine.threads));
@@ -168,7 +166,7 @@ mod tests {
             "NVIDIA H200, sm_90, 141 GB",
             "product 800 TFLOP/s (bf16), inner step 400 TFLOP/s (50 % of it)",
             "python3 has no torch; install it",
-            "2 GPUs are counted together",
+            "2 GPUs are counted together: mine with `--devices cuda:0,cuda:2`.",
             "GPU 2.00 GB (!)",
             "3 of 30",
             "25.0 %",
