@@ -27,7 +27,7 @@ pub(crate) fn sections<M: Machine>(machine: &M, format: &Format, gradient: &Pseu
     if let Some(codec) = format.codecs().iter().find(|codec| !is_supported(codec)) {
         return Err(KernelError::Codec(*codec));
     }
-    let [theta, feedback] = [&gradient.before, &gradient.feedback].map(|tensors| tensors[0].float());
+    let [theta, feedback] = [&gradient.before, &gradient.feedback].map(|tensors| tensors.first().map_or(Float::F32, Elements::float));
     let tensors =
         [(&gradient.before, theta), (&gradient.after, theta), (&gradient.feedback, feedback), (&gradient.next_feedback, feedback)];
     tensors.into_iter().try_for_each(|(tensors, float)| check_tensors(format.layout(), tensors, float))?;

@@ -353,6 +353,8 @@ fn check_encoding_refusals(machine: &impl Machine) {
     }
     let refused = refusal(&format, &zeros, [Float::F32; 2], &|tensors| _ = tensors.after.pop());
     assert!(matches!(refused, KernelError::Layout(LayoutError::Count { .. })), "{refused}");
+    let refused = refusal(&format, &zeros, [Float::F32; 2], &|tensors| tensors.before.clear());
+    assert!(matches!(refused, KernelError::Layout(LayoutError::Count { found: 0, .. })), "{refused}");
     let refused = refusal(&format, &zeros, [Float::F32; 2], &|tensors| tensors.feedback.swap(0, 1));
     assert!(matches!(refused, KernelError::Layout(LayoutError::Data { .. })), "{refused}");
     let refused = refusal(&format, &zeros, [Float::F32, Float::Bf16], &|tensors| tensors.next_feedback = tensors.before.clone());
