@@ -8,6 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -156,13 +158,18 @@ async fn ranges(store: &dyn ObjectStore) {
         (GetRange::Bounded(2..5), "234"),
         (GetRange::Bounded(8..100), "89"),
         (GetRange::Offset(7), "789"),
-        (GetRange::Suffix(3), "789"),
-        (GetRange::Suffix(100), "0123456789"),
     ] {
         assert_eq!(range(wanted.clone()).await.unwrap(), found, "{wanted}");
     }
     assert!(range(GetRange::Bounded(10..11)).await.is_err() && range(GetRange::Offset(10)).await.is_err());
     assert_eq!(store.get_ranges(&path("ranges/ten"), &[0..2, 5..6, 9..10]).await.unwrap(), ["01", "5", "9"]);
+    // Azure has no suffix reads; nothing here needs them
+    if format!("{store:?}").contains("MicrosoftAzure") {
+        assert!(matches!(range(GetRange::Suffix(3)).await, Err(StoreError::NotSupported { .. })));
+        return;
+    }
+    assert_eq!(range(GetRange::Suffix(3)).await.unwrap(), "789");
+    assert_eq!(range(GetRange::Suffix(100)).await.unwrap(), "0123456789");
     let found =
         store.get_opts(&path("ranges/ten"), GetOptions { range: Some(GetRange::Suffix(4)), ..GetOptions::default() }).await.unwrap();
     assert_eq!((found.range.clone(), found.meta.size), (6..10, 10));
@@ -194,7 +201,9 @@ async fn tags(store: &dyn ObjectStore) {
     let meta = store.head(&key).await.unwrap();
     assert_eq!(meta.e_tag.as_ref(), Some(&first));
     let listed: Vec<_> = store.list(Some(&path("tags"))).try_collect().await.unwrap();
-    assert_eq!((&listed[0].e_tag, listed[0].size), (&meta.e_tag, 5));
+    // Azure lists tags without their quotes
+    let bare = |tag: &Option<String>| tag.as_ref().map(|tag| tag.trim_matches('"').to_owned());
+    assert_eq!((bare(&listed[0].e_tag), listed[0].size), (bare(&meta.e_tag), 5));
     let matching = |tag: &str| GetOptions { if_match: Some(tag.into()), ..GetOptions::default() };
     let differing = |tag: &str| GetOptions { if_none_match: Some(tag.into()), ..GetOptions::default() };
     assert_eq!(read(store, "tags/a", matching(&first)).await.unwrap(), "first");
@@ -302,7 +311,7 @@ async fn built_in_server() {
     assert_eq!(public.list("", 100).await.unwrap(), bucket.list("", 100).await.unwrap());
 }
 
-/// The same against a real service: an empty folder's address in `STORAGE_TEST_URL`, as `s3://BUCKET/FOLDER?region=R&endpoint=URL`, credentials
+/// The same against a real service: an empty folder's address in `STORAGE_TEST_URL`, as `s3://BUCKET/FOLDER?region=R&endpoint=URL`, `az://CONTAINER/FOLDER` or `gs://BUCKET/FOLDER`, credentials
 /// as for `Access::Own`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn service() {
@@ -312,14 +321,22 @@ async fn service() {
     }
 }
 
-/// The store of an `s3://` address without our own client around it.
+/// The store of an address without our own client around it.
 fn beneath(address: &str) -> Arc<dyn ObjectStore> {
     let mut url: url::Url = address.parse().unwrap();
     let options: Vec<(String, String)> = url.query_pairs().into_owned().collect();
     url.set_query(None);
-    let mut builder = AmazonS3Builder::from_env().with_url(url.as_str()).with_allow_http(true);
-    for (key, value) in options {
-        builder = if key == "region" { builder.with_region(value) } else { builder.with_endpoint(value) };
+    let path = format!("{}/beneath", url.path().trim_matches('/'));
+    match url.scheme() {
+        "az" => Arc::new(PrefixStore::new(MicrosoftAzureBuilder::from_env().with_url(url.as_str()).build().unwrap(), path)),
+        "gs" => Arc::new(PrefixStore::new(GoogleCloudStorageBuilder::from_env().with_url(url.as_str()).build().unwrap(), path)),
+        _ => {
+            let builder = AmazonS3Builder::from_env().with_url(url.as_str()).with_allow_http(true);
+            let builder = options.into_iter().fold(builder, |builder, (key, value)| match &*key {
+                "region" => builder.with_region(value),
+                _ => builder.with_endpoint(value),
+            });
+            Arc::new(PrefixStore::new(builder.build().unwrap(), path))
+        }
     }
-    Arc::new(PrefixStore::new(builder.build().unwrap(), format!("{}/beneath", url.path().trim_matches('/'))))
 }
