@@ -153,12 +153,9 @@ async fn read(store: &dyn ObjectStore, key: &str, options: GetOptions) -> object
 async fn ranges(store: &dyn ObjectStore) {
     store.put(&path("ranges/ten"), "0123456789".into()).await.unwrap();
     let range = |range| read(store, "ranges/ten", GetOptions { range: Some(range), ..GetOptions::default() });
-    for (wanted, found) in [
-        (GetRange::Bounded(0..1), "0"),
-        (GetRange::Bounded(2..5), "234"),
-        (GetRange::Bounded(8..100), "89"),
-        (GetRange::Offset(7), "789"),
-    ] {
+    for (wanted, found) in
+        [(GetRange::Bounded(0..1), "0"), (GetRange::Bounded(2..5), "234"), (GetRange::Bounded(8..100), "89"), (GetRange::Offset(7), "789")]
+    {
         assert_eq!(range(wanted.clone()).await.unwrap(), found, "{wanted}");
     }
     assert!(range(GetRange::Bounded(10..11)).await.is_err() && range(GetRange::Offset(10)).await.is_err());
