@@ -179,10 +179,7 @@ __device__ inline unsigned select(const float *values, unsigned k, unsigned larg
     return chosen;
 }
 
-// The pairs of magnitudes of one octave and the steps of one, in 64ths, as in `compression`.
-__device__ const u16 LOW[10] = {0, 64, 66, 74, 83, 87, 87, 96, 103, 113};
-__device__ const u16 HIGH[10] = {98, 94, 80, 97, 99, 128, 194, 117, 128, 147};
-__device__ const u16 STEP[10] = {64, 69, 74, 79, 84, 91, 97, 104, 111, 119};
+// Scale codes, as in `compression`.
 constexpr int LOWEST_OCTAVE = -20, HIGHEST_OCTAVE = 4, FIXED_BITS = 11;
 constexpr unsigned CODES_OF_OCTAVE = 10;
 // Candidates of `sign2`: a pair of zeros, then the pairs of six octaves.
@@ -195,47 +192,53 @@ __device__ inline int octave_of(unsigned key) {
     return octave < HIGHEST_OCTAVE ? octave : HIGHEST_OCTAVE;
 }
 
-// The squared error of one candidate over this thread's share of the selected values.
-__device__ inline u64 pair_cost(unsigned candidate, unsigned share, unsigned shares, unsigned k, float unit, const Shared &shared) {
-    const unsigned pair = (candidate - 1) % CODES_OF_OCTAVE, shift = (candidate - 1) / CODES_OF_OCTAVE;
-    const int low = candidate == 0 ? 0 : LOW[pair] << shift, high = candidate == 0 ? 0 : HIGH[pair] << shift;
+// A magnitude in fixed point, rounded down: `unit` gives the octave of the largest one 12 bits.
+__device__ inline int fixed_point(float magnitude, float unit) { return (int)__fmul_rn(magnitude, unit); }
+
+// A selected value's, at most what 12 bits hold.
+__device__ inline int fixed_value(unsigned j, float unit, const Shared &shared) {
+    const float magnitude = __uint_as_float(shared.keys[j] & 0x7FFFFFFF);
+    return (int)fminf(__fmul_rn(magnitude, unit), (float)((2 << FIXED_BITS) - 1));
+}
+
+// The squared error of a scale code's pair of magnitudes over this thread's share of the selected values.
+__device__ inline u64 pair_cost(const float *pair, unsigned share, unsigned shares, unsigned k, float unit, const Shared &shared) {
+    const int low = fixed_point(pair[0], unit), high = fixed_point(pair[1], unit);
     u64 cost = 0;
     for (unsigned j = share; j < k; j += shares) {
-        const float magnitude = __uint_as_float(shared.keys[j] & 0x7FFFFFFF);
-        const int fixed = (int)fminf(__fmul_rn(magnitude, unit), (float)((2 << FIXED_BITS) - 1));
-        const int to_low = abs(fixed - low), to_high = abs(fixed - high), error = to_low < to_high ? to_low : to_high;
+        const int fixed = fixed_value(j, unit, shared), to_low = abs(fixed - low), to_high = abs(fixed - high);
+        const int error = to_low < to_high ? to_low : to_high;
         cost += (unsigned)(error * error);
     }
     return cost;
 }
 
-// The scale code of `sign2` for the selected values: least squared error, the lowest code among equals.
-__device__ inline unsigned sign2_scale(int top, float unit, unsigned k, Shared &shared) {
+// The scale code of `sign2` for the selected values: least squared error, the lowest code among equals. `table` is what the codes decode to.
+__device__ inline unsigned sign2_scale(int top, float unit, unsigned k, const float *table, Shared &shared) {
     constexpr unsigned SHARES = THREADS / 64;
     const unsigned candidate = threadIdx.x % 64;
-    const int base = (top - 5 - LOWEST_OCTAVE) * (int)CODES_OF_OCTAVE;
-    if (candidate < PAIRS) {
-        shared.costs[threadIdx.x] = pair_cost(candidate, threadIdx.x / 64, SHARES, k, unit, shared);
+    const int code = candidate == 0 ? 0 : (top - 5 - LOWEST_OCTAVE) * (int)CODES_OF_OCTAVE + (int)candidate;
+    const bool is_one = candidate < PAIRS && (candidate == 0 || code > 0);
+    if (is_one) {
+        shared.costs[threadIdx.x] = pair_cost(table + 4 * code, threadIdx.x / 64, SHARES, k, unit, shared);
     }
     __syncthreads();
     u64 cost = NEVER;
-    if (threadIdx.x < PAIRS && (candidate == 0 || base + (int)candidate > 0)) {
+    if (threadIdx.x < 64 && is_one) {
         cost = 0;
         for (unsigned share = 0; share < SHARES; share++) {
             cost += shared.costs[64 * share + candidate];
         }
-        cost = cost << 8 | candidate;
+        cost = cost << 8 | code;
     }
-    const unsigned best = block_best(cost, shared.least, lesser) & 0xFF;
-    return best == 0 ? 0 : base + best;
+    return block_best(cost, shared.least, lesser) & 0xFF;
 }
 
 // The scale code of `sign1`: the magnitude nearest to the mean, the lowest code among equals.
-__device__ inline unsigned sign1_scale(int top, float unit, unsigned k, Shared &shared) {
+__device__ inline unsigned sign1_scale(int top, float unit, unsigned k, const float *table, Shared &shared) {
     u64 part = 0;
     for (unsigned j = threadIdx.x; j < k; j += THREADS) {
-        const float magnitude = __uint_as_float(shared.keys[j] & 0x7FFFFFFF);
-        part += (unsigned)fminf(__fmul_rn(magnitude, unit), (float)((2 << FIXED_BITS) - 1));
+        part += fixed_value(j, unit, shared);
     }
     shared.costs[threadIdx.x] = part;
     __syncthreads();
@@ -245,10 +248,8 @@ __device__ inline unsigned sign1_scale(int top, float unit, unsigned k, Shared &
     }
     const int code = threadIdx.x, octave = (code - 1) / (int)CODES_OF_OCTAVE + LOWEST_OCTAVE;
     u64 cost = NEVER;
-    if (code == 0) {
-        cost = (u64)sum << 8;
-    } else if (octave <= top && octave >= top - FIXED_BITS) {
-        const long long error = k * (long long)((STEP[(code - 1) % CODES_OF_OCTAVE] << FIXED_BITS) >> (6 + top - octave)) - sum;
+    if (code == 0 || (octave <= top && octave >= top - FIXED_BITS)) {
+        const long long error = (long long)k * fixed_point(table[4 * code], unit) - sum;
         cost = (u64)(error < 0 ? -error : error) << 8 | code;
     }
     return block_best(cost, shared.least, lesser) & 0xFF;
@@ -324,13 +325,13 @@ __device__ inline void quantize(const Part &part, const Chunk &chunk, unsigned l
     }
     __syncthreads();
     const int top = octave_of(largest);
+    const float *table = tables + 1024 * part.quantizer;
     unsigned scale = 0;
     if (top >= LOWEST_OCTAVE) {
         const float unit = __uint_as_float((unsigned)(FIXED_BITS - top + 127) << 23);
-        scale = part.quantizer == SIGN1 ? sign1_scale(top, unit, k, shared) : sign2_scale(top, unit, k, shared);
+        scale = part.quantizer == SIGN1 ? sign1_scale(top, unit, k, table, shared) : sign2_scale(top, unit, k, table, shared);
     }
-    const float *table = tables + 1024 * part.quantizer + 4 * scale;
-    const float low = table[0], high = part.quantizer == SIGN1 ? 0.0f : table[1];
+    const float low = table[4 * scale], high = part.quantizer == SIGN1 ? 0.0f : table[4 * scale + 1];
     const Coder coder = {part.quantizer, low, high, __fmul_rn(__fadd_rn(low, high), 0.5f)};
     for (unsigned i = 0; i < MINE; i++) {
         if (mask >> i & 1) {

@@ -72,7 +72,7 @@ pub(crate) fn encode_to<M: Machine, W: Write>(
     Ok(write_sections(write, format, header, section).map_err(EncodeError::Io)?)
 }
 
-/// Top-k with a scale per chunk. The reference quantizer depends on whole tensors, and no run's manifest should ask for group-max.
+/// Top-k with a scale per chunk. The reference quantizer depends on whole tensors, and group-max is there to be compared with.
 pub(crate) fn is_supported(codec: &Codec) -> bool {
     matches!(codec.select, Select::TopK { .. }) && codec.quantizer != Quantizer::Reference
 }

@@ -1,6 +1,6 @@
 //! How fast the kernels are on this machine's first GPU, as shares of its copy bandwidth measured in the same run, and against the same steps in PyTorch.
 //!
-//!     gpu_bench [MATRICES] > bench.json      # of 8192 x 8192, 15 by default: a billion parameters; 26 GB of GPU memory, 10 GB of memory
+//!     gpu_bench [MATRICES] > bench.json      # of 8192 x 8192, 15 by default: a billion parameters; some 13 GB of GPU memory
 //!
 //! Needs a driver and NVRTC. The reference is `reference.py` beside this file, run by `python3` where that has torch; set REFERENCE to its path if it lies
 //! elsewhere. Prints a table to standard error and JSON to standard output.

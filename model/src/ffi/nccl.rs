@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cudarc::driver::{CudaContext, CudaStream, DriverError};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError};
 use cudarc::nccl::result::{self, NcclError, NcclStatus};
 use cudarc::nccl::sys::{cudaStream_t, ncclComm_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId};
 use tch::{Device, Kind, TchError, Tensor};
@@ -95,15 +95,35 @@ impl Nccl {
             let Some(Communicator(communicator)) = *communicator else { return Err(self.group.why()) };
             let stream = self.exchange.cu_stream().cast();
             // SAFETY: both tensors are contiguous, on this rank's GPU, of this kind, and long enough for `len` elements as the operation counts
-            // them; `Pending` keeps them alive until libtorch's stream waits for the end. The lock keeps the communicator from being freed.
+            // them; they live until the exchange's stream is done or libtorch's waits for the end. The lock keeps the communicator from being freed.
             unsafe { operation(from.data_ptr(), to.data_ptr(), len, kind, communicator, stream) }.map_err(nccl)?;
         }
-        let done = self.exchange.record_event(None).map_err(driver)?;
+        let done = self.exchange.record_event(None).map_err(|error| {
+            // the tensors go now, so nothing may work on them
+            _ = self.exchange.synchronize();
+            driver(error)
+        })?;
+        let under_way = UnderWay { _from: from, to, done, compute: self.compute.clone() };
         Ok(Pending::new(move || {
-            self.compute.wait(&done).map_err(driver)?;
-            drop(from);
-            Ok(to)
+            under_way.compute.wait(&under_way.done).map_err(driver)?;
+            Ok(under_way.to.shallow_clone())
         }))
+    }
+}
+
+/// An exchange's tensors. They are given back only behind its end, whether somebody waits for that or not: libtorch uses memory again in the order
+/// of its own stream.
+struct UnderWay {
+    _from: Tensor,
+    to: Tensor,
+    done: CudaEvent,
+    compute: Arc<CudaStream>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        // there is nothing to do if that fails
+        _ = self.compute.wait(&self.done);
     }
 }
 
