@@ -88,7 +88,7 @@ impl Grid {
     }
 
     /// Number of elements.
-    pub(crate) fn elements(&self) -> usize {
+    pub fn elements(&self) -> usize {
         self.len
     }
 

@@ -4,7 +4,7 @@ use compression::{Format, MergeOver, Rule, State, TransitionError, Weighted, che
 
 use crate::KernelError;
 use crate::elements::{Elements, Float, check_tensors};
-use crate::machine::{Argument, Machine, NO_FAULT, NULL, read_fault};
+use crate::machine::{Argument, Fault, Machine, NULL};
 use crate::part::{Grid, section_starts};
 
 /// θ in a machine's memory.
@@ -17,7 +17,7 @@ pub struct Theta {
 }
 
 /// Takes a record's step in place; see [`crate::Kernels::step`].
-pub(crate) fn step<M: Machine>(machine: &M, theta: &Theta, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), KernelError> {
+pub(crate) fn step(machine: &dyn Machine, theta: &Theta, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), KernelError> {
     check_payloads(payloads)?;
     if rule.resparsify.is_some() {
         return Err(KernelError::Lossy);
@@ -29,7 +29,7 @@ pub(crate) fn step<M: Machine>(machine: &M, theta: &Theta, payloads: &[Weighted<
         check_tensors(format.layout(), &theta.shadow, Float::Bf16)?;
     }
     let sections = payloads.iter().map(|entry| machine.put(&all_sections(format, entry))).collect::<Result<Vec<_>, _>>()?;
-    let addresses: Vec<u64> = sections.iter().map(|memory| machine.address(memory)).collect();
+    let addresses: Vec<u64> = sections.iter().map(|memory| memory.address).collect();
     let (mut grid, mut steps, mut tensor_of_part) = (Grid::default(), Vec::new(), Vec::new());
     for part in (0..format.sections()).flat_map(|section| format.parts(section)) {
         let shadow = theta.shadow.get(part.tensor).map_or(NULL, |shadow| shadow.address_of(part.start()));
@@ -43,19 +43,19 @@ pub(crate) fn step<M: Machine>(machine: &M, theta: &Theta, payloads: &[Weighted<
     let steps = machine.put(&steps)?;
     let owner = machine.put(&grid.owner())?;
     let sources = machine.put(&sources(format, payloads, &addresses))?;
-    let fault = machine.put(&NO_FAULT.to_le_bytes())?;
+    let fault = Fault::none(machine)?;
     let over_all = match rule.over {
         MergeOver::Senders => 0.0,
         MergeOver::All => payloads.iter().fold(0.0, |sum, entry| sum + entry.weight),
     };
     let [on_steps, on_owner, on_sources, on_tables, on_fault] =
-        [&steps, &owner, &sources, machine.tables(), &fault].map(|memory| Argument::Address(machine.address(memory)));
+        [&steps, &owner, &sources, machine.tables(), &fault.0].map(|memory| Argument::Address(memory.address));
     let [count, lr, over_all] = [Argument::U32(payloads.len() as u32), Argument::F32(rule.lr), Argument::F32(over_all)];
     // SAFETY: these are the arguments of `apply`. It reads and writes the elements of the parts' chunks, which the tensors have and whoever made `theta`
     // lends; of each payload it reads the bytes of the parts, which parsing proved to be complete and to have indices below each chunk's number of
     // elements. All memory of this function lives until the fault is read, which waits for the kernel.
     unsafe { machine.run("apply", grid.blocks(), &[on_steps, on_owner, on_sources, count, lr, over_all, on_tables, on_fault])? };
-    match read_fault(machine, &fault)? {
+    match fault.read(machine)? {
         None => Ok(()),
         Some(part) => Err(TransitionError::NonFinite(format.layout().tensors()[tensor_of_part[part]].name.clone()).into()),
     }
@@ -74,7 +74,7 @@ fn sources(format: &Format, payloads: &[Weighted<'_>], addresses: &[u64]) -> Vec
         payloads.iter().zip(clip_factors(&of_tensor)).map(|(entry, clip)| entry.weight * clip).collect()
     };
     let factors: Vec<Vec<f32>> = (0..format.codecs().len()).map(factors).collect();
-    let (starts, _) = section_starts(format);
+    let (starts, _) = section_starts(format, 0..format.sections());
     let mut sources = Vec::new();
     for (section, start) in starts.into_iter().enumerate() {
         for part in format.parts(section) {
@@ -88,7 +88,7 @@ fn sources(format: &Format, payloads: &[Weighted<'_>], addresses: &[u64]) -> Vec
 }
 
 /// [`compression::transition`] with its arithmetic done by a machine; the same checks, the same errors, but for the lossy merges that only the CPU can do.
-pub(crate) fn transition<M: Machine>(machine: &M, state: &mut State, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), KernelError> {
+pub(crate) fn transition(machine: &dyn Machine, state: &mut State, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), KernelError> {
     check_record(state, payloads, rule)?;
     if rule.resparsify.is_some() {
         return Err(KernelError::Lossy);
@@ -97,7 +97,7 @@ pub(crate) fn transition<M: Machine>(machine: &M, state: &mut State, payloads: &
         let memory = state.tensors().iter().map(|tensor| machine.put(bytemuck::cast_slice(tensor))).collect::<Result<Vec<_>, _>>()?;
         let tensors = memory.iter().zip(state.tensors()).map(|(memory, tensor)| {
             // SAFETY: `memory` holds as many elements, outlives the step, and nobody else knows of it.
-            unsafe { Elements::new(machine.address(memory), tensor.len(), Float::F32) }
+            unsafe { Elements::new(memory.address, tensor.len(), Float::F32) }
         });
         step(machine, &Theta { tensors: tensors.collect(), shadow: Vec::new() }, payloads, rule)?;
         let stepped = memory.iter().map(|memory| machine.get(memory)).collect::<Result<Vec<_>, _>>()?;

@@ -2,17 +2,18 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 #[cfg(doc)]
 use compression::TransitionError;
 use compression::{Format, Header, Rule, State, Weighted};
-use cudarc::driver::{CudaContext, CudaEvent, CudaModule, CudaSlice, CudaStream};
+use cudarc::driver::{CudaContext, CudaEvent, CudaModule, CudaStream};
 
 use crate::apply::{self, Theta};
 use crate::encode::{self, PseudoGradient};
 use crate::image::{Arch, cached, compile};
+use crate::machine::{Machine, Memory};
 use crate::{KernelError, floor};
 
 /// A CUDA device.
@@ -36,13 +37,20 @@ pub fn devices() -> Vec<DeviceInfo> {
 ///
 /// They share the device's primary context with libtorch, and work on its default stream, which is libtorch's current one unless somebody changes that: what
 /// libtorch was asked for before is done before, what it is asked for afterwards is done afterwards.
+#[derive(Clone)]
 pub struct Kernels {
-    pub(crate) stream: Arc<CudaStream>,
-    pub(crate) module: Arc<CudaModule>,
+    pub(crate) machine: Arc<dyn Machine>,
+}
+
+/// A device with the kernels on it.
+pub(crate) struct Device {
+    pub context: Arc<CudaContext>,
+    pub stream: Arc<CudaStream>,
+    pub module: Arc<CudaModule>,
     /// [`compression::SIGN2`], then [`compression::SIGN1`].
-    pub(crate) tables: CudaSlice<u8>,
+    pub tables: Memory,
     /// Before and after the last kernel.
-    pub(crate) last_run: Mutex<Option<(CudaEvent, CudaEvent)>>,
+    pub last_run: Mutex<Option<(CudaEvent, CudaEvent)>>,
 }
 
 impl Kernels {
@@ -61,8 +69,8 @@ impl Kernels {
         let context = CudaContext::new(device)?;
         let module = context.load_module(cudarc::nvrtc::Ptx::from_binary(image))?;
         let stream = context.default_stream();
-        let tables = stream.clone_htod(&tables())?;
-        Ok(Self { stream, module, tables, last_run: Mutex::default() })
+        let tables = floor::put(&context, &stream, &tables())?;
+        Ok(Self { machine: Arc::new(Device { context, stream, module, tables, last_run: Mutex::default() }) })
     }
 
     /// How long the device worked on the last kernel; `None` before the first one.
@@ -70,9 +78,7 @@ impl Kernels {
     /// # Errors
     /// [`KernelError::Driver`].
     pub fn last_run(&self) -> Result<Option<Duration>, KernelError> {
-        let last_run = self.last_run.lock().unwrap_or_else(PoisonError::into_inner);
-        let milliseconds = last_run.as_ref().map(|(begin, end)| begin.elapsed_ms(end)).transpose()?;
-        Ok(milliseconds.map(|milliseconds| Duration::from_secs_f64(f64::from(milliseconds) / 1e3)))
+        self.machine.last_run()
     }
 
     /// [`compression::encode_to`] on the device, bit for bit, without the pseudo-gradient ever leaving it: what comes back is the payload, about
@@ -92,7 +98,7 @@ impl Kernels {
         gradient: &PseudoGradient,
         beta: f32,
     ) -> Result<W, KernelError> {
-        encode::encode_to(self, write, format, header, gradient, beta)
+        encode::encode_to(&*self.machine, write, format, header, gradient, beta)
     }
 
     /// The step of [`compression::transition`] on θ in the device's memory, bit for bit.
@@ -102,7 +108,7 @@ impl Kernels {
     /// [`KernelError::Float`], [`KernelError::Lossy`], [`KernelError::TooManyChunks`] or [`KernelError::Driver`] before anything changes.
     /// [`TransitionError::NonFinite`] afterwards: the record is void, and θ has to be read back from where it was last kept.
     pub fn step(&self, theta: &Theta, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), KernelError> {
-        apply::step(self, theta, payloads, rule)
+        apply::step(&*self.machine, theta, payloads, rule)
     }
 
     /// [`compression::transition`] with its step on the device: θ is copied there and back.
@@ -111,7 +117,7 @@ impl Kernels {
     /// [`KernelError::Transition`] as [`compression::transition`], [`KernelError::Lossy`], [`KernelError::TooManyChunks`] or [`KernelError::Driver`]; the
     /// state is unchanged then.
     pub fn transition(&self, state: &mut State, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), KernelError> {
-        apply::transition(self, state, payloads, rule)
+        apply::transition(&*self.machine, state, payloads, rule)
     }
 }
 

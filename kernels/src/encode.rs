@@ -2,11 +2,11 @@
 
 use std::io::Write;
 
-use compression::{Codec, EncodeError, Format, Header, Quantizer, Select, write_sections};
+use compression::{Codec, EncodeError, Format, Header, Part, Quantizer, Select, write_sections};
 
 use crate::KernelError;
 use crate::elements::{Elements, Float, check_tensors};
-use crate::machine::{Argument, Machine, NO_FAULT, read_fault};
+use crate::machine::{Argument, Fault, Machine, Memory, Place};
 use crate::part::{Grid, section_starts};
 
 /// A pseudo-gradient and error feedback in a machine's memory; each one tensor after the other in layout order.
@@ -22,44 +22,98 @@ pub struct PseudoGradient {
     pub next_feedback: Vec<Elements>,
 }
 
-/// The sections of [`compression::encode`]'s payload, in memory's form and one behind the other; error feedback moves on.
-pub(crate) fn sections<M: Machine>(machine: &M, format: &Format, gradient: &PseudoGradient, beta: f32) -> Result<Vec<u8>, KernelError> {
-    if let Some(codec) = format.codecs().iter().find(|codec| !is_supported(codec)) {
-        return Err(KernelError::Codec(*codec));
+/// What one launch works on.
+#[derive(Default)]
+pub(crate) struct Launch {
+    grid: Grid,
+    jobs: Vec<u8>,
+    /// Of each part, the tensor.
+    tensors: Vec<usize>,
+}
+
+/// A launch whose end nobody has waited for.
+pub(crate) struct Running {
+    fault: Fault,
+    tensors: Vec<usize>,
+    /// What the kernel reads.
+    _memory: [Memory; 2],
+}
+
+impl Launch {
+    /// Adds a part: addresses of its first element before, after, of error feedback and of the next one; and of its section.
+    pub fn add(&mut self, part: &Part, elements: [u64; 4], section: u64) -> Result<(), KernelError> {
+        self.jobs.extend(self.grid.add(part)?);
+        self.jobs.extend(elements.into_iter().chain([section]).flat_map(u64::to_le_bytes));
+        self.tensors.push(part.tensor);
+        Ok(())
     }
+
+    /// Chunks added.
+    pub fn blocks(&self) -> u32 {
+        self.grid.blocks()
+    }
+
+    /// Starts the kernel for θ and error feedback of these types; waits for nothing.
+    ///
+    /// # Safety
+    /// At the addresses of each part are all elements of its chunks, in these types, and all bytes of its section. Until the kernel has ended, nobody
+    /// else uses what it writes or writes what it reads, but for work that the machine's order puts behind it.
+    pub unsafe fn start(self, machine: &dyn Machine, [theta, feedback]: [Float; 2], beta: f32) -> Result<Running, KernelError> {
+        let (jobs, owner, fault) = (machine.put(&self.jobs)?, machine.put(&self.grid.owner())?, Fault::none(machine)?);
+        let [on_jobs, on_owner, on_tables, on_fault] =
+            [&jobs, &owner, machine.tables(), &fault.0].map(|memory| Argument::Address(memory.address));
+        let arguments = [on_jobs, on_owner, Argument::F32(beta), on_tables, on_fault];
+        // SAFETY: these are the arguments of the kernels `encode_*`. They read and write the elements of the parts' chunks in the types that the kernel is
+        // called after, and write the bytes of the parts in their sections, for which the caller vouches. `Running` keeps the rest.
+        unsafe { machine.run(kernel(theta, feedback), self.grid.blocks(), &arguments)? };
+        Ok(Running { fault, tensors: self.tensors, _memory: [jobs, owner] })
+    }
+}
+
+impl Running {
+    /// Waits for the kernel. The number of a tensor that was not finite.
+    pub fn finish(self, machine: &dyn Machine) -> Result<Option<usize>, KernelError> {
+        Ok(self.fault.read(machine)?.map(|part| self.tensors[part]))
+    }
+}
+
+/// Refuses a format that only the CPU can encode.
+pub(crate) fn check_codecs(format: &Format) -> Result<(), KernelError> {
+    format.codecs().iter().find(|codec| !is_supported(codec)).map_or(Ok(()), |codec| Err(KernelError::Codec(*codec)))
+}
+
+/// The refusal of a tensor that is not finite.
+pub(crate) fn not_finite(format: &Format, tensor: usize) -> KernelError {
+    EncodeError::NonFinite(format.layout().tensors()[tensor].name.clone()).into()
+}
+
+/// The sections of [`compression::encode`]'s payload, in memory's form and one behind the other; error feedback moves on.
+pub(crate) fn sections(machine: &dyn Machine, format: &Format, gradient: &PseudoGradient, beta: f32) -> Result<Vec<u8>, KernelError> {
+    check_codecs(format)?;
     let [theta, feedback] = [&gradient.before, &gradient.feedback].map(|tensors| tensors.first().map_or(Float::F32, Elements::float));
     let tensors =
         [(&gradient.before, theta), (&gradient.after, theta), (&gradient.feedback, feedback), (&gradient.next_feedback, feedback)];
     tensors.into_iter().try_for_each(|(tensors, float)| check_tensors(format.layout(), tensors, float))?;
-    let (starts, bytes) = section_starts(format);
-    let sections = machine.zeros(bytes)?;
-    let (mut grid, mut jobs, mut tensor_of_part) = (Grid::default(), Vec::new(), Vec::new());
+    let (starts, bytes) = section_starts(format, 0..format.sections());
+    let sections = machine.zeros(bytes, Place::Device)?;
+    let mut launch = Launch::default();
     for (section, start) in starts.into_iter().enumerate() {
         for part in format.parts(section) {
-            jobs.extend(grid.add(part)?);
             let elements = tensors.map(|(tensors, _)| tensors[part.tensor].address_of(part.start()));
-            jobs.extend(elements.into_iter().chain([machine.address(&sections) + start as u64]).flat_map(u64::to_le_bytes));
-            tensor_of_part.push(part.tensor);
+            launch.add(part, elements, sections.address + start as u64)?;
         }
     }
-    let jobs = machine.put(&jobs)?;
-    let owner = machine.put(&grid.owner())?;
-    let fault = machine.put(&NO_FAULT.to_le_bytes())?;
-    let [on_jobs, on_owner, on_tables, on_fault] =
-        [&jobs, &owner, machine.tables(), &fault].map(|memory| Argument::Address(machine.address(memory)));
-    // SAFETY: these are the arguments of the kernels `encode_*`. They read and write the elements of the parts' chunks, which the tensors have and whoever
-    // made `gradient` lends, in the types that the kernel is called after; of `sections` they write the bytes of the parts. All memory of this function
-    // lives until the fault is read, which waits for the kernel.
-    unsafe { machine.run(kernel(theta, feedback), grid.blocks(), &[on_jobs, on_owner, Argument::F32(beta), on_tables, on_fault])? };
-    match read_fault(machine, &fault)? {
+    // SAFETY: the tensors have the elements of all parts, `sections` the bytes; whoever made `gradient` lends the former, and the latter are this function's.
+    let running = unsafe { launch.start(machine, [theta, feedback], beta)? };
+    match running.finish(machine)? {
         None => machine.get(&sections),
-        Some(part) => Err(EncodeError::NonFinite(format.layout().tensors()[tensor_of_part[part]].name.clone()).into()),
+        Some(tensor) => Err(not_finite(format, tensor)),
     }
 }
 
 /// The payload of [`sections`], coded as it is sent by all cores.
-pub(crate) fn encode_to<M: Machine, W: Write>(
-    machine: &M,
+pub(crate) fn encode_to<W: Write>(
+    machine: &dyn Machine,
     write: W,
     format: &Format,
     header: &Header,
@@ -67,7 +121,7 @@ pub(crate) fn encode_to<M: Machine, W: Write>(
     beta: f32,
 ) -> Result<W, KernelError> {
     let sections = sections(machine, format, gradient, beta)?;
-    let (starts, _) = section_starts(format);
+    let (starts, _) = section_starts(format, 0..format.sections());
     let section = |number: usize| &sections[starts[number]..][..format.section_bytes(number)];
     Ok(write_sections(write, format, header, section).map_err(EncodeError::Io)?)
 }

@@ -1,20 +1,21 @@
 //! Everything unsafe of this crate: foreign libraries, device memory, launches.
 
 use std::env;
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, c_char, c_void};
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
-use std::sync::{Once, PoisonError};
+use std::sync::{Arc, Once, PoisonError};
+use std::time::Duration;
 
-use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUevent_flags, CUresult};
-use cudarc::driver::{CudaSlice, DevicePtr, DriverError, LaunchConfig, PushKernelArg, result as driver};
+use cudarc::driver::sys::{CU_MEMHOSTALLOC_DEVICEMAP, CU_MEMHOSTALLOC_PORTABLE, CUdevice_attribute as Attribute, CUevent_flags, CUresult};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg, result as driver};
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 
 use crate::KernelError;
-use crate::device::{DeviceInfo, Kernels};
+use crate::device::{Device, DeviceInfo};
 use crate::image::Arch;
-use crate::machine::{Argument, Machine};
+use crate::machine::{Argument, Machine, Memory, Place};
 
 /// Threads of a block, the kernels' `THREADS`.
 const THREADS: u32 = 256;
@@ -105,26 +106,94 @@ pub(crate) fn compile(source: &str, options: &[String]) -> Result<Vec<u8>, Strin
     Ok(image)
 }
 
-impl Machine for Kernels {
-    type Memory = CudaSlice<u8>;
+/// Page-locked memory of the host.
+struct Pinned {
+    first: *mut c_void,
+    context: Arc<CudaContext>,
+}
 
-    fn put(&self, bytes: &[u8]) -> Result<CudaSlice<u8>, KernelError> {
-        Ok(self.stream.clone_htod(bytes)?)
+// SAFETY: the memory is this process's, and no thread's more than another's.
+unsafe impl Send for Pinned {}
+// SAFETY: as above; nothing is reached through a shared reference but its address.
+unsafe impl Sync for Pinned {}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // SAFETY: it was allocated in this context and is not used after this. There is nothing to do if that fails.
+        let _ = self.context.bind_to_thread().and_then(|()| unsafe { driver::free_host(self.first) });
+    }
+}
+
+fn pinned(context: &Arc<CudaContext>, bytes: usize) -> Result<Memory, DriverError> {
+    context.bind_to_thread()?;
+    // SAFETY: the memory is filled with zeros before anybody reads it.
+    let first = unsafe { driver::malloc_host(bytes, CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP)? };
+    // SAFETY: the driver has just allocated so many bytes there.
+    unsafe { first.cast::<u8>().write_bytes(0, bytes) };
+    // one address space: the device knows it by the same address
+    Ok(Memory { address: first.expose_provenance() as u64, bytes, place: Place::Host, _owner: Box::new(Pinned { first, context: context.clone() }) })
+}
+
+fn on_device(stream: &Arc<CudaStream>, bytes: usize) -> Result<Memory, DriverError> {
+    // the driver has no memory of no bytes
+    let slice: CudaSlice<u8> = stream.alloc_zeros(bytes.max(1))?;
+    let address = slice.device_ptr(stream).0;
+    Ok(Memory { address, bytes, place: Place::Device, _owner: Box::new(slice) })
+}
+
+/// Memory of the device with these bytes.
+pub(crate) fn put(context: &Arc<CudaContext>, stream: &Arc<CudaStream>, bytes: &[u8]) -> Result<Memory, DriverError> {
+    let memory = on_device(stream, bytes.len())?;
+    context.bind_to_thread()?;
+    // SAFETY: `memory` has as many bytes. The driver has read `bytes`, which are not page-locked, when this returns.
+    unsafe { driver::memcpy_htod_async(memory.address, bytes, stream.cu_stream())? };
+    Ok(memory)
+}
+
+impl Machine for Device {
+    fn zeros(&self, bytes: usize, place: Place) -> Result<Memory, KernelError> {
+        Ok(match place {
+            Place::Device => on_device(&self.stream, bytes)?,
+            Place::Host => pinned(&self.context, bytes)?,
+        })
     }
 
-    fn zeros(&self, bytes: usize) -> Result<CudaSlice<u8>, KernelError> {
-        Ok(self.stream.alloc_zeros(bytes)?)
+    fn write(&self, memory: &Memory, at: usize, bytes: &[u8]) -> Result<(), KernelError> {
+        self.context.bind_to_thread()?;
+        match memory.place {
+            // SAFETY: `memory` has these bytes. The driver has read `bytes`, which are not page-locked, when this returns.
+            Place::Device => unsafe { driver::memcpy_htod_async(memory.at(at, bytes.len()), bytes, self.stream.cu_stream())? },
+            Place::Host => {
+                self.stream.synchronize()?;
+                // SAFETY: `memory` has these bytes, and no kernel is at work that could use them.
+                unsafe { memory.pointer(at, bytes.len()).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+            }
+        }
+        Ok(())
     }
 
-    fn address(&self, memory: &CudaSlice<u8>) -> u64 {
-        memory.device_ptr(&self.stream).0
+    fn read(&self, memory: &Memory, at: usize, bytes: &mut [u8]) -> Result<(), KernelError> {
+        self.context.bind_to_thread()?;
+        match memory.place {
+            Place::Device => {
+                // SAFETY: `memory` has these bytes, and `bytes` is borrowed until the copy has ended.
+                unsafe { driver::memcpy_dtoh_async(bytes, memory.at(at, bytes.len()), self.stream.cu_stream())? };
+                self.stream.synchronize()?;
+            }
+            Place::Host => {
+                self.stream.synchronize()?;
+                // SAFETY: `memory` has these bytes, and no kernel is at work that could change them.
+                unsafe { memory.pointer(at, bytes.len()).copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
+            }
+        }
+        Ok(())
     }
 
-    fn get(&self, memory: &CudaSlice<u8>) -> Result<Vec<u8>, KernelError> {
-        Ok(self.stream.clone_dtoh(memory)?)
+    fn left(&self) -> Result<usize, KernelError> {
+        Ok(self.context.mem_get_info()?.0)
     }
 
-    fn tables(&self) -> &CudaSlice<u8> {
+    fn tables(&self) -> &Memory {
         &self.tables
     }
 
@@ -145,5 +214,11 @@ impl Machine for Kernels {
         let end = self.stream.record_event(Some(WITH_TIME))?;
         *self.last_run.lock().unwrap_or_else(PoisonError::into_inner) = Some((begin, end));
         Ok(())
+    }
+
+    fn last_run(&self) -> Result<Option<Duration>, KernelError> {
+        let last_run = self.last_run.lock().unwrap_or_else(PoisonError::into_inner);
+        let milliseconds = last_run.as_ref().map(|(begin, end)| begin.elapsed_ms(end)).transpose()?;
+        Ok(milliseconds.map(|milliseconds| Duration::from_secs_f64(f64::from(milliseconds) / 1e3)))
     }
 }

@@ -3,21 +3,29 @@
 mod apply;
 mod device;
 mod elements;
+#[cfg(feature = "emulation")]
+mod emulation;
 mod encode;
 mod floor;
 mod image;
 mod machine;
 mod part;
+mod shard;
 #[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
+
+use cudarc::driver::DriverError;
+use cudarc::driver::sys::CUresult;
 
 pub use apply::Theta;
 pub use device::{DeviceInfo, Kernels, devices};
 pub use elements::{Elements, Float};
 pub use encode::PseudoGradient;
 pub use image::{Arch, compile};
+pub use machine::Place;
+pub use shard::{Sections, Shard, write_payload};
 
 /// Why a kernel could not be compiled, loaded or run.
 #[derive(Debug, thiserror::Error)]
@@ -55,9 +63,20 @@ pub enum KernelError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The device, or the host's page-locked memory, has no room.
+    #[error("the GPU's memory has no room for encoding: mine with --offload, on more --devices, or end what else uses the GPU")]
+    OutOfMemory,
     /// The driver refused something while running.
     #[error("the CUDA driver says: {0}")]
-    Driver(#[from] cudarc::driver::DriverError),
+    Driver(DriverError),
+    /// Ranks that did not encode all that is theirs.
+    #[error("{done} of {of} parts of the payload were encoded; this is a bug")]
+    Unfinished {
+        /// Parts, or sections, that were.
+        done: usize,
+        /// How many there are.
+        of: usize,
+    },
     /// More chunks than one launch has blocks.
     #[error("the model has 2^31 chunks or more, too many for one launch: use the CPU")]
     TooManyChunks,
@@ -86,4 +105,10 @@ pub enum KernelError {
     /// The pseudo-gradient cannot be encoded.
     #[error(transparent)]
     Encode(#[from] compression::EncodeError),
+}
+
+impl From<DriverError> for KernelError {
+    fn from(error: DriverError) -> Self {
+        if error.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY { Self::OutOfMemory } else { Self::Driver(error) }
+    }
 }

@@ -1,5 +1,7 @@
 //! What the kernels know about a part of a tensor, and which block works on what.
 
+use std::ops::Range;
+
 use compression::{Format, Indices, Part, Quantizer, Select};
 
 use crate::KernelError;
@@ -64,13 +66,13 @@ fn codings(part: &Part) -> impl Iterator<Item = usize> {
     })
 }
 
-/// Where each section starts in memory that holds all of a format's sections one behind the other; and how long that is.
-pub(crate) fn section_starts(format: &Format) -> (Vec<usize>, usize) {
+/// Where each of some sections starts in memory that holds them one behind the other; and how long that is.
+pub(crate) fn section_starts(format: &Format, sections: Range<usize>) -> (Vec<usize>, usize) {
     let mut end = 0;
     let start = |section| {
         let start = end;
         end += format.section_bytes(section);
         start
     };
-    ((0..format.sections()).map(start).collect(), end)
+    (sections.map(start).collect(), end)
 }

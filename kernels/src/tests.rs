@@ -11,8 +11,8 @@ use compression::{
 };
 
 use crate::image::SOURCE;
-use crate::machine::Machine;
-use crate::{Elements, Float, KernelError, Kernels, PseudoGradient, Theta, apply, devices, encode as encoding};
+use crate::machine::{Machine, Memory, Place};
+use crate::{Elements, Float, KernelError, Kernels, PseudoGradient, Sections, Shard, Theta, apply, devices, encode as encoding, write_payload};
 use host::{Host, Order};
 
 /// Whole and cut tiles, one row, one column, one element, whole and cut runs, a length whose reference runs are of one element each.
@@ -125,7 +125,7 @@ fn weighted<'a>(payloads: &'a [Payload], weights: &[f32]) -> Vec<Weighted<'a>> {
 }
 
 /// Whether `machine` takes `state` where `compression::transition` takes it; what it did to it otherwise.
-fn compare(machine: &impl Machine, state: &State, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), String> {
+fn compare(machine: &dyn Machine, state: &State, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), String> {
     let (mut expected, mut found) = (state.clone(), state.clone());
     compression::transition(&mut expected, payloads, rule).unwrap();
     apply::transition(machine, &mut found, payloads, rule).map_err(|error| error.to_string())?;
@@ -139,7 +139,7 @@ fn compare(machine: &impl Machine, state: &State, payloads: &[Weighted<'_>], rul
     Ok(())
 }
 
-fn check_records_of_one_to_five(machine: &impl Machine) {
+fn check_records_of_one_to_five(machine: &dyn Machine) {
     let layout = layout();
     let kinds = [Kind::Spread, Kind::Ties, Kind::Zero, Kind::Outliers, Kind::Spread];
     // Norms that differ by orders of magnitude, so that the larger ones are clipped.
@@ -157,7 +157,7 @@ fn check_records_of_one_to_five(machine: &impl Machine) {
     }
 }
 
-fn check_subnormals(machine: &impl Machine) {
+fn check_subnormals(machine: &dyn Machine) {
     let layout = layout();
     let codec = Codec::top_k(700, Quantizer::Sign2, Indices::EliasFano);
     let format = Arc::new(Format::uniform(layout.clone(), codec).unwrap());
@@ -171,7 +171,7 @@ fn check_subnormals(machine: &impl Machine) {
     }
 }
 
-fn check_refusals(machine: &impl Machine) {
+fn check_refusals(machine: &dyn Machine) {
     let layout = layout();
     let payloads = [payload(&mixed(&layout), Kind::Spread, 1, 1.0)];
     let before = state(&layout, || f32::MAX);
@@ -191,7 +191,7 @@ fn check_refusals(machine: &impl Machine) {
 }
 
 /// A lossy merge is refused as one only where the CPU would do it; where the CPU refuses too, for the same reason.
-fn check_lossy_merges(machine: &impl Machine) {
+fn check_lossy_merges(machine: &dyn Machine) {
     let lossless = layout();
     let lossy = Arc::new(lossless.with_residual().unwrap());
     let payloads = [payload(&mixed(&lossless), Kind::Spread, 1, 1.0)];
@@ -212,7 +212,7 @@ fn check_lossy_merges(machine: &impl Machine) {
     }
 }
 
-fn check_transitions(machine: &impl Machine) {
+fn check_transitions(machine: &dyn Machine) {
     check_records_of_one_to_five(machine);
     check_many_payloads(machine);
     check_subnormals(machine);
@@ -221,7 +221,7 @@ fn check_transitions(machine: &impl Machine) {
 }
 
 /// More payloads than are staged at once, and a shadow.
-fn check_many_payloads(machine: &impl Machine) {
+fn check_many_payloads(machine: &dyn Machine) {
     let layout = layout();
     let format = Arc::new(Format::uniform(layout.clone(), Codec::top_k(64, Quantizer::Sign2, Indices::Golomb)).unwrap());
     let payloads: Vec<Payload> = (0..103).map(|r| payload(&format, Kind::Spread, r, 0.1)).collect();
@@ -241,15 +241,15 @@ fn check_many_payloads(machine: &impl Machine) {
 }
 
 /// Tensors in a machine's memory.
-struct Buffers<'a, M: Machine> {
-    machine: &'a M,
-    memory: Vec<M::Memory>,
+struct Buffers<'a> {
+    machine: &'a dyn Machine,
+    memory: Vec<Memory>,
     lens: Vec<usize>,
     float: Float,
 }
 
-impl<'a, M: Machine> Buffers<'a, M> {
-    fn new(machine: &'a M, tensors: &[Vec<f32>], float: Float) -> Self {
+impl<'a> Buffers<'a> {
+    fn new(machine: &'a dyn Machine, tensors: &[Vec<f32>], float: Float) -> Self {
         let bytes = |tensor: &Vec<f32>| match float {
             Float::F32 => tensor.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>(),
             Float::Bf16 => tensor.iter().flat_map(|&value| half::bf16::from_f32(value).to_le_bytes()).collect(),
@@ -260,7 +260,7 @@ impl<'a, M: Machine> Buffers<'a, M> {
 
     fn elements(&self) -> Vec<Elements> {
         // SAFETY: the memory has as many elements and lives as long as this; a test does one thing after the other.
-        let elements = |(memory, &len)| unsafe { Elements::new(self.machine.address(memory), len, self.float) };
+        let elements = |(memory, &len): (&Memory, _)| unsafe { Elements::new(memory.address, len, self.float) };
         self.memory.iter().zip(&self.lens).map(elements).collect()
     }
 
@@ -282,7 +282,7 @@ const HEADER: Header = Header { run: [1; 32], round: 7, hotkey: [2; 32], base_ro
 const FLOATS: [Float; 2] = [Float::F32, Float::Bf16];
 
 /// Two rounds of `machine` on these tensors, where error feedback moves from one memory into another and then stays, against `compression::encode`.
-fn compare_encoding<M: Machine>(machine: &M, format: &Format, [before, after]: [&[Vec<f32>]; 2], [theta, feedback]: [Float; 2], beta: f32) {
+fn compare_encoding(machine: &dyn Machine, format: &Format, [before, after]: [&[Vec<f32>]; 2], [theta, feedback]: [Float; 2], beta: f32) {
     let [before, after] = [before, after].map(|tensors| rounded(tensors, theta));
     let difference = |(before, after): (&Vec<f32>, &Vec<f32>)| before.iter().zip(after).map(|(before, after)| before - after).collect();
     let gradient: Vec<Vec<f32>> = before.iter().zip(&after).map(difference).collect();
@@ -310,7 +310,7 @@ fn tensors(layout: &Layout, kind: Kind, seed: u64, factor: f32) -> Vec<Vec<f32>>
     layout.tensors().iter().map(|t| (0..t.len()).map(|_| value()).collect()).collect()
 }
 
-fn check_encodings(machine: &impl Machine) {
+fn check_encodings(machine: &dyn Machine) {
     let layout = layout();
     let zeros = tensors(&layout, Kind::Zero, 0, 0.0);
     for (number, codec) in codecs().into_iter().filter(encoding::is_supported).enumerate() {
@@ -329,7 +329,7 @@ fn check_encodings(machine: &impl Machine) {
     }
 }
 
-fn check_encoding_refusals(machine: &impl Machine) {
+fn check_encoding_refusals(machine: &dyn Machine) {
     let layout = layout();
     let zeros = tensors(&layout, Kind::Zero, 0, 0.0);
     let refusal = |format: &Format, after: &[Vec<f32>], [theta, feedback]: [Float; 2], change: &dyn Fn(&mut PseudoGradient)| {
@@ -363,6 +363,83 @@ fn check_encoding_refusals(machine: &impl Machine) {
     assert!(matches!(refused, KernelError::Codec(_)), "{refused}");
 }
 
+/// Three sections, of which tensors share the second.
+fn layout_of_sections() -> Arc<Layout> {
+    let shapes: [&[usize]; 5] = [&[70, 65], &[1, 64 * 1015], &[130, 70], &[64 * 1020, 1], &[9000]];
+    let spec = |(i, shape): (usize, &&[usize])| TensorSpec::new(format!("t{i}"), shape);
+    Arc::new(Layout::new(shapes.iter().enumerate().map(spec).collect()).unwrap())
+}
+
+/// Ranks that encode their shares, block by block, against `compression::encode`, for two rounds.
+fn check_shards(kernels: &Kernels) {
+    let layout = layout_of_sections();
+    let format = Arc::new(Format::uniform(layout.clone(), Codec::top_k(64, Quantizer::Sign2, Indices::Golomb)).unwrap());
+    assert_eq!(format.sections(), 3);
+    let mut oracle = ErrorFeedback::from_tensors(&layout, tensors(&layout, Kind::Spread, 5, 0.01)).unwrap();
+    for (round, (ranks, place)) in [(1, None), (5, Some(Place::Host))].into_iter().enumerate() {
+        let [before, after] = [1, 2].map(|seed| tensors(&layout, Kind::Spread, seed + 2 * round as u64, 1.0));
+        let on_machine = Buffers::new(&*kernels.machine, &after, Float::F32);
+        let elements: Vec<(usize, Elements)> = on_machine.elements().into_iter().enumerate().collect();
+        let mut shards: Vec<Shard> = (0..ranks).map(|rank| kernels.shard(&format, rank, ranks, place).unwrap()).collect();
+        let encode_shards = |shards: &mut [Shard]| {
+            for shard in &mut *shards {
+                shard.begin(&before).unwrap();
+                elements.chunks(2).for_each(|block| shard.encode(block, 0.9));
+            }
+            let sections: Vec<Sections> = shards.iter_mut().map(|shard| shard.finish().unwrap()).collect();
+            write_payload(Vec::new(), &format, &HEADER, &sections).unwrap()
+        };
+        shards.iter_mut().for_each(|shard| shard.load_feedback(oracle.tensors()).unwrap());
+        let gradient: Vec<Vec<f32>> = before.iter().zip(&after).map(|(b, a)| b.iter().zip(a).map(|(b, a)| b - a).collect()).collect();
+        for _ in 0..2 {
+            let found = encode_shards(&mut shards);
+            assert!(found == encode(&format, &HEADER, &mut oracle, &gradient, 0.9).unwrap(), "not the payload's bytes, {ranks} ranks");
+            let mut feedback: Vec<Vec<f32>> = layout.tensors().iter().map(|spec| vec![f32::NAN; spec.len()]).collect();
+            shards.iter().for_each(|shard| shard.unload_feedback(&mut feedback).unwrap());
+            assert!(feedback == oracle.tensors(), "not the error feedback, {ranks} ranks");
+        }
+    }
+}
+
+fn check_shard_refusals(kernels: &Kernels) {
+    let layout = layout_of_sections();
+    let format = Arc::new(Format::uniform(layout.clone(), Codec::top_k(64, Quantizer::Sign1, Indices::Golomb)).unwrap());
+    let zeros = tensors(&layout, Kind::Zero, 0, 0.0);
+    let mut broken = zeros.clone();
+    broken[4][4096] = f32::INFINITY;
+    let [zeros_there, broken_there] = [&zeros, &broken].map(|tensors| Buffers::new(&*kernels.machine, tensors, Float::F32));
+    let mut shard = kernels.shard(&format, 0, 1, None).unwrap();
+    type Tensors = Vec<(usize, Elements)>;
+    let mut outcome = |change: &dyn Fn(&mut Tensors)| {
+        let mut tensors = zeros_there.elements().into_iter().enumerate().collect();
+        change(&mut tensors);
+        shard.begin(&zeros).unwrap();
+        shard.encode(&tensors[..1], 1.0);
+        shard.encode(&tensors[1..], 1.0);
+        shard.finish()
+    };
+    let refused = outcome(&|tensors| tensors[4].1 = broken_there.elements()[4]).unwrap_err();
+    assert!(matches!(&refused, KernelError::Encode(EncodeError::NonFinite(name)) if name == "t4"), "{refused}");
+    let refused = outcome(&|tensors| _ = tensors.pop()).unwrap_err();
+    assert!(matches!(refused, KernelError::Unfinished { .. }), "{refused}");
+    let refused = outcome(&|tensors| tensors[0].1 = tensors[1].1).unwrap_err();
+    assert!(matches!(refused, KernelError::Layout(LayoutError::Data { .. })), "{refused}");
+    let refused = outcome(&|tensors| tensors[0].0 = 5).unwrap_err();
+    assert!(matches!(refused, KernelError::Layout(LayoutError::Count { .. })), "{refused}");
+    let sections = outcome(&|_| ()).unwrap();
+    assert!(write_payload(Vec::new(), &format, &HEADER, &[sections.clone(), sections]).is_ok(), "what is there twice counts once");
+    assert!(matches!(write_payload(Vec::new(), &format, &HEADER, &[]), Err(KernelError::Unfinished { done: 0, of: 3 })));
+    assert!(matches!(shard.begin(&zeros[1..]), Err(KernelError::Layout(LayoutError::Count { .. }))));
+    let reference = Arc::new(Format::uniform(layout, Codec::top_k(64, Quantizer::Reference, Indices::Packed12)).unwrap());
+    assert!(matches!(kernels.shard(&reference, 0, 1, None), Err(KernelError::Codec(_))));
+}
+
+fn check_all(machine: &dyn Machine) {
+    check_transitions(machine);
+    check_encodings(machine);
+    check_encoding_refusals(machine);
+}
+
 #[test]
 fn the_source_on_the_cpu_is_the_transition() {
     for order in [Order::Ascending, Order::Descending] {
@@ -377,6 +454,13 @@ fn the_source_on_the_cpu_is_the_encoder() {
         check_encodings(&host);
         check_encoding_refusals(&host);
     }
+}
+
+#[test]
+fn the_source_on_the_cpu_encodes_in_shards() {
+    let kernels = Kernels { machine: Arc::new(Host::build(SOURCE, Order::Ascending)) };
+    check_shards(&kernels);
+    check_shard_refusals(&kernels);
 }
 
 /// The shim is worth something only if it notices what it is there to notice: without any of the barriers, bits differ or the program stops.
@@ -424,9 +508,9 @@ fn a_device_gives_the_same_bits() {
     for (number, device) in devices.iter().enumerate() {
         let folder = tempfile::tempdir().unwrap();
         let kernels = Kernels::load(number, folder.path()).unwrap();
-        check_transitions(&kernels);
-        check_encodings(&kernels);
-        check_encoding_refusals(&kernels);
+        check_all(&*kernels.machine);
+        check_shards(&kernels);
+        check_shard_refusals(&kernels);
         eprintln!("device {number}, {}, {}: the same bits as the CPU", device.name, device.arch);
     }
     let folder = tempfile::tempdir().unwrap();

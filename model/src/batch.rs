@@ -7,6 +7,40 @@ use tch::{Device, Tensor};
 
 use crate::ModelError;
 
+/// A batch on the ranks' devices, each rank's part on its own.
+pub struct Staged {
+    /// Per rank, [sequences, length + 1].
+    pub(crate) windows: Vec<Tensor>,
+}
+
+/// Puts batches onto the devices of [`crate::Ranks`], on any thread, also while those work: a copy then takes place between two pieces of their work.
+#[derive(Clone, Debug)]
+pub struct Stager {
+    pub(crate) architecture: Architecture,
+    pub(crate) devices: Vec<Device>,
+}
+
+impl Stager {
+    /// Checks the sequences, which are as [`crate::Llama::sequence_losses`] takes them, and copies them.
+    ///
+    /// # Errors
+    /// For sequences that do not fit the model, [`ModelError::Uneven`], or if libtorch fails.
+    pub fn stage(&self, batch: &[Vec<u32>]) -> Result<Staged, ModelError> {
+        let (architecture, ranks) = (&self.architecture, self.devices.len());
+        let lengths = 2..=architecture.sequence_length + 1;
+        check(batch, lengths.clone(), architecture)?;
+        check_even(batch.len(), ranks)?;
+        let parts = batch.chunks(batch.len() / ranks).zip(&self.devices);
+        let windows = parts.map(|(part, device)| to_tensor(part, lengths.clone(), architecture, *device)).collect::<Result<_, _>>()?;
+        Ok(Staged { windows })
+    }
+}
+
+/// Refuses sequences that the ranks cannot share equally.
+pub(crate) fn check_even(sequences: usize, ranks: usize) -> Result<(), ModelError> {
+    if sequences.is_multiple_of(ranks) { Ok(()) } else { Err(ModelError::Uneven { sequences, ranks }) }
+}
+
 /// Refuses sequences that are none, not of one length, or not within `lengths` and the vocabulary. Their length.
 pub(crate) fn check<S: AsRef<[u32]>>(
     batch: &[S],

@@ -18,8 +18,9 @@ mod threads;
 mod weights;
 
 pub use backward::Activations;
+pub use batch::{Staged, Stager};
 pub use device::{CUDA_LIBRARY_VARIABLE, Device, Devices, set_threads};
 pub use error::ModelError;
 pub use llama::Llama;
 pub use optimizer::{InnerOptimizer, OptimizerState, StepReport};
-pub use ranks::Ranks;
+pub use ranks::{Ranks, Whole};

@@ -80,10 +80,15 @@ impl InnerOptimizer {
     /// # Errors
     /// For sequences that do not fit, and [`ModelError::NonFinite`]; parameters, moments and step are then as before.
     pub fn step_at(&mut self, model: &mut Llama, batch: &[Vec<u32>], position: u64) -> Result<StepReport, ModelError> {
+        self.step_on(model, &model.windows(batch)?, position)
+    }
+
+    /// [`InnerOptimizer::step_at`] on checked windows on the model's device, [sequences, length + 1].
+    pub(crate) fn step_on(&mut self, model: &mut Llama, windows: &Tensor, position: u64) -> Result<StepReport, ModelError> {
         self.packing.check_same(&model.weights.packing)?;
-        let windows = model.windows(batch)?;
-        let tokens = (batch.len() * (batch[0].len() - 1) * model.weights.collective.size()) as f64;
-        let (gradients, [sum, squares]) = self.accumulate(model, &windows)?;
+        let (sequences, length) = windows.size2().map_err(ModelError::torch)?;
+        let tokens = (sequences * (length - 1)) as f64 * model.weights.collective.size() as f64;
+        let (gradients, [sum, squares]) = self.accumulate(model, windows)?;
         let (loss, grad_norm) = (sum / tokens, squares.sqrt() / tokens);
         for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
             if !value.is_finite() {

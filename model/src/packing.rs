@@ -57,6 +57,8 @@ pub(crate) struct Piece {
 pub(crate) struct Packing {
     /// Names and lengths of the canonical tensors.
     tensors: Vec<(String, usize)>,
+    /// Where each of them lies: its block, and which of the block's elements.
+    places: Vec<(usize, Range<usize>)>,
     blocks: Vec<Block>,
     spans: Vec<Span>,
     pieces: Vec<Piece>,
@@ -70,17 +72,18 @@ impl Packing {
         let last: &[usize] = if architecture.tied_embeddings { &[1] } else { &[1, 1] };
         let layers = (0..architecture.layers).map(|_| LAYER.as_slice());
         let blocks: Vec<&[usize]> = std::iter::once([1].as_slice()).chain(layers).chain([last]).collect();
-        let mut packing = Self { tensors: Vec::new(), blocks: Vec::new(), spans: Vec::new(), pieces: Vec::new(), size };
+        let mut packing =
+            Self { tensors: Vec::new(), places: Vec::new(), blocks: Vec::new(), spans: Vec::new(), pieces: Vec::new(), size };
         let mut specs = tensors.iter();
         for counts in blocks {
-            let (block, mut start, mut groups, mut parts) = (packing.blocks.len(), 0, Vec::new(), Vec::new());
+            let (block, first_tensor, mut start, mut groups) = (packing.blocks.len(), packing.tensors.len(), 0, Vec::new());
             for &count in counts {
                 let members: Vec<_> = specs.by_ref().take(count).collect();
                 let mut shape: Vec<i64> = members[0].shape.iter().map(|&d| d as i64).collect();
                 shape[0] = members.iter().map(|spec| spec.shape[0] as i64).sum();
                 let first = start;
                 for spec in members {
-                    parts.push((packing.tensors.len(), start..start + spec.len()));
+                    packing.places.push((block, start..start + spec.len()));
                     packing.tensors.push((spec.name.clone(), spec.len()));
                     start += spec.len();
                 }
@@ -89,7 +92,8 @@ impl Packing {
             }
             let share = start.div_ceil(size).next_multiple_of(ALIGNMENT);
             let own = rank * share..(rank + 1) * share;
-            packing.spans.extend(parts.into_iter().filter_map(|(tensor, place)| span(block, tensor, &place, &own)));
+            let places = packing.places.iter().enumerate().skip(first_tensor);
+            packing.spans.extend(places.filter_map(|(tensor, (_, place))| span(block, tensor, place, &own)));
             packing.pieces.extend(groups.iter().filter_map(|group| piece(block, group, &own)));
             packing.blocks.push(Block { groups, share });
         }
@@ -156,6 +160,11 @@ impl Packing {
     /// [`Packing::pieces`] of one block.
     pub(crate) fn pieces_of(&self, block: usize, share: &Tensor) -> Result<Vec<Tensor>, TchError> {
         self.pieces.iter().filter(|piece| piece.block == block).map(|piece| piece.of(share)).collect()
+    }
+
+    /// The canonical tensors of a block, by number, and which of its elements they are.
+    pub(crate) fn places(&self, block: usize) -> impl Iterator<Item = (usize, &Range<usize>)> {
+        self.places.iter().enumerate().filter(move |(_, (of, _))| *of == block).map(|(tensor, (_, place))| (tensor, place))
     }
 
     /// The groups of a block whose shares lie end to end, in the shapes that are computed with.

@@ -1,15 +1,19 @@
 //! One model that trains on several devices.
 
 use std::any::Any;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use protocol::{Architecture, Inner};
+use tch::{Kind, Tensor};
 
 use crate::collective::{Alone, Collective};
 use crate::ffi::nccl::Nccl;
 use crate::threads::Threads;
-use crate::{Activations, Device, Devices, InnerOptimizer, Llama, ModelError, OptimizerState, StepReport, batch};
+use crate::batch::{Staged, Stager, check_even};
+use crate::{Activations, Device, Devices, InnerOptimizer, Llama, ModelError, OptimizerState, StepReport};
 
 /// A model and its inner optimizer on one or more devices, data-parallel: each device, a **rank**, trains on an equal part of every batch,
 /// and keeps an equal share of parameters, gradients and moments (Rajbhandari and others 2020, "ZeRO", stage 3).
@@ -22,6 +26,18 @@ pub struct Ranks {
     ranks: Vec<Rank>,
     /// Why nothing can be computed any more.
     lost: Option<ModelError>,
+}
+
+/// A whole tensor of parameters in the memory of a rank's device: f32, row-major, side by side. It is there while the visitor is called, and for work on
+/// the device that libtorch's current stream orders before whatever follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Whole {
+    /// Its number in [`Architecture::tensors`].
+    pub tensor: usize,
+    /// Of its first element.
+    pub address: u64,
+    /// Elements.
+    pub len: usize,
 }
 
 struct Rank {
@@ -66,6 +82,33 @@ impl Ranks {
         Ok(tensors)
     }
 
+    /// Brings the parameters together on every rank, block by block, and shows each block's tensors to the rank's visitor, on a thread that works for
+    /// the rank's device. `visitors` are in the ranks' order; each sees every tensor once. One rank copies nothing.
+    ///
+    /// # Errors
+    /// If libtorch or NCCL fails, and [`ModelError::RankLost`].
+    ///
+    /// # Panics
+    /// Unless there are as many visitors as ranks.
+    pub fn visit<V: Send>(&mut self, visitors: &mut [V], visit: impl Fn(&mut V, &[Whole]) + Sync) -> Result<(), ModelError> {
+        assert_eq!(visitors.len(), self.ranks.len(), "one visitor per rank");
+        let visitors: Vec<_> = visitors.iter_mut().map(Mutex::new).collect();
+        let show = |number: usize, rank: &mut Rank| {
+            let (weights, mut visitor) = (&rank.model.weights, visitors[number].lock().unwrap_or_else(PoisonError::into_inner));
+            let mut blocks = weights.all();
+            while let Some((block, elements)) = blocks.whole()? {
+                let first = elements.data_ptr() as u64;
+                let whole = |(tensor, place): (usize, &Range<usize>)| {
+                    Whole { tensor, address: first + (place.start * size_of::<f32>()) as u64, len: place.len() }
+                };
+                visit(&mut visitor, &weights.packing.places(block).map(whole).collect::<Vec<_>>());
+            }
+            // whoever is slower may still read what this rank handed over
+            weights.collective.all_reduce(Tensor::zeros([1], (Kind::Float, rank.model.device))).map(drop)
+        };
+        self.everywhere(show).map(drop)
+    }
+
     /// One inner step of all ranks, as [`InnerOptimizer::step_at`]. Each takes its part of the batch, in order, `micro_batch` sequences at a
     /// time. The report is that of the whole batch. With another number of ranks the same sums are added in another order, so that losses
     /// differ by rounding.
@@ -73,11 +116,29 @@ impl Ranks {
     /// # Errors
     /// As [`InnerOptimizer::step_at`], and [`ModelError::Uneven`]: nothing has changed then. After any other error the ranks are of no more use.
     pub fn step_at(&mut self, batch: &[Vec<u32>], position: u64) -> Result<StepReport, ModelError> {
-        let ranks = self.ranks.len();
-        batch::check(batch, 2..=self.architecture.sequence_length + 1, &self.architecture)?;
-        check_even(batch.len(), ranks)?;
-        let share = batch.len() / ranks;
-        let step = |number: usize, rank: &mut Rank| rank.optimizer.step_at(&mut rank.model, &batch[number * share..][..share], position);
+        let staged = self.stager().stage(batch)?;
+        self.step_staged(staged, position)
+    }
+
+    /// What puts batches onto the devices before they are needed.
+    pub fn stager(&self) -> Stager {
+        Stager { architecture: self.architecture.clone(), devices: self.ranks.iter().map(|rank| rank.model.device).collect() }
+    }
+
+    /// [`Ranks::step_at`] on a batch that [`Ranks::stager`] put there.
+    ///
+    /// # Errors
+    /// [`ModelError::NonFinite`]: nothing has changed then. After any other error the ranks are of no more use.
+    ///
+    /// # Panics
+    /// On a batch for another number of ranks.
+    pub fn step_staged(&mut self, batch: Staged, position: u64) -> Result<StepReport, ModelError> {
+        assert_eq!(batch.windows.len(), self.ranks.len(), "one part of the batch per rank");
+        let windows: Vec<_> = batch.windows.into_iter().map(Mutex::new).collect();
+        let step = |number: usize, rank: &mut Rank| {
+            let windows = windows[number].lock().unwrap_or_else(PoisonError::into_inner);
+            rank.optimizer.step_on(&mut rank.model, &windows, position)
+        };
         Ok(self.everywhere(step)?[0])
     }
 
@@ -161,10 +222,6 @@ fn cause<T>(results: &[Result<T, ModelError>]) -> Option<ModelError> {
 fn lost(rank: usize, panic: &(dyn Any + Send)) -> ModelError {
     let words = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     ModelError::RankLost { rank, reason: format!("it panicked: {}", words.unwrap_or("without a word")) }
-}
-
-fn check_even(sequences: usize, ranks: usize) -> Result<(), ModelError> {
-    if sequences.is_multiple_of(ranks) { Ok(()) } else { Err(ModelError::Uneven { sequences, ranks }) }
 }
 
 /// One per device.

@@ -1,5 +1,7 @@
 //! Parameters as a rank keeps them, and how they come together block by block.
 
+use std::ops::Range;
+
 use tch::{Device, Kind, Tensor};
 
 use crate::ModelError;
@@ -23,22 +25,21 @@ impl Weights {
         Ok(Self { packing, shares, collective, compute })
     }
 
-    /// The blocks of `order`, one after the other; while one is computed with, the next one is on its way.
+    /// The blocks of `order`, one after the other, in the arithmetic's precision; while one is computed with, the next one is on its way.
     pub(crate) fn gathers<I: Iterator<Item = usize>>(&self, order: I) -> Gathers<'_, I> {
-        Gathers { weights: self, order, next: None }
+        Gathers { weights: self, kind: self.compute, order, next: None }
     }
 
-    fn gather(&self, block: usize) -> Result<Pending<'_>, ModelError> {
-        let share = &self.shares[block];
-        // what is not sent need not be made smaller
-        let kind = if self.collective.size() == 1 { share.kind() } else { self.compute };
-        self.collective.all_gather(share.f_to_kind(kind).map_err(ModelError::torch)?)
+    /// All blocks as they are, in f32.
+    pub(crate) fn all(&self) -> Gathers<'_, Range<usize>> {
+        Gathers { weights: self, kind: Kind::Float, order: 0..self.packing.blocks(), next: None }
     }
 }
 
 /// Whole blocks, on their way.
 pub(crate) struct Gathers<'a, I> {
     weights: &'a Weights,
+    kind: Kind,
     order: I,
     next: Option<(usize, Pending<'a>)>,
 }
@@ -46,19 +47,27 @@ pub(crate) struct Gathers<'a, I> {
 impl<I: Iterator<Item = usize>> Gathers<'_, I> {
     /// The next block's groups.
     pub(crate) fn next(&mut self) -> Result<Vec<Tensor>, ModelError> {
-        if self.next.is_none() {
-            self.start()?;
-        }
-        let (block, pending) = self.next.take().ok_or_else(|| ModelError::Torch("more blocks were asked for than announced".to_owned()))?;
-        self.start()?;
-        let whole = pending.finish()?;
+        let (block, whole) = self.whole()?.ok_or_else(|| ModelError::Torch("more blocks were asked for than announced".to_owned()))?;
         self.weights.packing.groups(block, &whole).map_err(ModelError::torch)
     }
 
-    fn start(&mut self) -> Result<(), ModelError> {
-        if let Some(block) = self.order.next() {
-            self.next = Some((block, self.weights.gather(block)?));
+    /// The next block and its elements, flat.
+    pub(crate) fn whole(&mut self) -> Result<Option<(usize, Tensor)>, ModelError> {
+        if self.next.is_none() {
+            self.start()?;
         }
+        let Some((block, pending)) = self.next.take() else { return Ok(None) };
+        self.start()?;
+        Ok(Some((block, pending.finish()?)))
+    }
+
+    fn start(&mut self) -> Result<(), ModelError> {
+        let Some(block) = self.order.next() else { return Ok(()) };
+        let share = &self.weights.shares[block];
+        // what is not sent need not be made smaller
+        let kind = if self.weights.collective.size() == 1 { share.kind() } else { self.kind };
+        let share = share.f_to_kind(kind).map_err(ModelError::torch)?;
+        self.next = Some((block, self.weights.collective.all_gather(share)?));
         Ok(())
     }
 }

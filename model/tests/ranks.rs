@@ -4,7 +4,7 @@
 mod common;
 
 use common::{architecture, batch, inner, model, parameters};
-use model::{Activations, Device, Devices, InnerOptimizer, ModelError, OptimizerState, Ranks, StepReport, set_threads};
+use model::{Activations, Device, Devices, InnerOptimizer, ModelError, OptimizerState, Ranks, StepReport, Whole, set_threads};
 use protocol::Architecture;
 
 const STEPS: u64 = 8;
@@ -171,4 +171,27 @@ fn devices_are_named_together() {
         Ranks::new(&architecture(true), &inner(2, 1), &named("4095,4096").unwrap(), Activations::Kept),
         Err(ModelError::Unavailable { .. })
     ));
+}
+
+/// Every rank sees every tensor once, whole and with the bits that come out.
+#[test]
+fn a_visit_shows_the_parameters_to_every_rank() {
+    for (tied, number) in [(true, 1), (false, 1), (true, 3), (false, 4)] {
+        let shape = architecture(tied);
+        let mut ranks = ranks(&shape, number, 3, Activations::Kept);
+        ranks.step_at(&batch(&shape, 12, 17), 0).unwrap();
+        let expected = ranks.parameters().unwrap();
+        let mut seen: Vec<Vec<Option<Vec<f32>>>> = vec![vec![None; expected.len()]; number];
+        let read = |seen: &mut Vec<Option<Vec<f32>>>, tensors: &[Whole]| {
+            for whole in tensors {
+                // SAFETY: the tensor is in this process's memory while it is shown, and nobody writes to it.
+                let elements = unsafe { std::slice::from_raw_parts(whole.address as *const f32, whole.len) };
+                assert!(seen[whole.tensor].replace(elements.to_vec()).is_none(), "tensor {} comes twice", whole.tensor);
+            }
+        };
+        ranks.visit(&mut seen, read).unwrap();
+        for seen in seen {
+            assert!(seen.into_iter().map(Option::unwrap).eq(expected.iter().cloned()), "{number} ranks");
+        }
+    }
 }

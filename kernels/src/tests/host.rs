@@ -1,16 +1,16 @@
 //! The kernels' source as a program for this machine's CPU, by its C++ compiler and the shim in `host/`.
 
-use std::cell::RefCell;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Command;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::KernelError;
 use crate::device;
-use crate::machine::{Argument, Machine};
+use crate::machine::{Argument, Machine, Memory, Place};
 
 /// The order in which the threads of a block run between two barriers.
 #[derive(Clone, Copy, Debug)]
@@ -19,31 +19,40 @@ pub enum Order {
     Descending,
 }
 
+/// What a program has in its memory, by number; empty are those that were released.
+type Buffers = Arc<Mutex<Vec<Vec<u8>>>>;
+
 /// A compiled program, and the memory that it works on.
 pub struct Host {
     folder: TempDir,
     order: Order,
-    buffers: Rc<RefCell<Vec<Vec<u8>>>>,
-    tables: Buffer,
+    buffers: Buffers,
+    tables: Memory,
 }
 
 /// A buffer by its number; its bytes go when it is dropped.
-pub struct Buffer(Rc<RefCell<Vec<Vec<u8>>>>, usize);
+struct Buffer(Buffers, usize);
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.0.borrow_mut()[self.1].clear();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)[self.1].clear();
     }
 }
 
-fn put(buffers: &Rc<RefCell<Vec<Vec<u8>>>>, bytes: &[u8]) -> Buffer {
-    let mut all = buffers.borrow_mut();
+fn put(buffers: &Buffers, bytes: Vec<u8>, place: Place) -> Memory {
+    let mut all = buffers.lock().unwrap_or_else(PoisonError::into_inner);
     let free = all.iter().position(Vec::is_empty).unwrap_or(all.len());
     if free == all.len() {
         all.push(Vec::new());
     }
-    all[free] = bytes.to_vec();
-    Buffer(buffers.clone(), free)
+    let size = bytes.len();
+    all[free] = bytes;
+    Memory { address: (free as u64 + 1) << 48, bytes: size, place, _owner: Box::new(Buffer(buffers.clone(), free)) }
+}
+
+/// The number of a memory's buffer.
+fn number(memory: &Memory) -> usize {
+    (memory.address >> 48) as usize - 1
 }
 
 impl Host {
@@ -52,6 +61,7 @@ impl Host {
         let files = [
             ("kernels.cu", source),
             ("cuda_host.h", include_str!("../../host/cuda_host.h")),
+            ("dispatch.h", include_str!("../../host/dispatch.h")),
             ("main.cpp", include_str!("../../host/main.cpp")),
         ];
         for (name, content) in files {
@@ -64,8 +74,8 @@ impl Host {
         let built = Command::new(&compiler).args(arguments.split(' ')).current_dir(folder.path()).output();
         let built = built.unwrap_or_else(|error| panic!("cannot run the C++ compiler {compiler:?}: {error}; install one or set CXX"));
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        let buffers = Rc::default();
-        Self { folder, order, tables: put(&buffers, &device::tables()), buffers }
+        let buffers = Buffers::default();
+        Self { folder, order, tables: put(&buffers, device::tables(), Place::Device), buffers }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -74,36 +84,36 @@ impl Host {
 }
 
 impl Machine for Host {
-    type Memory = Buffer;
-
-    fn put(&self, bytes: &[u8]) -> Result<Buffer, KernelError> {
-        Ok(put(&self.buffers, bytes))
+    fn zeros(&self, bytes: usize, place: Place) -> Result<Memory, KernelError> {
+        Ok(put(&self.buffers, vec![0; bytes], place))
     }
 
-    fn zeros(&self, bytes: usize) -> Result<Buffer, KernelError> {
-        self.put(&vec![0; bytes])
+    fn write(&self, memory: &Memory, at: usize, bytes: &[u8]) -> Result<(), KernelError> {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)[number(memory)][at..][..bytes.len()].copy_from_slice(bytes);
+        Ok(())
     }
 
-    fn address(&self, memory: &Buffer) -> u64 {
-        (memory.1 as u64 + 1) << 48
+    fn read(&self, memory: &Memory, at: usize, bytes: &mut [u8]) -> Result<(), KernelError> {
+        bytes.copy_from_slice(&self.buffers.lock().unwrap_or_else(PoisonError::into_inner)[number(memory)][at..][..bytes.len()]);
+        Ok(())
     }
 
-    fn get(&self, memory: &Buffer) -> Result<Vec<u8>, KernelError> {
-        Ok(self.buffers.borrow()[memory.1].clone())
+    fn left(&self) -> Result<usize, KernelError> {
+        Ok(1 << 30)
     }
 
-    fn tables(&self) -> &Buffer {
+    fn tables(&self) -> &Memory {
         &self.tables
     }
 
+    fn last_run(&self) -> Result<Option<Duration>, KernelError> {
+        Ok(None)
+    }
+
     unsafe fn run(&self, kernel: &'static str, blocks: u32, arguments: &[Argument]) -> Result<(), KernelError> {
-        let words = arguments.iter().map(|argument| match *argument {
-            Argument::Address(address) => address,
-            Argument::U32(value) => value.into(),
-            Argument::F32(value) => value.to_bits().into(),
-        });
+        let words = arguments.iter().map(|argument| argument.word());
         let words: Vec<u8> = std::iter::once(blocks.into()).chain(words).flat_map(u64::to_le_bytes).collect();
-        let mut buffers = self.buffers.borrow_mut();
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         let input = buffers.iter().chain([&words]).flat_map(|buffer| [&(buffer.len() as u64).to_le_bytes(), &buffer[..]].concat());
         fs::write(self.file("input"), input.collect::<Vec<u8>>()).unwrap();
         let order = format!("{:?}", self.order).to_lowercase();

@@ -1,0 +1,240 @@
+//! One rank's part of the encoding.
+
+use std::io::Write;
+use std::ops::Range;
+use std::sync::Arc;
+
+use compression::{EncodeError, Format, Header, Layout, LayoutError, Part, write_sections};
+
+use crate::elements::{Elements, Float};
+use crate::encode::{Launch, Running, check_codecs, not_finite};
+use crate::machine::{Machine, Memory, Place};
+use crate::part::section_starts;
+use crate::{KernelError, Kernels};
+
+/// Parts start at multiples of so many elements, so that kernels read and write four at once.
+const ALIGNMENT: usize = 4;
+
+/// The share of device memory left over that a shard may take for itself, as a divisor: gradients and activations have not come yet.
+const SHARE_OF_LEFT: usize = 4;
+
+/// One rank's share of a payload, consecutive sections, with θ before the inner steps and error feedback of their elements: f32, 8 bytes per
+/// element of the share.
+///
+/// A round is [`Shard::begin`], then [`Shard::encode`] until all tensors of the share were there, then [`Shard::finish`].
+pub struct Shard {
+    machine: Arc<dyn Machine>,
+    format: Arc<Format>,
+    sections: Range<usize>,
+    parts: Vec<Own>,
+    /// Of `parts`, one behind the other.
+    before: Memory,
+    feedback: Memory,
+    /// The sections in memory's form.
+    coded: Memory,
+    /// What this round's calls came to so far.
+    round: Result<Round, KernelError>,
+}
+
+/// A part of the share.
+struct Own {
+    part: Part,
+    /// Its first element's number in this rank's memory.
+    at: usize,
+    /// Where its section starts in the sections' memory.
+    section: usize,
+}
+
+#[derive(Default)]
+struct Round {
+    running: Vec<Running>,
+    /// Parts encoded.
+    done: usize,
+}
+
+/// Coded sections of one rank, in memory's form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sections {
+    numbers: Range<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Kernels {
+    /// The share of rank `rank` of `size`, with error feedback of zero. With `place` `None`, what it keeps lies with the device if that takes no more
+    /// than a quarter of what the device has left, else with the host.
+    ///
+    /// # Errors
+    /// [`KernelError::Codec`], [`KernelError::OutOfMemory`] or [`KernelError::Driver`].
+    ///
+    /// # Panics
+    /// Unless `rank` is below `size`.
+    pub fn shard(&self, format: &Arc<Format>, rank: usize, size: usize, place: Option<Place>) -> Result<Shard, KernelError> {
+        assert!(rank < size, "rank {rank} of {size}");
+        check_codecs(format)?;
+        let machine = self.machine.clone();
+        let sections = share(format, rank, size);
+        let (starts, coded) = section_starts(format, sections.clone());
+        let (mut parts, mut elements) = (Vec::new(), 0);
+        for (section, start) in sections.clone().zip(starts) {
+            for part in format.parts(section) {
+                parts.push(Own { part: *part, at: elements, section: start });
+                elements += part.grid.elements().next_multiple_of(ALIGNMENT);
+            }
+        }
+        let bytes = elements * Float::F32.bytes();
+        let place = match place {
+            Some(place) => place,
+            None if 2 * bytes <= machine.left()? / SHARE_OF_LEFT => Place::Device,
+            None => Place::Host,
+        };
+        let (before, feedback) = (machine.zeros(bytes, place)?, machine.zeros(bytes, place)?);
+        let coded = machine.zeros(coded, Place::Device)?;
+        Ok(Shard { machine, format: format.clone(), sections, parts, before, feedback, coded, round: Ok(Round::default()) })
+    }
+}
+
+/// The sections of a rank: about as many elements as any other's.
+fn share(format: &Format, rank: usize, size: usize) -> Range<usize> {
+    let elements = |section| format.parts(section).iter().map(|part| part.grid.elements()).sum::<usize>();
+    let starts: Vec<usize> = (0..format.sections())
+        .scan(0, |end, section| {
+            let start = *end;
+            *end += elements(section);
+            Some(start)
+        })
+        .collect();
+    let all = format.layout().parameters();
+    let first = |rank: usize| starts.partition_point(|&start| start as u128 * (size as u128) < rank as u128 * all as u128);
+    first(rank)..first(rank + 1)
+}
+
+impl Shard {
+    /// Where θ and error feedback lie.
+    pub fn place(&self) -> Place {
+        self.feedback.place
+    }
+
+    /// Starts a round from θ, one vector per tensor in layout order.
+    ///
+    /// # Errors
+    /// [`KernelError::Layout`] or [`KernelError::Driver`].
+    pub fn begin(&mut self, theta: &[Vec<f32>]) -> Result<(), KernelError> {
+        compression::check_lengths(self.format.layout(), theta)?;
+        self.round = Ok(Round::default());
+        self.write(&self.before, theta)
+    }
+
+    /// Replaces the error feedback.
+    ///
+    /// # Errors
+    /// [`KernelError::Layout`] or [`KernelError::Driver`].
+    pub fn load_feedback(&mut self, feedback: &[Vec<f32>]) -> Result<(), KernelError> {
+        compression::check_lengths(self.format.layout(), feedback)?;
+        self.write(&self.feedback, feedback)
+    }
+
+    /// Copies the share's error feedback to its places in one vector per tensor.
+    ///
+    /// # Errors
+    /// [`KernelError::Layout`] or [`KernelError::Driver`].
+    pub fn unload_feedback(&self, feedback: &mut [Vec<f32>]) -> Result<(), KernelError> {
+        compression::check_lengths(self.format.layout(), feedback)?;
+        self.parts.iter().try_for_each(|own| {
+            let bytes = bytemuck::cast_slice_mut(&mut feedback[own.part.tensor][own.elements()]);
+            self.machine.read(&self.feedback, own.byte(), bytes)
+        })
+    }
+
+    fn write(&self, memory: &Memory, tensors: &[Vec<f32>]) -> Result<(), KernelError> {
+        self.parts.iter().try_for_each(|own| {
+            self.machine.write(memory, own.byte(), bytemuck::cast_slice(&tensors[own.part.tensor][own.elements()]))
+        })
+    }
+
+    /// Starts to encode what the share has of these tensors, f32, by number in the layout; each comes once in a round. Waits for nothing, and what goes wrong is told by [`Shard::finish`]:
+    /// ranks that work together are not held up by one of them. By then error feedback has moved on.
+    pub fn encode(&mut self, tensors: &[(usize, Elements)], beta: f32) {
+        let round = std::mem::replace(&mut self.round, Ok(Round::default()));
+        self.round = round.and_then(|mut round| self.start(tensors, beta, &mut round).map(|()| round));
+    }
+
+    fn start(&self, tensors: &[(usize, Elements)], beta: f32, round: &mut Round) -> Result<(), KernelError> {
+        let mut launch = Launch::default();
+        for (tensor, after) in tensors {
+            check(self.format.layout(), *tensor, after)?;
+            for own in self.parts.iter().filter(|own| own.part.tensor == *tensor) {
+                let [before, feedback] = [&self.before, &self.feedback].map(|memory| memory.address + own.byte() as u64);
+                let elements = [before, after.address_of(own.part.start()), feedback, feedback];
+                launch.add(&own.part, elements, self.coded.address + own.section as u64)?;
+                round.done += 1;
+            }
+        }
+        if launch.blocks() > 0 {
+            // SAFETY: `before` and `feedback` have the elements of all own parts and `coded` the bytes of their sections, and nobody else knows of them; whoever made
+            // `after`, which has the layout's length and type, lends it.
+            round.running.push(unsafe { launch.start(&*self.machine, [Float::F32; 2], beta)? });
+        }
+        Ok(())
+    }
+
+    /// Waits for what was started in this round: the coded sections.
+    ///
+    /// # Errors
+    /// [`KernelError::Encode`] if something was not finite, [`KernelError::Unfinished`], or what went wrong in [`Shard::encode`]. Error feedback is void
+    /// then, and has to be loaded from where it was last kept.
+    pub fn finish(&mut self) -> Result<Sections, KernelError> {
+        let round = std::mem::replace(&mut self.round, Ok(Round::default()))?;
+        let faults = round.running.into_iter().map(|running| running.finish(&*self.machine)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(tensor) = faults.into_iter().flatten().next() {
+            return Err(not_finite(&self.format, tensor));
+        }
+        if round.done != self.parts.len() {
+            return Err(KernelError::Unfinished { done: round.done, of: self.parts.len() });
+        }
+        Ok(Sections { numbers: self.sections.clone(), bytes: self.machine.get(&self.coded)? })
+    }
+}
+
+impl Own {
+    /// Its elements in its tensor.
+    fn elements(&self) -> Range<usize> {
+        let start = self.part.start();
+        start..start + self.part.grid.elements()
+    }
+
+    /// Its first byte in this rank's memory.
+    fn byte(&self) -> usize {
+        self.at * Float::F32.bytes()
+    }
+}
+
+fn check(layout: &Layout, tensor: usize, elements: &Elements) -> Result<(), KernelError> {
+    let specs = layout.tensors();
+    let spec = specs.get(tensor).ok_or(LayoutError::Count { expected: specs.len(), found: tensor + 1 })?;
+    if spec.len() != elements.len() {
+        return Err(LayoutError::Data { name: spec.name.clone(), expected: spec.len(), found: elements.len() }.into());
+    }
+    if elements.float() != Float::F32 {
+        return Err(KernelError::Float { name: spec.name.clone(), expected: Float::F32, found: elements.float() });
+    }
+    Ok(())
+}
+
+/// The payload of all ranks' sections, in the ranks' order, coded as it is sent by all cores.
+///
+/// # Errors
+/// [`KernelError::Unfinished`] if sections are missing, [`KernelError::Encode`] if `write` fails.
+pub fn write_payload<W: Write>(write: W, format: &Format, header: &Header, ranks: &[Sections]) -> Result<W, KernelError> {
+    let mut places = Vec::with_capacity(format.sections());
+    for Sections { numbers, bytes } in ranks {
+        let (starts, end) = section_starts(format, numbers.clone());
+        if numbers.start == places.len() && end == bytes.len() {
+            places.extend(starts.into_iter().map(|start| &bytes[start..]));
+        }
+    }
+    if places.len() != format.sections() {
+        return Err(KernelError::Unfinished { done: places.len(), of: format.sections() });
+    }
+    let section = |number: usize| &places[number][..format.section_bytes(number)];
+    Ok(write_sections(write, format, header, section).map_err(EncodeError::Io)?)
+}
