@@ -66,6 +66,9 @@ pub struct MineArgs {
     /// Compute each layer again on the way back instead of remembering it: a third more arithmetic, and memory for one layer instead of all.
     #[arg(long)]
     recompute: bool,
+    /// Keep error feedback in the host's memory, where the GPUs reach it over the bus, even if they have room: 8 bytes per parameter of theirs less.
+    #[arg(long)]
+    offload: bool,
     /// What to send: honest work, or noise (to see how a run deals with it).
     #[arg(long, default_value = "honest", hide = true)]
     strategy: Strategy,
@@ -103,12 +106,12 @@ struct Node {
 
 /// Runs a miner until it is stopped.
 pub fn mine(args: MineArgs) -> Result<()> {
-    let MineArgs { role, work, devices, recompute, strategy } = args;
+    let MineArgs { role, work, devices, recompute, offload, strategy } = args;
     role.start(|node| async move {
         let dataset = work.open(&node).await?;
         let devices = devices.unwrap_or_else(|| Device::best().into());
         let activations = if recompute { Activations::Recomputed } else { Activations::Kept };
-        let options = MinerOptions { identity: node.identity, dataset, devices, activations, strategy };
+        let options = MinerOptions { identity: node.identity, dataset, devices, activations, offload, strategy };
         Ok(Miner::start(node.run, options, node.events, node.shutdown).await?.run().await?)
     })
 }

@@ -100,7 +100,7 @@ pub enum ModelError {
     },
     /// The device, or the host, has not enough memory for what was asked; libtorch's words say how much that was.
     #[error(
-        "not enough memory: {0}; end what else uses it, mine with --recompute or on more --devices, or launch the run with a smaller [inner] \
+        "not enough memory: {0}; end what else uses it, mine with --recompute, --offload or on more --devices, or launch the run with a smaller [inner] \
          micro_batch"
     )]
     OutOfMemory(String),

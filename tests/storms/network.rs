@@ -208,7 +208,7 @@ impl Network {
                 }
                 _ => {
                     let (devices, activations) = (device.into(), Activations::default());
-                    let options = MinerOptions { identity, dataset, devices, activations, strategy: Strategy::Honest };
+                    let options = MinerOptions { identity, dataset, devices, activations, offload: false, strategy: Strategy::Honest };
                     let miner = Miner::start(run, options, events, shutdown).await.map_err(|e| e.to_string())?;
                     miner.run().await.map_err(|e| e.to_string())
                 }

@@ -1,6 +1,7 @@
 //! Why a miner stops.
 
 use checkpoints::{HomeError, Passing, RunError};
+use kernels::KernelError;
 
 /// Why a miner stops.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +18,9 @@ pub enum MinerError {
     /// The pseudo-gradient could not be encoded.
     #[error(transparent)]
     Encode(#[from] compression::EncodeError),
+    /// A GPU failed to encode.
+    #[error(transparent)]
+    Kernels(KernelError),
     /// No randomness for a payload key.
     #[error("the system gives no random bytes: {0}")]
     Random(getrandom::Error),
@@ -25,6 +29,15 @@ pub enum MinerError {
 impl From<HomeError> for MinerError {
     fn from(error: HomeError) -> Self {
         RunError::from(error).into()
+    }
+}
+
+impl From<KernelError> for MinerError {
+    fn from(error: KernelError) -> Self {
+        match error {
+            KernelError::Encode(error) => error.into(),
+            error => Self::Kernels(error),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod durable;
+mod encoder;
 mod error;
 mod miner;
 mod strategy;

@@ -1,6 +1,6 @@
 //! The miner.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::resume_unwind, sync::Arc, thread, time::Duration};
 
 use checkpoints::{Close, Event, Events, Follower, Identity, Phase, Progress, Role, RoundLog, Run, RunError, Said, Shutdown, Step};
 use compression::{EncodeError, ErrorFeedback, Header, Payload};
@@ -14,6 +14,7 @@ use storage::StorageError;
 use crate::{
     MinerError, Strategy,
     durable::{self, Pending},
+    encoder::Encoder,
     strategy,
 };
 
@@ -28,6 +29,8 @@ pub struct MinerOptions {
     pub devices: Devices,
     /// What the backward pass finds and what it computes again.
     pub activations: Activations,
+    /// Whether error feedback lies in the host's memory, where GPUs reach it, however much they have of their own.
+    pub offload: bool,
     /// What to do.
     pub strategy: Strategy,
 }
@@ -41,7 +44,7 @@ pub struct Miner {
     dataset: Arc<Dataset>,
     strategy: Strategy,
     ranks: Ranks,
-    error_feedback: ErrorFeedback,
+    encoder: Encoder,
     pending: Option<Pending>,
     /// Whether the pending payload is uploaded, or never will be.
     uploaded: bool,
@@ -61,20 +64,23 @@ impl Miner {
         let node = Follower::start(run, options.identity, events, shutdown).await?;
         let manifest = &node.run.manifest;
         let mut ranks = Ranks::new(&manifest.model, &manifest.inner, &options.devices, options.activations)?;
-        let (error_feedback, pending) = match durable::load(&node.home, node.run.layout())? {
-            Some(saved) => {
-                ranks.import(&saved.optimizer)?;
-                (saved.error_feedback, saved.pending)
-            }
-            None => (ErrorFeedback::zeros(node.run.layout()), None),
-        };
+        let (mut encoder, why_host) = Encoder::new(&options.devices, &node.run.format, options.offload, &node.home.dir().join("kernels"))?;
+        let mut pending = None;
+        if let Some(saved) = durable::load(&node.home, node.run.layout())? {
+            ranks.import(&saved.optimizer)?;
+            encoder.load_feedback(saved.error_feedback)?;
+            pending = saved.pending;
+        }
         node.ready(Some(node.uid)).await;
+        if let Some(reason) = why_host {
+            node.warn(format!("payloads are encoded on the CPU, which takes longer: {reason}")).await;
+        }
         Ok(Self {
             node,
             dataset: options.dataset,
             strategy: options.strategy,
             ranks,
-            error_feedback,
+            encoder,
             pending,
             uploaded: false,
             revealed: false,
@@ -116,7 +122,7 @@ impl Miner {
         let stop_at = log.plan.close_due().saturating_sub(self.node.run.manifest.round.upload);
         let trained = match self.strategy {
             Strategy::Honest => self.train(&open.hash, stop_at).await,
-            Strategy::Noise => Ok(Some(self.pretend(&open.hash))),
+            Strategy::Noise => self.pretend(&open.hash).map(Some),
         };
         let sealed = match trained {
             Ok(Some(trained)) => self.seal(trained).await,
@@ -128,7 +134,13 @@ impl Miner {
             Err(error) => Err(error),
         };
         match sealed {
-            Err(error @ (MinerError::Model(ModelError::NonFinite { .. }) | MinerError::Encode(EncodeError::NonFinite(_)))) => {
+            Err(error @ MinerError::Model(ModelError::NonFinite { .. })) => {
+                self.skip(&error.to_string()).await;
+                Ok(())
+            }
+            Err(error @ MinerError::Encode(EncodeError::NonFinite(_))) => {
+                let kept = durable::load(&self.node.home, self.node.run.layout())?.map(|saved| saved.error_feedback);
+                self.encoder.load_feedback(kept.unwrap_or_else(|| ErrorFeedback::zeros(self.node.run.layout())))?;
                 self.skip(&error.to_string()).await;
                 Ok(())
             }
@@ -144,20 +156,33 @@ impl Miner {
 
     /// Up to H inner steps from the global state. `None` if there was no time for a single one, or on shutdown.
     async fn train(&mut self, open: &Digest, stop_at: u64) -> Result<Option<Trained>, MinerError> {
-        let Self { node: Follower { run, replica, watch, events, shutdown, keypair, .. }, dataset, ranks, .. } = self;
+        let Self { node: Follower { run, replica, watch, events, shutdown, keypair, .. }, dataset, ranks, encoder, .. } = self;
         let (inner, length, round) = (&run.manifest.inner, run.manifest.model.sequence_length, replica.anchor.round);
         let assignment = Assignment::miner(&run.id, open, &keypair.hotkey(), dataset.windows(Split::Train, length));
-        let (mut done, mut losses) = (0, 0.0);
+        let stager = ranks.stager();
+        let stage = |step: u32| {
+            let indices = assignment.indices(u64::from(step) * u64::from(inner.batch), inner.batch as usize);
+            let windows = indices.into_iter().map(|i| dataset.window(Split::Train, i, length));
+            Ok::<_, MinerError>(stager.stage(&windows.collect::<Result<Vec<_>, _>>()?)?)
+        };
+        let (mut done, mut losses, mut next) = (0, 0.0, None);
         // a chain that does not answer right now is no reason to throw work away
         let time_is_up = async || shutdown.requested() || run.chain.head().await.is_ok_and(|head| head.number >= stop_at);
-        watch.compute(Phase::Train, || ranks.load(replica.state.model()))?;
+        watch.compute(Phase::Train, || {
+            ranks.load(replica.state.model())?;
+            encoder.begin(replica.state.model())
+        })?;
         while done < inner.steps && !time_is_up().await {
             let report = watch.compute(Phase::Train, || {
-                let indices = assignment.indices(u64::from(done) * u64::from(inner.batch), inner.batch as usize);
-                let windows = indices.into_iter().map(|i| dataset.window(Split::Train, i, length));
-                let batch = windows.collect::<Result<Vec<_>, _>>()?;
+                let batch = next.take().map_or_else(|| stage(done), Ok)?;
                 let position = round * u64::from(inner.steps) + u64::from(done);
-                Ok::<_, MinerError>(ranks.step_at(&batch, position)?)
+                // the next batch is read and copied while this one is computed with
+                thread::scope(|scope| {
+                    let staging = (done + 1 < inner.steps).then(|| scope.spawn(|| stage(done + 1)));
+                    let report = ranks.step_staged(batch, position)?;
+                    next = staging.map(|staging| staging.join().unwrap_or_else(|panic| resume_unwind(panic))).transpose()?;
+                    Ok::<_, MinerError>(report)
+                })
             })?;
             done += 1;
             losses += report.loss;
@@ -166,21 +191,21 @@ impl Miner {
         if shutdown.requested() || done == 0 {
             return Ok(None);
         }
-        let end = ranks.parameters()?;
-        let pairs = replica.state.model().iter().zip(&end);
-        let pseudo_gradient = pairs.map(|(start, end)| start.iter().zip(end).map(|(s, e)| s - e).collect()).collect();
         let sequences = u64::from(done) * u64::from(inner.batch);
-        Ok(Some(Trained { pseudo_gradient, sequences, loss: Some(losses / f64::from(done)) }))
+        Ok(Some(Trained { sequences, loss: Some(losses / f64::from(done)) }))
     }
 
     /// What a cheat does instead of training.
-    fn pretend(&self, open: &Digest) -> Trained {
+    fn pretend(&mut self, open: &Digest) -> Result<Trained, MinerError> {
         let inner = &self.node.run.manifest.inner;
-        let lengths = self.node.run.layout().tensors().iter().map(compression::TensorSpec::len);
+        let theta = self.node.replica.state.model();
         let seed = u64::from_le_bytes(*open.0.first_chunk().unwrap_or(&[1; 8]));
         let lr = inner.lr_at(self.node.round() * u64::from(inner.steps));
-        let pseudo_gradient = strategy::noise(lengths, lr, inner.steps, seed);
-        Trained { pseudo_gradient, sequences: u64::from(inner.steps) * u64::from(inner.batch), loss: None }
+        let mut moved = strategy::noise(theta.iter().map(Vec::len), lr, inner.steps, seed);
+        moved.iter_mut().flatten().zip(theta.iter().flatten()).for_each(|(x, theta)| *x = theta - *x);
+        self.ranks.load(&moved)?;
+        self.encoder.begin(theta)?;
+        Ok(Trained { sequences: u64::from(inner.steps) * u64::from(inner.batch), loss: None })
     }
 
     /// Encodes and seals, and makes everything durable before anything is uploaded.
@@ -192,11 +217,10 @@ impl Miner {
         let context = SealContext { run: run.id, round, hotkey: self.node.hotkey(), base_root };
         let beta = run.manifest.compression.beta;
         let (payload, sealed) = self.node.watch.measure(Phase::Compress, || {
-            let feedback = &mut self.error_feedback;
-            let payload = compression::encode(&run.format, &header, feedback, &trained.pseudo_gradient, beta)?;
+            let payload = self.encoder.encode(&mut self.ranks, self.node.replica.state.model(), &run.format, &header, beta)?;
             let mut sealed = Hasher::default();
             context.segments(&key, &payload).for_each(|segment| sealed.update(&segment));
-            Ok::<_, EncodeError>((payload, sealed.digest()))
+            Ok::<_, MinerError>((payload, sealed.digest()))
         })?;
         let sealed_len = sealed_len(payload.len() as u64);
         let tokens = trained.sequences * run.manifest.model.sequence_length as u64;
@@ -220,7 +244,8 @@ impl Miner {
 
     fn save(&self) -> Result<(), MinerError> {
         let optimizer = self.ranks.export()?;
-        Ok(durable::save(&self.node.home, self.node.run.layout(), &self.error_feedback, &optimizer, self.pending.as_ref())?)
+        let feedback = self.encoder.feedback(&self.node.run.format)?;
+        Ok(durable::save(&self.node.home, self.node.run.layout(), &feedback, &optimizer, self.pending.as_ref())?)
     }
 
     /// The sealed payload first, the envelope last: whoever sees the envelope finds the payload. Whether that is done with.
@@ -300,8 +325,7 @@ impl Miner {
             if self.node.run.manifest.compression.reabsorb
                 && let Ok(payload) = Payload::parse(&pending.payload, &self.node.run.format)
             {
-                let absorbed = self.node.watch.measure(Phase::Compress, || self.error_feedback.absorb(&payload));
-                absorbed.map_err(EncodeError::from)?;
+                self.node.watch.measure(Phase::Compress, || self.encoder.absorb(&payload))?;
             }
             self.save()?;
         }
@@ -344,8 +368,8 @@ impl Role for Miner {
     }
 }
 
+/// What brought the ranks' parameters to where they are.
 struct Trained {
-    pseudo_gradient: Vec<Vec<f32>>,
     sequences: u64,
     /// Mean nats per token, if anything was trained.
     loss: Option<f64>,
