@@ -1,6 +1,6 @@
 //! Gradients, block by block: what a block computed is kept, or computed again from what went into it.
 
-use tch::{Kind, Reduction, TchError, Tensor};
+use tch::{Device, TchError, Tensor};
 
 use crate::forward::Positions;
 use crate::llama::{first, output, split};
@@ -17,6 +17,11 @@ pub enum Activations {
     /// arithmetic, and memory for one layer's activations instead of all layers'.
     Recomputed,
 }
+
+/// Logits that a training step has at once, with their gradients: 3 times 256 MiB on the CPU. On a GPU, where a part of the batch must be large for its
+/// products to be fast, 5 GiB.
+const LOGITS_AT_ONCE_CPU: usize = 1 << 26;
+const LOGITS_AT_ONCE_CUDA: usize = 1 << 29;
 
 /// A layer on the way back.
 struct Passed {
@@ -95,11 +100,15 @@ impl Llama {
     }
 
     /// The summed loss in f64, and its gradients with respect to the last layer's states and to the last norm's weight and the output projection.
-    fn loss(&self, ends: &[Tensor; 2], x: Tensor, targets: &Tensor) -> Result<(Tensor, Tensor, Vec<Tensor>), TchError> {
-        let (x, norm, head) = (leaf(&x)?, leaf(&ends[0])?, leaf(&ends[1])?);
-        let loss = self.network.losses([&norm, &head], &x, targets, Reduction::Sum)?;
-        let (ends, upstream) = gradients(&loss, None, &[norm, head], &x)?;
-        Ok((loss.f_detach()?.f_to_kind(Kind::Double)?, upstream, ends))
+    fn loss(&self, [norm, head]: &[Tensor; 2], x: Tensor, targets: &Tensor) -> Result<(Tensor, Tensor, Vec<Tensor>), TchError> {
+        let (x, norm) = (leaf(&x)?, leaf(norm)?);
+        let hidden = self.network.norm(&x, &norm)?;
+        let at_once = if hidden.device() == Device::Cpu { LOGITS_AT_ONCE_CPU } else { LOGITS_AT_ONCE_CUDA };
+        let rows = (at_once / self.network.architecture.vocab_size).max(1) as i64;
+        let (loss, to_hidden, to_head) = tch::no_grad(|| self.network.cross_entropy(&hidden, head, targets, rows))?;
+        let (mut ends, upstream) = gradients(&hidden, Some(&to_hidden), &[norm], &x)?;
+        ends.push(to_head);
+        Ok((loss, upstream, ends))
     }
 }
 
