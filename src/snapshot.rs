@@ -1,6 +1,7 @@
 //! The snapshot that a command works on: a local one, or a public one.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use checkpoints::{Expected, Trust, list_snapshots, newest_snapshot, open_folder, read_snapshot};
@@ -49,7 +50,7 @@ impl SnapshotArgs {
     async fn open_public(&self) -> Result<Snapshot> {
         let run = context::open_run(&self.run, None).await?;
         let replica = newest_snapshot(&run, self.round).await?.with_context(|| none_public(self.round))?;
-        Ok(Snapshot { manifest: run.manifest.clone(), state: replica.state, root: replica.root, folder: run.folder.clone() })
+        Ok(Snapshot { manifest: run.manifest.clone(), state: Arc::unwrap_or_clone(replica.state), root: replica.root, folder: run.folder.clone() })
     }
 
     async fn open_local(&self, path: &Path) -> Result<Snapshot> {

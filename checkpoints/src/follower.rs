@@ -8,7 +8,7 @@ use storage::{Bucket, StorageError};
 use tokio::task::JoinSet;
 
 use crate::{
-    Event, Events, Home, Progress, Replica, Run, RunError, Shutdown, Step, Stopwatch, Sweep, keep_at, retention::newest_sound, sweep,
+    Event, Events, Home, HomeError, Progress, Replica, Run, RunError, Shutdown, Step, Stopwatch, Sweep, keep_at, retention::newest_sound, sweep,
 };
 
 /// Pause before a chain that failed is asked again.
@@ -35,7 +35,7 @@ pub struct Follower {
     /// Its uid when it started.
     pub uid: u16,
     /// Its home directory.
-    pub home: Home,
+    pub home: Arc<Home>,
     /// The folder of this run in its own bucket.
     pub bucket: Bucket,
     /// Its copy of the state.
@@ -123,7 +123,7 @@ impl Follower {
     /// [`RunError`] says what is missing.
     pub async fn start(run: Arc<Run>, identity: Identity, events: Events, shutdown: Shutdown) -> Result<Self, RunError> {
         let Identity { keypair, home, bucket } = identity;
-        let home = Home::open(&home)?;
+        let home = Arc::new(Home::open(&home)?);
         home.claim(&run.id)?;
         let (netuid, hotkey) = (run.manifest.chain.netuid, keypair.hotkey());
         let head = run.chain.head().await?.number;
@@ -268,6 +268,12 @@ impl Follower {
         self.home.save_replica(&self.replica)?;
         self.events.tell(step.event()).await;
         Ok(())
+    }
+
+    /// What makes the state durable, on any thread, whatever the node does meanwhile.
+    pub fn keeping(&self) -> impl FnOnce() -> Result<(), HomeError> + Send + 'static {
+        let (home, state, anchor, root) = (self.home.clone(), self.replica.state.clone(), self.replica.anchor.clone(), self.replica.root);
+        move || home.save_state(&state, &anchor, root)
     }
 
     /// Tells of something that was survived.

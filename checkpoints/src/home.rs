@@ -10,7 +10,10 @@ use std::{
 
 use compression::{Layout, State};
 use protocol::{Digest, RunId};
-use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
+use safetensors::{
+    Dtype, SafeTensors,
+    tensor::{Metadata, TensorInfo, TensorView},
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{Anchor, Replica, Run};
@@ -65,23 +68,6 @@ pub struct Saved<T> {
     pub tensors: Vec<(String, Vec<f32>)>,
 }
 
-struct Flat<'a>(&'a [f32], [usize; 1]);
-
-impl View for Flat<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-    fn shape(&self) -> &[usize] {
-        &self.1
-    }
-    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
-        bytemuck::cast_slice(self.0).into()
-    }
-    fn data_len(&self) -> usize {
-        self.0.len() * 4
-    }
-}
-
 impl Home {
     /// Creates `dir` if needed and locks it until drop.
     ///
@@ -118,19 +104,29 @@ impl Home {
         &self.dir
     }
 
-    /// Writes tensors and their meaning durably: whole or not at all, whatever happens.
+    /// Writes tensors and their meaning durably: whole or not at all, whatever happens. No second copy of them is made.
     ///
     /// # Errors
     /// [`HomeError::Io`], a full disk among them.
     pub fn save<T: Serialize>(&self, name: &str, meta: &T, tensors: &[(String, &[f32])]) -> Result<(), HomeError> {
         let path = self.dir.join(name);
         let io = |source| HomeError::Io { path: path.clone(), source };
-        let meta = serde_json::to_string(meta).map_err(|e| io(io::Error::other(e)))?;
+        let other = |error: serde_json::Error| io(io::Error::other(error));
+        let meta = serde_json::to_string(meta).map_err(other)?;
         let checksum = checksum(&meta, tensors.iter().map(|(name, data)| (name.as_str(), bytemuck::cast_slice(data))));
+        let mut end = 0;
+        let infos = tensors.iter().map(|(name, data)| {
+            let start = end;
+            end += size_of_val(*data);
+            (name.clone(), TensorInfo { dtype: Dtype::F32, shape: vec![data.len()], data_offsets: (start, end) })
+        });
         let metadata = [(META.to_owned(), meta), (CHECKSUM.to_owned(), checksum)].into();
-        let views = tensors.iter().map(|(name, data)| (name.clone(), Flat(data, [data.len()])));
-        let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| io(io::Error::other(e)))?;
-        write_durably(&path, &bytes).map_err(io)
+        let header = Metadata::new(Some(metadata), infos.collect()).map_err(|e| io(io::Error::other(e)))?;
+        let mut header = serde_json::to_vec(&header).map_err(other)?;
+        header.resize(header.len().next_multiple_of(8), b' ');
+        let length = (header.len() as u64).to_le_bytes();
+        let parts = [&length[..], &header].into_iter().chain(tensors.iter().map(|(_, data)| bytemuck::cast_slice(data)));
+        write_parts_durably(&path, parts).map_err(io)
     }
 
     /// Reads them back; `None` if there is none.
@@ -157,9 +153,17 @@ impl Home {
     /// # Errors
     /// [`HomeError::Io`].
     pub fn save_replica(&self, replica: &Replica) -> Result<(), HomeError> {
-        let specs = replica.state.layout().tensors();
-        let tensors: Vec<_> = specs.iter().zip(replica.state.tensors()).map(|(s, t)| (s.name.clone(), t.as_slice())).collect();
-        self.save(STATE, &(&replica.anchor, replica.root), &tensors)
+        self.save_state(&replica.state, &replica.anchor, replica.root)
+    }
+
+    /// [`Home::save_replica`] by what a replica consists of.
+    ///
+    /// # Errors
+    /// [`HomeError::Io`].
+    pub fn save_state(&self, state: &State, anchor: &Anchor, root: Digest) -> Result<(), HomeError> {
+        let specs = state.layout().tensors();
+        let tensors: Vec<_> = specs.iter().zip(state.tensors()).map(|(s, t)| (s.name.clone(), t.as_slice())).collect();
+        self.save(STATE, &(anchor, root), &tensors)
     }
 
     /// The newest durable replica. A damaged file is set aside with a warning: the log rebuilds what it held.
@@ -232,9 +236,13 @@ fn parse_saved<T: DeserializeOwned>(bytes: &[u8]) -> Result<Saved<T>, String> {
 
 /// Writes beside, syncs, renames, syncs the directory.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_parts_durably(path, [bytes].into_iter())
+}
+
+fn write_parts_durably<'a>(path: &Path, mut parts: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = File::create(&temporary)?;
-    file.write_all(bytes)?;
+    parts.try_for_each(|part| file.write_all(part))?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())

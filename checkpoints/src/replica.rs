@@ -72,7 +72,7 @@ pub struct Replica {
     /// The run.
     pub run: Arc<Run>,
     /// θ at [`Anchor::round`].
-    pub state: State,
+    pub state: Arc<State>,
     /// Its root.
     pub root: Digest,
     /// Place in the log.
@@ -108,7 +108,7 @@ impl Replica {
         let terms = Terms::of_manifest(&run.manifest, anchor.round);
         Self {
             run,
-            state,
+            state: Arc::new(state),
             root,
             anchor,
             terms,
@@ -274,7 +274,7 @@ impl Replica {
     /// [`RunError::Transition`].
     pub fn next_state(&self, applied: &[Applied], payloads: &[Payload], watch: &mut Stopwatch) -> Result<(State, Digest), RunError> {
         let round = self.anchor.round;
-        let mut next = self.state.clone();
+        let mut next = State::clone(&self.state);
         let weighted: Vec<Weighted> = applied.iter().zip(payloads).map(|(a, payload)| Weighted { payload, weight: a.weight }).collect();
         watch
             .measure(Phase::Step, || transition(&mut next, &weighted, &self.terms.rule))
@@ -309,7 +309,7 @@ impl Replica {
 
     /// `blocks`: those in which the record was committed and from which on it counts.
     fn take(&mut self, step: &Step, next: State, blocks: (u64, u64)) {
-        self.state = next;
+        self.state = Arc::new(next);
         self.root = step.record.value.root;
         self.anchor = Anchor::after(&step.record, &step.sheet.value, step.close.block, blocks);
         self.close = None;

@@ -74,6 +74,13 @@ impl Machine for Emulation {
         Ok(())
     }
 
+    unsafe fn copy(&self, memory: &Memory, at: usize, from: u64, len: usize) -> Result<(), KernelError> {
+        let from = std::ptr::with_exposed_provenance::<u8>(from as usize);
+        // SAFETY: as for `write`; the caller vouches for `from`.
+        unsafe { memory.pointer(at, len).copy_from(from, len) };
+        Ok(())
+    }
+
     fn read(&self, memory: &Memory, at: usize, bytes: &mut [u8]) -> Result<(), KernelError> {
         // SAFETY: as for `write`.
         unsafe { memory.pointer(at, bytes.len()).copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };

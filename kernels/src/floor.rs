@@ -8,7 +8,9 @@ use std::path::Path;
 use std::sync::{Arc, Once, PoisonError};
 use std::time::Duration;
 
-use cudarc::driver::sys::{CU_MEMHOSTALLOC_DEVICEMAP, CU_MEMHOSTALLOC_PORTABLE, CUdevice_attribute as Attribute, CUevent_flags, CUresult};
+use cudarc::driver::sys::{
+    CU_MEMHOSTALLOC_DEVICEMAP, CU_MEMHOSTALLOC_PORTABLE, CUdevice_attribute as Attribute, CUevent_flags, CUresult, cuMemcpyAsync,
+};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg, result as driver};
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 
@@ -170,6 +172,12 @@ impl Machine for Device {
             }
         }
         Ok(())
+    }
+
+    unsafe fn copy(&self, memory: &Memory, at: usize, from: u64, len: usize) -> Result<(), KernelError> {
+        self.context.bind_to_thread()?;
+        // SAFETY: `memory` has these bytes, in the one address space of host and devices; the caller vouches for `from`.
+        Ok(unsafe { cuMemcpyAsync(memory.at(at, len), from, len, self.stream.cu_stream()) }.result()?)
     }
 
     fn read(&self, memory: &Memory, at: usize, bytes: &mut [u8]) -> Result<(), KernelError> {

@@ -74,6 +74,12 @@ pub(crate) trait Machine: Send + Sync {
     /// Overwrites the bytes from number `at` on, which `memory` has.
     fn write(&self, memory: &Memory, at: usize, bytes: &[u8]) -> Result<(), KernelError>;
 
+    /// Overwrites `len` bytes from number `at` on, which `memory` has, with those at an address of this machine.
+    ///
+    /// # Safety
+    /// At `from` are so many bytes, which nobody else writes until the copy has ended, but for work that the machine's order puts behind it.
+    unsafe fn copy(&self, memory: &Memory, at: usize, from: u64, len: usize) -> Result<(), KernelError>;
+
     /// Reads the bytes from number `at` on, which `memory` has.
     fn read(&self, memory: &Memory, at: usize, bytes: &mut [u8]) -> Result<(), KernelError>;
 

@@ -21,7 +21,9 @@ const SHARE_OF_LEFT: usize = 4;
 /// One rank's share of a payload, consecutive sections, with θ before the inner steps and error feedback of their elements: f32, 8 bytes per
 /// element of the share.
 ///
-/// A round is [`Shard::begin`], then [`Shard::encode`] until all tensors of the share were there, then [`Shard::finish`].
+/// A round is [`Shard::begin`] with every tensor before the inner steps and [`Shard::encode`] with every tensor after them, some at a time, then
+/// [`Shard::finish`]. The first two wait for nothing, and what goes wrong in them is told by the last: ranks that work together are not held up by one of
+/// them. Tensors are f32 and come with their number in the layout.
 pub struct Shard {
     machine: Arc<dyn Machine>,
     format: Arc<Format>,
@@ -114,14 +116,16 @@ impl Shard {
         self.feedback.place
     }
 
-    /// Starts a round from θ, one vector per tensor in layout order.
-    ///
-    /// # Errors
-    /// [`KernelError::Layout`] or [`KernelError::Driver`].
-    pub fn begin(&mut self, theta: &[Vec<f32>]) -> Result<(), KernelError> {
-        compression::check_lengths(self.format.layout(), theta)?;
-        self.round = Ok(Round::default());
-        self.write(&self.before, theta)
+    /// Starts to copy what the share has of these tensors.
+    pub fn begin(&mut self, tensors: &[(usize, Elements)]) {
+        self.try_round(|shard, _| {
+            for (own, before) in shard.own(tensors)? {
+                let (from, len) = (before.address_of(own.part.start()), own.part.grid.elements() * Float::F32.bytes());
+                // SAFETY: whoever made `before`, which has the layout's length and type, lends it.
+                unsafe { shard.machine.copy(&shard.before, own.byte(), from, len)? };
+            }
+            Ok(())
+        });
     }
 
     /// Replaces the error feedback.
@@ -130,7 +134,10 @@ impl Shard {
     /// [`KernelError::Layout`] or [`KernelError::Driver`].
     pub fn load_feedback(&mut self, feedback: &[Vec<f32>]) -> Result<(), KernelError> {
         compression::check_lengths(self.format.layout(), feedback)?;
-        self.write(&self.feedback, feedback)
+        self.parts.iter().try_for_each(|own| {
+            let bytes = bytemuck::cast_slice(&feedback[own.part.tensor][own.elements()]);
+            self.machine.write(&self.feedback, own.byte(), bytes)
+        })
     }
 
     /// Copies the share's error feedback to its places in one vector per tensor.
@@ -145,42 +152,44 @@ impl Shard {
         })
     }
 
-    fn write(&self, memory: &Memory, tensors: &[Vec<f32>]) -> Result<(), KernelError> {
-        self.parts.iter().try_for_each(|own| {
-            self.machine.write(memory, own.byte(), bytemuck::cast_slice(&tensors[own.part.tensor][own.elements()]))
-        })
-    }
-
-    /// Starts to encode what the share has of these tensors, f32, by number in the layout; each comes once in a round. Waits for nothing, and what goes wrong is told by [`Shard::finish`]:
-    /// ranks that work together are not held up by one of them. By then error feedback has moved on.
+    /// Starts to encode what the share has of these tensors, each of which comes once in a round; the error feedback moves on.
     pub fn encode(&mut self, tensors: &[(usize, Elements)], beta: f32) {
-        let round = std::mem::replace(&mut self.round, Ok(Round::default()));
-        self.round = round.and_then(|mut round| self.start(tensors, beta, &mut round).map(|()| round));
-    }
-
-    fn start(&self, tensors: &[(usize, Elements)], beta: f32, round: &mut Round) -> Result<(), KernelError> {
-        let mut launch = Launch::default();
-        for (tensor, after) in tensors {
-            check(self.format.layout(), *tensor, after)?;
-            for own in self.parts.iter().filter(|own| own.part.tensor == *tensor) {
-                let [before, feedback] = [&self.before, &self.feedback].map(|memory| memory.address + own.byte() as u64);
+        self.try_round(|shard, round| {
+            let mut launch = Launch::default();
+            for (own, after) in shard.own(tensors)? {
+                let [before, feedback] = [&shard.before, &shard.feedback].map(|memory| memory.address + own.byte() as u64);
                 let elements = [before, after.address_of(own.part.start()), feedback, feedback];
-                launch.add(&own.part, elements, self.coded.address + own.section as u64)?;
+                launch.add(&own.part, elements, shard.coded.address + own.section as u64)?;
                 round.done += 1;
             }
-        }
-        if launch.blocks() > 0 {
-            // SAFETY: `before` and `feedback` have the elements of all own parts and `coded` the bytes of their sections, and nobody else knows of them; whoever made
-            // `after`, which has the layout's length and type, lends it.
-            round.running.push(unsafe { launch.start(&*self.machine, [Float::F32; 2], beta)? });
-        }
-        Ok(())
+            if launch.blocks() > 0 {
+                // SAFETY: `before` and `feedback` have the elements of all own parts and `coded` the bytes of their sections, and nobody else knows of them;
+                // whoever made `after`, which has the layout's length and type, lends it.
+                round.running.push(unsafe { launch.start(&*shard.machine, [Float::F32; 2], beta)? });
+            }
+            Ok(())
+        });
+    }
+
+    /// The own parts of some tensors, with those.
+    fn own<'a>(&'a self, tensors: &'a [(usize, Elements)]) -> Result<impl Iterator<Item = (&'a Own, &'a Elements)>, KernelError> {
+        tensors.iter().try_for_each(|(tensor, elements)| check(self.format.layout(), *tensor, elements))?;
+        let parts = |(tensor, elements): &'a (usize, Elements)| {
+            self.parts.iter().filter(move |own| own.part.tensor == *tensor).map(move |own| (own, elements))
+        };
+        Ok(tensors.iter().flat_map(parts))
+    }
+
+    /// Does something for the round, unless something went wrong before.
+    fn try_round(&mut self, work: impl FnOnce(&Self, &mut Round) -> Result<(), KernelError>) {
+        let round = std::mem::replace(&mut self.round, Ok(Round::default()));
+        self.round = round.and_then(|mut round| work(self, &mut round).map(|()| round));
     }
 
     /// Waits for what was started in this round: the coded sections.
     ///
     /// # Errors
-    /// [`KernelError::Encode`] if something was not finite, [`KernelError::Unfinished`], or what went wrong in [`Shard::encode`]. Error feedback is void
+    /// [`KernelError::Encode`] if something was not finite, [`KernelError::Unfinished`], or what went wrong before. Error feedback is void
     /// then, and has to be loaded from where it was last kept.
     pub fn finish(&mut self) -> Result<Sections, KernelError> {
         let round = std::mem::replace(&mut self.round, Ok(Round::default()))?;

@@ -378,13 +378,13 @@ fn check_shards(kernels: &Kernels) {
     let mut oracle = ErrorFeedback::from_tensors(&layout, tensors(&layout, Kind::Spread, 5, 0.01)).unwrap();
     for (round, (ranks, place)) in [(1, None), (5, Some(Place::Host))].into_iter().enumerate() {
         let [before, after] = [1, 2].map(|seed| tensors(&layout, Kind::Spread, seed + 2 * round as u64, 1.0));
-        let on_machine = Buffers::new(&*kernels.machine, &after, Float::F32);
-        let elements: Vec<(usize, Elements)> = on_machine.elements().into_iter().enumerate().collect();
+        let on_machine = [&before, &after].map(|tensors| Buffers::new(&*kernels.machine, tensors, Float::F32));
+        let [starts, ends] = on_machine.each_ref().map(|tensors| tensors.elements().into_iter().enumerate().collect::<Vec<_>>());
         let mut shards: Vec<Shard> = (0..ranks).map(|rank| kernels.shard(&format, rank, ranks, place).unwrap()).collect();
         let encode_shards = |shards: &mut [Shard]| {
             for shard in &mut *shards {
-                shard.begin(&before).unwrap();
-                elements.chunks(2).for_each(|block| shard.encode(block, 0.9));
+                starts.chunks(2).for_each(|block| shard.begin(block));
+                ends.chunks(3).for_each(|block| shard.encode(block, 0.9));
             }
             let sections: Vec<Sections> = shards.iter_mut().map(|shard| shard.finish().unwrap()).collect();
             write_payload(Vec::new(), &format, &HEADER, &sections).unwrap()
@@ -413,7 +413,7 @@ fn check_shard_refusals(kernels: &Kernels) {
     let mut outcome = |change: &dyn Fn(&mut Tensors)| {
         let mut tensors = zeros_there.elements().into_iter().enumerate().collect();
         change(&mut tensors);
-        shard.begin(&zeros).unwrap();
+        shard.begin(&zeros_there.elements().into_iter().enumerate().collect::<Vec<_>>());
         shard.encode(&tensors[..1], 1.0);
         shard.encode(&tensors[1..], 1.0);
         shard.finish()
@@ -429,7 +429,7 @@ fn check_shard_refusals(kernels: &Kernels) {
     let sections = outcome(&|_| ()).unwrap();
     assert!(write_payload(Vec::new(), &format, &HEADER, &[sections.clone(), sections]).is_ok(), "what is there twice counts once");
     assert!(matches!(write_payload(Vec::new(), &format, &HEADER, &[]), Err(KernelError::Unfinished { done: 0, of: 3 })));
-    assert!(matches!(shard.begin(&zeros[1..]), Err(KernelError::Layout(LayoutError::Count { .. }))));
+    assert!(matches!(shard.load_feedback(&zeros[1..]), Err(KernelError::Layout(LayoutError::Count { .. }))));
     let reference = Arc::new(Format::uniform(layout, Codec::top_k(64, Quantizer::Reference, Indices::Packed12)).unwrap());
     assert!(matches!(kernels.shard(&reference, 0, 1, None), Err(KernelError::Codec(_))));
 }

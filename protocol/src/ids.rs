@@ -9,6 +9,9 @@ use wincode::{SchemaRead, SchemaWrite};
 /// SS58 address prefix of Bittensor and of generic Substrate accounts.
 pub const SS58_PREFIX: u8 = 42;
 
+/// Bytes from which on all cores hash together.
+const LARGE: usize = 1 << 20;
+
 /// 32 bytes of BLAKE3, written as lower-case hex.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, SchemaRead, SchemaWrite)]
 pub struct Digest(pub [u8; 32]);
@@ -23,7 +26,8 @@ impl Digest {
     pub fn derive(context: &str, parts: &[&[u8]]) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key(context);
         for part in parts {
-            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            if part.len() < LARGE { hasher.update(part) } else { hasher.update_rayon(part) };
         }
         Self(*hasher.finalize().as_bytes())
     }

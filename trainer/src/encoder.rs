@@ -11,7 +11,7 @@ use model::{Device, Devices, Ranks, Whole};
 use crate::MinerError;
 
 /// Encodes payloads, and keeps the error feedback. Whoever does the work, the bytes are those of [`compression::encode`].
-pub(crate) enum Encoder {
+pub enum Encoder {
     /// The host, which copies θ out of the ranks.
     Host(ErrorFeedback),
     /// The ranks' devices, in place: each encodes its share, and keeps the error feedback of that.
@@ -56,15 +56,18 @@ impl Encoder {
         Ok(Self::Devices(kernels.iter().enumerate().map(shard).collect::<Result<_, _>>()?))
     }
 
-    /// Starts a round from θ.
-    pub fn begin(&mut self, theta: &[Vec<f32>]) -> Result<(), MinerError> {
+    /// Starts a round from the ranks' parameters.
+    ///
+    /// # Errors
+    /// [`MinerError::Model`].
+    pub fn begin(&mut self, ranks: &mut Ranks) -> Result<(), MinerError> {
         match self {
             Self::Host(_) => Ok(()),
-            Self::Devices(shards) => Ok(shards.iter_mut().try_for_each(|shard| shard.begin(theta))?),
+            Self::Devices(shards) => Ok(ranks.visit(shards, |shard, tensors| shard.begin(&elements(tensors)))?),
         }
     }
 
-    /// The payload of what the ranks' parameters are away from `theta`, from which the round [began](Self::begin); the error feedback moves on.
+    /// The payload of what the ranks' parameters are away from `theta`, which they were when the round [began](Self::begin); the error feedback moves on.
     ///
     /// # Errors
     /// [`MinerError::Encode`] if that is not finite, and [`MinerError::Kernels`]: the error feedback is void then, and has to be
@@ -85,10 +88,7 @@ impl Encoder {
                 Ok(compression::encode(format, header, feedback, &gradient, beta)?)
             }
             Self::Devices(shards) => {
-                ranks.visit(shards, |shard, tensors| {
-                    let tensors: Vec<_> = tensors.iter().map(|whole| (whole.tensor, elements(whole))).collect();
-                    shard.encode(&tensors, beta);
-                })?;
+                ranks.visit(shards, |shard, tensors| shard.encode(&elements(tensors), beta))?;
                 let sections = shards.iter_mut().map(Shard::finish).collect::<Result<Vec<_>, _>>()?;
                 let room = *compression::payload_len(format).end() as usize;
                 Ok(write_payload(Vec::with_capacity(room), format, header, &sections)?)
@@ -96,7 +96,10 @@ impl Encoder {
         }
     }
 
-    /// The error feedback.
+    /// The error feedback; a copy if GPUs have it.
+    ///
+    /// # Errors
+    /// [`MinerError::Kernels`].
     pub fn feedback(&self, format: &Format) -> Result<Cow<'_, ErrorFeedback>, MinerError> {
         match self {
             Self::Host(feedback) => Ok(Cow::Borrowed(feedback)),
@@ -109,6 +112,9 @@ impl Encoder {
     }
 
     /// Replaces the error feedback.
+    ///
+    /// # Errors
+    /// [`MinerError::Kernels`].
     pub fn load_feedback(&mut self, kept: ErrorFeedback) -> Result<(), MinerError> {
         match self {
             Self::Host(feedback) => *feedback = kept,
@@ -118,6 +124,9 @@ impl Encoder {
     }
 
     /// Puts back what a payload said, because no round applied it.
+    ///
+    /// # Errors
+    /// [`MinerError::Encode`] for a payload of other tensors, [`MinerError::Kernels`].
     pub fn absorb(&mut self, payload: &Payload) -> Result<(), MinerError> {
         let into = |feedback: &mut ErrorFeedback| feedback.absorb(payload).map_err(EncodeError::from);
         if let Self::Host(feedback) = self {
@@ -129,11 +138,12 @@ impl Encoder {
     }
 }
 
-/// A tensor that a visit shows.
-fn elements(whole: &Whole) -> Elements {
+/// The tensors that a visit shows.
+fn elements(tensors: &[Whole]) -> Vec<(usize, Elements)> {
     // SAFETY: the tensor is in the device's memory for all work that libtorch's current stream orders before what follows, and the kernels work on that
     // stream; nobody writes to the parameters before they have ended.
-    unsafe { Elements::new(whole.address, whole.len, Float::F32) }
+    let elements = |whole: &Whole| unsafe { Elements::new(whole.address, whole.len, Float::F32) };
+    tensors.iter().map(|whole| (whole.tensor, elements(whole))).collect()
 }
 
 #[cfg(test)]
@@ -198,11 +208,9 @@ mod tests {
             let mut host = Encoder::host(&format);
             let mut devices = Encoder::on_devices(&vec![kernels.clone(); number], &format, place).unwrap();
             for round in 0..3 {
+                [&mut host, &mut devices].into_iter().for_each(|encoder| encoder.begin(&mut ranks).unwrap());
                 train(&mut ranks, round);
-                let mut payloads = [&mut host, &mut devices].map(|encoder| {
-                    encoder.begin(&theta).unwrap();
-                    encoder.encode(&mut ranks, &theta, &format, &HEADER, BETA).unwrap()
-                });
+                let mut payloads = [&mut host, &mut devices].map(|encoder| encoder.encode(&mut ranks, &theta, &format, &HEADER, BETA).unwrap());
                 assert!(payloads[0] == payloads[1], "round {round}, {number} ranks");
                 let payload = Payload::parse(&std::mem::take(&mut payloads[0]), &format).unwrap();
                 if round == 1 {
@@ -224,9 +232,10 @@ mod tests {
         let (mut ranks, theta) = ranks(2);
         let mut broken = theta.clone();
         broken[3][7] = f32::NAN;
-        ranks.load(&broken).unwrap();
         for mut encoder in [Encoder::host(&format), Encoder::on_devices(&[kernels.clone(), kernels], &format, None).unwrap()] {
-            encoder.begin(&theta).unwrap();
+            ranks.load(&theta).unwrap();
+            encoder.begin(&mut ranks).unwrap();
+            ranks.load(&broken).unwrap();
             let refused = encoder.encode(&mut ranks, &theta, &format, &HEADER, BETA).unwrap_err();
             let name = &format.layout().tensors()[3].name;
             assert!(matches!(&refused, MinerError::Encode(EncodeError::NonFinite(tensor)) if tensor == name), "{refused}");

@@ -13,7 +13,7 @@ use storage::StorageError;
 
 use crate::{
     MinerError, Strategy,
-    durable::{self, Pending},
+    durable::{self, Pending, Writing},
     encoder::Encoder,
     strategy,
 };
@@ -46,6 +46,12 @@ pub struct Miner {
     ranks: Ranks,
     encoder: Encoder,
     pending: Option<Pending>,
+    /// On their way to the disk: error feedback and payload; moments; θ.
+    kept: Writing,
+    moments_kept: Writing,
+    state_kept: Writing,
+    /// Whether the moments are newer than what was last handed to the disk.
+    moments_are_new: bool,
     /// Whether the pending payload is uploaded, or never will be.
     uploaded: bool,
     /// Whether its key is published, or never will be.
@@ -66,8 +72,10 @@ impl Miner {
         let mut ranks = Ranks::new(&manifest.model, &manifest.inner, &options.devices, options.activations)?;
         let (mut encoder, why_host) = Encoder::new(&options.devices, &node.run.format, options.offload, &node.home.dir().join("kernels"))?;
         let mut pending = None;
+        if let Some(optimizer) = durable::load_optimizer(&node.home, node.run.layout())? {
+            ranks.import(&optimizer)?;
+        }
         if let Some(saved) = durable::load(&node.home, node.run.layout())? {
-            ranks.import(&saved.optimizer)?;
             encoder.load_feedback(saved.error_feedback)?;
             pending = saved.pending;
         }
@@ -82,6 +90,10 @@ impl Miner {
             ranks,
             encoder,
             pending,
+            kept: Writing::default(),
+            moments_kept: Writing::default(),
+            state_kept: Writing::default(),
+            moments_are_new: false,
             uploaded: false,
             revealed: false,
             skipped: None,
@@ -104,9 +116,13 @@ impl Miner {
         if self.pending.is_none() && self.skipped != Some(round) {
             self.train_and_seal(log).await?;
         }
-        match &self.pending {
-            Some(pending) if pending.round == round && !self.uploaded => self.uploaded = self.upload(pending, &log.plan).await,
-            _ => {}
+        if self.pending.as_ref().is_some_and(|pending| pending.round == round) && !self.uploaded {
+            self.uploaded = self.upload(&log.plan).await?;
+        }
+        // what is behind the upload is waited for by nobody
+        if std::mem::take(&mut self.moments_are_new) {
+            let (home, run, optimizer) = (self.node.home.clone(), self.node.run.clone(), self.ranks.export()?);
+            self.moments_kept.start(move || durable::save_optimizer(&home, run.layout(), &optimizer)).await?;
         }
         Ok(())
     }
@@ -170,7 +186,7 @@ impl Miner {
         let time_is_up = async || shutdown.requested() || run.chain.head().await.is_ok_and(|head| head.number >= stop_at);
         watch.compute(Phase::Train, || {
             ranks.load(replica.state.model())?;
-            encoder.begin(replica.state.model())
+            encoder.begin(ranks)
         })?;
         while done < inner.steps && !time_is_up().await {
             let report = watch.compute(Phase::Train, || {
@@ -203,12 +219,13 @@ impl Miner {
         let lr = inner.lr_at(self.node.round() * u64::from(inner.steps));
         let mut moved = strategy::noise(theta.iter().map(Vec::len), lr, inner.steps, seed);
         moved.iter_mut().flatten().zip(theta.iter().flatten()).for_each(|(x, theta)| *x = theta - *x);
+        self.ranks.load(theta)?;
+        self.encoder.begin(&mut self.ranks)?;
         self.ranks.load(&moved)?;
-        self.encoder.begin(theta)?;
         Ok(Trained { sequences: u64::from(inner.steps) * u64::from(inner.batch), loss: None })
     }
 
-    /// Encodes and seals, and makes everything durable before anything is uploaded.
+    /// Encodes and seals, and starts to make it durable.
     async fn seal(&mut self, trained: Trained) -> Result<(), MinerError> {
         let (run, round, base_root) = (self.node.run.clone(), self.node.round(), self.node.replica.root);
         let mut key: PayloadKey = [0; 32];
@@ -236,59 +253,47 @@ impl Miner {
         };
         let envelope = Signed::new(envelope, &self.node.keypair).to_bytes().to_vec();
         self.pending = Some(Pending { round, base_root, key, envelope, payload });
-        (self.uploaded, self.revealed) = (false, false);
-        self.save()?;
+        (self.uploaded, self.revealed, self.moments_are_new) = (false, false, true);
+        self.save().await?;
         self.node.events.tell(Event::Sealed { round, loss: trained.loss, tokens, bytes: sealed_len }).await;
         Ok(())
     }
 
-    fn save(&self) -> Result<(), MinerError> {
-        let optimizer = self.ranks.export()?;
-        let feedback = self.encoder.feedback(&self.node.run.format)?;
-        Ok(durable::save(&self.node.home, self.node.run.layout(), &feedback, &optimizer, self.pending.as_ref())?)
+    /// Starts to make error feedback and payload durable.
+    async fn save(&mut self) -> Result<(), MinerError> {
+        let (home, run, pending) = (self.node.home.clone(), self.node.run.clone(), self.pending.clone());
+        let feedback = self.encoder.feedback(&run.format)?.into_owned();
+        Ok(self.kept.start(move || durable::save(&home, run.layout(), &feedback, pending.as_ref())).await?)
     }
 
-    /// The sealed payload first, the envelope last: whoever sees the envelope finds the payload. Whether that is done with.
-    async fn upload(&self, pending: &Pending, plan: &RoundPlan) -> bool {
-        let (run, round, bucket) = (self.node.run.id, pending.round, &self.node.bucket);
+    /// The sealed payload first, the envelope last, and not before both are durable with the error feedback: whoever sees the envelope finds the payload,
+    /// whatever happens here. Whether that is done with.
+    async fn upload(&mut self, plan: &RoundPlan) -> Result<bool, MinerError> {
+        let Self { node, pending: Some(pending), kept, .. } = self else { return Ok(true) };
+        let (run, round, bucket) = (node.run.id, pending.round, &node.bucket);
         let Ok(Signed { value: claim, .. }) = Signed::<Envelope>::parse(&pending.envelope) else {
-            self.node.warn(format!("round {round}: the envelope at home is none; no payload in this round")).await;
-            return true;
+            node.warn(format!("round {round}: the envelope at home is none; no payload in this round")).await;
+            return Ok(true);
         };
-        let context = SealContext { run, round, hotkey: self.node.hotkey(), base_root: pending.base_root };
+        let context = SealContext { run, round, hotkey: node.hotkey(), base_root: pending.base_root };
         let put = async {
             // sealed again as it goes, so that there is no second copy of it
             let segments = context.segments(&pending.key, &pending.payload).map(|segment| Ok(segment.into()));
-            bucket.upload(&ObjectKey::Payload(round), claim.sealed_len, claim.sealed, futures::stream::iter(segments)).await?;
-            bucket.put(&ObjectKey::Envelope(round), pending.envelope.clone().into()).await
+            let sent = bucket.upload(&ObjectKey::Payload(round), claim.sealed_len, claim.sealed, futures::stream::iter(segments)).await;
+            kept.done().await?;
+            Ok::<_, MinerError>(match sent {
+                Ok(()) => bucket.put(&ObjectKey::Envelope(round), pending.envelope.clone().into()).await,
+                failed => failed,
+            })
         };
         let before = bucket.traffic().up;
         tokio::select! {
-            put = put => self.done_with("upload", put).await,
-            () = self.too_late(plan, claim.sealed_len) => {
+            put = put => Ok(done_with(node, "upload", put?).await),
+            () = too_late(node, plan, claim.sealed_len) => {
                 let sent = bucket.traffic().up - before;
                 let words = "more uplink, or more blocks for [round] upload, would help";
-                self.node.warn(format!("round {round}: closed when {sent} bytes of {} were up; {words}", claim.sealed_len)).await;
-                false
-            }
-        }
-    }
-
-    /// Tells how far the upload is, from time to time, until whose turn it was has closed the round without it.
-    async fn too_late(&self, plan: &RoundPlan, of: u64) {
-        let Follower { run, replica, bucket, events, .. } = &self.node;
-        let (round, due, before) = (replica.anchor.round, plan.close_due(), bucket.traffic().up);
-        let closes = |said: &Said| {
-            let listed = matches!(said.what, Announcement::SealList { run: id, round: closed, .. } if id == run.id && closed == round);
-            listed && plan.ends_uploads(&said.by, said.block)
-        };
-        loop {
-            tokio::time::sleep(LOOK).await;
-            events.mention(Event::Upload { round, sent: bucket.traffic().up - before, of });
-            let Some(head) = run.chain.head().await.ok().filter(|head| head.number >= due) else { continue };
-            // one that does not stand is followed by another, for which the payload goes up again
-            if run.said(due..=head.number).await.is_ok_and(|said| said.iter().any(closes)) {
-                return;
+                node.warn(format!("round {round}: closed when {sent} bytes of {} were up; {words}", claim.sealed_len)).await;
+                Ok(false)
             }
         }
     }
@@ -299,22 +304,8 @@ impl Miner {
         let Some(pending) = self.pending.as_ref().filter(|p| p.round == round && !self.revealed) else { return };
         if close.list.value.entries.iter().any(|e| e.envelope == pending.envelope) {
             let put = self.node.bucket.put(&ObjectKey::PayloadKey(round), pending.key.to_vec().into()).await;
-            self.revealed = self.done_with("key", put).await;
+            self.revealed = done_with(&self.node, "key", put).await;
         }
-    }
-
-    /// Whether nothing is left to try. A conflict means that a miner with this key wrote here before and lost its home since; the next
-    /// round's objects do not exist yet.
-    async fn done_with(&self, what: &str, put: Result<(), StorageError>) -> bool {
-        let (done, then) = match &put {
-            Ok(()) => return true,
-            Err(StorageError::Conflict { .. }) => (true, "going on in the next round"),
-            Err(_) => (false, "trying again at the next block"),
-        };
-        if let Err(error) = put {
-            self.node.warn(format!("{what}: {error}; {then}")).await;
-        }
-        done
     }
 
     /// After a record: takes an unapplied payload back, and makes the new state durable.
@@ -327,9 +318,12 @@ impl Miner {
             {
                 self.node.watch.measure(Phase::Compress, || self.encoder.absorb(&payload))?;
             }
-            self.save()?;
+            // before the state that no longer knows of the payload
+            self.save().await?;
+            self.kept.done().await?;
         }
-        self.node.keep(step).await?;
+        self.state_kept.start(self.node.keeping()).await?;
+        self.node.events.tell(step.event()).await;
         self.node.tell_usage().await;
         Ok(())
     }
@@ -366,6 +360,39 @@ impl Role for Miner {
         }
         Ok(())
     }
+}
+
+/// Tells how far the upload is, from time to time, until whose turn it was has closed the round without it.
+async fn too_late(node: &Follower, plan: &RoundPlan, of: u64) {
+    let Follower { run, replica, bucket, events, .. } = node;
+    let (round, due, before) = (replica.anchor.round, plan.close_due(), bucket.traffic().up);
+    let closes = |said: &Said| {
+        let listed = matches!(said.what, Announcement::SealList { run: id, round: closed, .. } if id == run.id && closed == round);
+        listed && plan.ends_uploads(&said.by, said.block)
+    };
+    loop {
+        tokio::time::sleep(LOOK).await;
+        events.mention(Event::Upload { round, sent: bucket.traffic().up - before, of });
+        let Some(head) = run.chain.head().await.ok().filter(|head| head.number >= due) else { continue };
+        // one that does not stand is followed by another, for which the payload goes up again
+        if run.said(due..=head.number).await.is_ok_and(|said| said.iter().any(closes)) {
+            return;
+        }
+    }
+}
+
+/// Whether nothing is left to try. A conflict means that a miner with this key wrote here before and lost its home since; the next
+/// round's objects do not exist yet.
+async fn done_with(node: &Follower, what: &str, put: Result<(), StorageError>) -> bool {
+    let (done, then) = match &put {
+        Ok(()) => return true,
+        Err(StorageError::Conflict { .. }) => (true, "going on in the next round"),
+        Err(_) => (false, "trying again at the next block"),
+    };
+    if let Err(error) = put {
+        node.warn(format!("{what}: {error}; {then}")).await;
+    }
+    done
 }
 
 /// What brought the ranks' parameters to where they are.

@@ -50,9 +50,9 @@ fn put(buffers: &Buffers, bytes: Vec<u8>, place: Place) -> Memory {
     Memory { address: (free as u64 + 1) << 48, bytes: size, place, _owner: Box::new(Buffer(buffers.clone(), free)) }
 }
 
-/// The number of a memory's buffer.
-fn number(memory: &Memory) -> usize {
-    (memory.address >> 48) as usize - 1
+/// The number of an address's buffer.
+fn number(address: u64) -> usize {
+    (address >> 48) as usize - 1
 }
 
 impl Host {
@@ -89,12 +89,20 @@ impl Machine for Host {
     }
 
     fn write(&self, memory: &Memory, at: usize, bytes: &[u8]) -> Result<(), KernelError> {
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)[number(memory)][at..][..bytes.len()].copy_from_slice(bytes);
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)[number(memory.address)][at..][..bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    unsafe fn copy(&self, memory: &Memory, at: usize, from: u64, len: usize) -> Result<(), KernelError> {
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = (from & 0xFFFF_FFFF_FFFF) as usize;
+        let bytes = buffers[number(from)][first..][..len].to_vec();
+        buffers[number(memory.address)][at..][..len].copy_from_slice(&bytes);
         Ok(())
     }
 
     fn read(&self, memory: &Memory, at: usize, bytes: &mut [u8]) -> Result<(), KernelError> {
-        bytes.copy_from_slice(&self.buffers.lock().unwrap_or_else(PoisonError::into_inner)[number(memory)][at..][..bytes.len()]);
+        bytes.copy_from_slice(&self.buffers.lock().unwrap_or_else(PoisonError::into_inner)[number(memory.address)][at..][..bytes.len()]);
         Ok(())
     }
 
