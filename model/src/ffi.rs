@@ -5,7 +5,7 @@ pub(crate) mod nccl;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
 
-use tch::{TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 use torch_sys::C_tensor;
 
 /// One AdamW update's numbers, laid out as the shim's `AdamW`.
@@ -127,6 +127,27 @@ pub(crate) fn squared_norm(tensors: &[Tensor]) -> Result<Tensor, TchError> {
     }
 }
 
+/// Overwrites an f32 tensor [elements.len()], wherever it is; `elements` are read in place.
+pub(crate) fn copy_from_slice(tensor: &mut Tensor, elements: &[f32]) -> Result<(), TchError> {
+    // SAFETY: `elements` are borrowed until the copy, which waits for its end, has returned, and the tensor goes before that. Nothing writes to it.
+    unsafe { tensor.f_copy_(&blob(elements.as_ptr(), elements.len())?) }
+}
+
+/// Overwrites `elements` with those of an f32 tensor [elements.len()], wherever it is.
+pub(crate) fn copy_to_slice(tensor: &Tensor, elements: &mut [f32]) -> Result<(), TchError> {
+    // SAFETY: `elements` are borrowed alone until the copy, which waits for its end, has returned, and the blob goes before that.
+    unsafe { blob(elements.as_mut_ptr(), elements.len())?.f_copy_(tensor) }
+}
+
+/// A tensor over memory that is not its own.
+///
+/// # Safety
+/// At `first` are `len` elements for as long as the tensor lives.
+unsafe fn blob(first: *const f32, len: usize) -> Result<Tensor, TchError> {
+    // SAFETY: the caller's.
+    unsafe { Tensor::f_from_blob(first.cast(), &[len as i64], &[1], Kind::Float, Device::Cpu) }
+}
+
 fn dlopen(library: &CStr, flags: c_int) -> Result<*mut c_void, String> {
     // SAFETY: the name is NUL-terminated; a library's initializers run here, which is why only torch's and the driver's are ever opened.
     let handle = unsafe { libc::dlopen(library.as_ptr(), flags) };
@@ -188,7 +209,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use tch::{Device, Kind};
 
     #[test]
     fn an_exception_is_an_error() {

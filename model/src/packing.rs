@@ -6,7 +6,7 @@ use std::ops::Range;
 use protocol::Architecture;
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::ModelError;
+use crate::{ModelError, ffi};
 
 /// Per layer: norm, q‖k‖v, o, norm, gate‖up, down.
 const LAYER: [usize; 6] = [1, 3, 1, 1, 2, 1];
@@ -186,16 +186,15 @@ impl Packing {
     /// Overwrites this rank's shares with what it keeps of [checked](Self::check) tensors.
     pub(crate) fn load(&self, canonical: &[Vec<f32>], shares: &[Tensor]) -> Result<(), TchError> {
         for (span, mut view) in self.spans(shares)? {
-            view.f_copy_(&Tensor::f_from_slice(&canonical[span.tensor][span.elements.clone()])?)?;
+            ffi::copy_from_slice(&mut view, &canonical[span.tensor][span.elements.clone()])?;
         }
         Ok(())
     }
 
     /// Overwrites what this rank keeps of the canonical tensors.
     pub(crate) fn unload(&self, shares: &[Tensor], canonical: &mut [Vec<f32>]) -> Result<(), TchError> {
-        let shares = shares.iter().map(|share| share.f_to_device(Device::Cpu)).collect::<Result<Vec<_>, _>>()?;
-        for (span, view) in self.spans(&shares)? {
-            view.f_copy_data(&mut canonical[span.tensor][span.elements.clone()], span.elements.len())?;
+        for (span, view) in self.spans(shares)? {
+            ffi::copy_to_slice(&view, &mut canonical[span.tensor][span.elements.clone()])?;
         }
         Ok(())
     }
