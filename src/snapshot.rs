@@ -50,7 +50,12 @@ impl SnapshotArgs {
     async fn open_public(&self) -> Result<Snapshot> {
         let run = context::open_run(&self.run, None).await?;
         let replica = newest_snapshot(&run, self.round).await?.with_context(|| none_public(self.round))?;
-        Ok(Snapshot { manifest: run.manifest.clone(), state: Arc::unwrap_or_clone(replica.state), root: replica.root, folder: run.folder.clone() })
+        Ok(Snapshot {
+            manifest: run.manifest.clone(),
+            state: Arc::unwrap_or_clone(replica.state),
+            root: replica.root,
+            folder: run.folder.clone(),
+        })
     }
 
     async fn open_local(&self, path: &Path) -> Result<Snapshot> {

@@ -8,7 +8,8 @@ use storage::{Bucket, StorageError};
 use tokio::task::JoinSet;
 
 use crate::{
-    Event, Events, Home, HomeError, Progress, Replica, Run, RunError, Shutdown, Step, Stopwatch, Sweep, keep_at, retention::newest_sound, sweep,
+    Event, Events, Home, HomeError, Progress, Replica, Run, RunError, Shutdown, Step, Stopwatch, Sweep, keep_at, retention::newest_sound,
+    sweep,
 };
 
 /// Pause before a chain that failed is asked again.

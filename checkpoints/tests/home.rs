@@ -59,7 +59,7 @@ async fn what_lossy_merges_leave_over_is_part_of_the_state_everywhere() {
     let (state, anchor) = (&replica.state, &replica.anchor);
     write_snapshot(&bucket, state, net.run.id, anchor, &net.validators[0].keypair, 100_000).await.unwrap();
     let expected = Expected { run: net.run.id, layout: &net.run.manifest.state_layout(), trust: Trust::Anyone };
-    assert!(read_snapshot(&bucket, anchor.round, &expected).await.unwrap().0 == replica.state);
+    assert!(read_snapshot(&bucket, anchor.round, &expected).await.unwrap().0 == *replica.state);
     net.round(&mut replica).await;
     net.step(&mut back).await;
     assert_eq!(back.root, replica.root);

@@ -6,6 +6,7 @@ mod common;
 use chain::Chain;
 use checkpoints::{Anchor, Home, Replica, Run, RunError, join, newest_snapshot, offers, open_folder, write_snapshot};
 use common::{CONFIG, Net, Peer, fresh_store, launch, ledger};
+use compression::State;
 use protocol::{Digest, Manifest, ManifestError, ObjectKey, RunConfig};
 use storage::{Access, Bucket};
 
@@ -142,8 +143,9 @@ async fn snapshots_that_do_not_stand_on_the_log_are_passed_over() {
     snapshot(&net.miners[0], &net, &replica, &replica.anchor).await;
     assert!(newest(&net).await.is_none());
     // other tensors after the same record
-    let mut poisoned = Replica::at(net.run.clone(), replica.state.clone(), replica.anchor.clone());
-    poisoned.state.tensors_mut()[0][0] += 1.0;
+    let mut state = State::clone(&replica.state);
+    state.tensors_mut()[0][0] += 1.0;
+    let poisoned = Replica::at(net.run.clone(), state, replica.anchor.clone());
     snapshot(liar, &net, &poisoned, &replica.anchor).await;
     assert!(newest(&net).await.is_none());
     let spoils: [fn(&mut Anchor); 8] = [
@@ -186,7 +188,7 @@ async fn a_record_that_says_impossible_things_of_itself_keeps_nobody_from_joinin
     let digest = protocol::Signed::<protocol::Record>::digest_of(&record).unwrap();
     for open_block in [close.block, 0, u64::MAX] {
         let anchor = Anchor { round: 1, open_block, record_block: block, since: block, record: digest, ..replica.anchor.clone() };
-        let mut state = replica.state.clone();
+        let mut state = State::clone(&replica.state);
         state.round = 1;
         snapshot(&net.validators[0], &net, &Replica::at(net.run.clone(), state, anchor.clone()), &anchor).await;
         assert!(newest(&net).await.is_none());

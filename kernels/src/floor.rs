@@ -133,7 +133,12 @@ fn pinned(context: &Arc<CudaContext>, bytes: usize) -> Result<Memory, DriverErro
     // SAFETY: the driver has just allocated so many bytes there.
     unsafe { first.cast::<u8>().write_bytes(0, bytes) };
     // one address space: the device knows it by the same address
-    Ok(Memory { address: first.expose_provenance() as u64, bytes, place: Place::Host, _owner: Box::new(Pinned { first, context: context.clone() }) })
+    Ok(Memory {
+        address: first.expose_provenance() as u64,
+        bytes,
+        place: Place::Host,
+        _owner: Box::new(Pinned { first, context: context.clone() }),
+    })
 }
 
 fn on_device(stream: &Arc<CudaStream>, bytes: usize) -> Result<Memory, DriverError> {

@@ -12,7 +12,9 @@ use compression::{
 
 use crate::image::SOURCE;
 use crate::machine::{Machine, Memory, Place};
-use crate::{Elements, Float, KernelError, Kernels, PseudoGradient, Sections, Shard, Theta, apply, devices, encode as encoding, write_payload};
+use crate::{
+    Elements, Float, KernelError, Kernels, PseudoGradient, Sections, Shard, Theta, apply, devices, encode as encoding, write_payload,
+};
 use host::{Host, Order};
 
 /// Whole and cut tiles, one row, one column, one element, whole and cut runs, a length whose reference runs are of one element each.

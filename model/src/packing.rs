@@ -72,8 +72,7 @@ impl Packing {
         let last: &[usize] = if architecture.tied_embeddings { &[1] } else { &[1, 1] };
         let layers = (0..architecture.layers).map(|_| LAYER.as_slice());
         let blocks: Vec<&[usize]> = std::iter::once([1].as_slice()).chain(layers).chain([last]).collect();
-        let mut packing =
-            Self { tensors: Vec::new(), places: Vec::new(), blocks: Vec::new(), spans: Vec::new(), pieces: Vec::new(), size };
+        let mut packing = Self { tensors: Vec::new(), places: Vec::new(), blocks: Vec::new(), spans: Vec::new(), pieces: Vec::new(), size };
         let mut specs = tensors.iter();
         for counts in blocks {
             let (block, first_tensor, mut start, mut groups) = (packing.blocks.len(), packing.tensors.len(), 0, Vec::new());

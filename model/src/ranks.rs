@@ -9,10 +9,10 @@ use std::thread;
 use protocol::{Architecture, Inner};
 use tch::{Kind, Tensor};
 
+use crate::batch::{Staged, Stager, check_even};
 use crate::collective::{Alone, Collective};
 use crate::ffi::nccl::Nccl;
 use crate::threads::Threads;
-use crate::batch::{Staged, Stager, check_even};
 use crate::{Activations, Device, Devices, InnerOptimizer, Llama, ModelError, OptimizerState, StepReport};
 
 /// A model and its inner optimizer on one or more devices, data-parallel: each device, a **rank**, trains on an equal part of every batch,
@@ -98,8 +98,10 @@ impl Ranks {
             let mut blocks = weights.all();
             while let Some((block, elements)) = blocks.whole()? {
                 let first = elements.data_ptr() as u64;
-                let whole = |(tensor, place): (usize, &Range<usize>)| {
-                    Whole { tensor, address: first + (place.start * size_of::<f32>()) as u64, len: place.len() }
+                let whole = |(tensor, place): (usize, &Range<usize>)| Whole {
+                    tensor,
+                    address: first + (place.start * size_of::<f32>()) as u64,
+                    len: place.len(),
                 };
                 visit(&mut visitor, &weights.packing.places(block).map(whole).collect::<Vec<_>>());
             }

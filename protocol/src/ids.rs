@@ -27,7 +27,11 @@ impl Digest {
         let mut hasher = blake3::Hasher::new_derive_key(context);
         for part in parts {
             hasher.update(&(part.len() as u64).to_le_bytes());
-            if part.len() < LARGE { hasher.update(part) } else { hasher.update_rayon(part) };
+            if part.len() < LARGE {
+                hasher.update(part)
+            } else {
+                hasher.update_rayon(part)
+            };
         }
         Self(*hasher.finalize().as_bytes())
     }

@@ -210,7 +210,8 @@ mod tests {
             for round in 0..3 {
                 [&mut host, &mut devices].into_iter().for_each(|encoder| encoder.begin(&mut ranks).unwrap());
                 train(&mut ranks, round);
-                let mut payloads = [&mut host, &mut devices].map(|encoder| encoder.encode(&mut ranks, &theta, &format, &HEADER, BETA).unwrap());
+                let mut payloads =
+                    [&mut host, &mut devices].map(|encoder| encoder.encode(&mut ranks, &theta, &format, &HEADER, BETA).unwrap());
                 assert!(payloads[0] == payloads[1], "round {round}, {number} ranks");
                 let payload = Payload::parse(&std::mem::take(&mut payloads[0]), &format).unwrap();
                 if round == 1 {

@@ -1,6 +1,6 @@
 //! How fast the kernels are on this machine's first GPU, as shares of its copy bandwidth measured in the same run, and against the same steps in PyTorch.
 //!
-//!     gpu_bench [MATRICES] > bench.json      # of 8192 x 8192, 15 by default: a billion parameters; some 13 GB of GPU memory
+//!     gpu_bench [MATRICES] > bench.json      # of 8192 x 8192, 15 by default: a billion parameters; some 17 GB of GPU memory
 //!
 //! Needs a driver and NVRTC. The reference is `reference.py` beside this file, run by `python3` where that has torch; set REFERENCE to its path if it lies
 //! elsewhere. Prints a table to standard error and JSON to standard output.
@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use compression::{Codec, Format, Header, Indices, Layout, MergeOver, Payload, Quantizer, Rule, TensorSpec, Weighted};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr};
-use kernels::{Elements, Float, Kernels, PseudoGradient, Theta, devices};
+use kernels::{Elements, Float, Kernels, Place, PseudoGradient, Theta, devices, write_payload};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -137,13 +137,30 @@ impl Bench {
             })?;
             let bytes = 2 * theta.bytes() + 2 * feedback.bytes();
             self.lines.push(Line(format!("encode, θ {theta:?}, e {feedback:?}"), bytes as f64, kernel));
-            if feedback == Float::F32 && theta == Float::F32 {
-                let path = std::env::temp_dir().join("tributary-bench.payload");
-                let begin = Instant::now();
-                self.kernels.encode_to(BufWriter::new(File::create(&path)?), &self.format, &HEADER, &gradient, 0.95)?;
-                self.lines.push(Line("encode to a payload file".into(), bytes as f64, begin.elapsed().as_secs_f64()));
-                std::fs::remove_file(path)?;
-            }
+        }
+        Ok(())
+    }
+
+    /// What a miner does: a share of everything, whose θ and error feedback lie with the device or with the host; and the file that comes of it.
+    fn shards(&mut self) -> Result<()> {
+        let [before, after, _] = self.gradient(Float::F32, Float::F32, 3)?;
+        let [before, after] = [&before, &after].map(|tensors| tensors.elements().into_iter().enumerate().collect::<Vec<_>>());
+        for place in [Place::Device, Place::Host] {
+            let mut shard = self.kernels.shard(&self.format, 0, 1, Some(place))?;
+            shard.begin(&before);
+            let kernel = self.measure(|| {
+                shard.encode(&after, 0.95);
+                shard.finish()?;
+                Ok(())
+            })?;
+            self.lines.push(Line(format!("encode, θ and e with the {place:?}"), 16.0, kernel));
+            let path = std::env::temp_dir().join("tributary-bench.payload");
+            let begin = Instant::now();
+            shard.encode(&after, 0.95);
+            let sections = shard.finish()?;
+            write_payload(BufWriter::new(File::create(&path)?), &self.format, &HEADER, &[sections])?;
+            self.lines.push(Line(format!("to a payload file, with the {place:?}"), 16.0, begin.elapsed().as_secs_f64()));
+            std::fs::remove_file(path)?;
         }
         Ok(())
     }
@@ -215,6 +232,7 @@ fn main() -> Result<()> {
     let mut bench = Bench::new(matrices)?;
     bench.copy()?;
     bench.encode()?;
+    bench.shards()?;
     bench.apply()?;
     bench.reference();
     bench.report(&name)
