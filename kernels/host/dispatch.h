@@ -28,6 +28,37 @@ template <class T, class E, class M, class F> static std::function<void()> with_
     return [=] { kernel(jobs, owner, beta, tables, fault); };
 }
 
+template <class T, class M, class F> static std::function<void()> with_cross_entropy(M &memory, const u64 *arguments, F kernel) {
+    T *logits = memory.template take<T>(arguments[0]);
+    const long long *targets = memory.template take<long long>(arguments[1]);
+    float *losses = memory.template take<float>(arguments[2]);
+    const unsigned vocabulary = arguments[3];
+    return [=] { kernel(logits, targets, losses, vocabulary); };
+}
+
+template <class T, class M, class F> static std::function<void()> with_swiglu(M &memory, const u64 *arguments, F kernel) {
+    const T *gate_up = memory.template take<T>(arguments[0]);
+    T *to = memory.template take<T>(arguments[1]);
+    const unsigned rows = arguments[2], width = arguments[3];
+    return [=] { kernel(gate_up, to, rows, width); };
+}
+
+template <class T, class M, class F> static std::function<void()> with_swiglu_backward(M &memory, const u64 *arguments, F kernel) {
+    const T *gate_up = memory.template take<T>(arguments[0]), *gradient = memory.template take<T>(arguments[1]);
+    T *to = memory.template take<T>(arguments[2]);
+    const unsigned rows = arguments[3], width = arguments[4];
+    return [=] { kernel(gate_up, gradient, to, rows, width); };
+}
+
+template <class T, class M, class F> static std::function<void()> with_rotary(M &memory, const u64 *arguments, F kernel) {
+    const T *from = memory.template take<T>(arguments[0]);
+    T *to = memory.template take<T>(arguments[1]);
+    const float *cosines = memory.template take<float>(arguments[2]), *sines = memory.template take<float>(arguments[3]);
+    const unsigned rows = arguments[4], length = arguments[5], heads = arguments[6], rotated = arguments[7], width = arguments[8];
+    const float direction = as_float(arguments[9]);
+    return [=] { kernel(from, to, cosines, sines, rows, length, heads, rotated, width, direction); };
+}
+
 template <class M> static std::function<void()> with_arguments(const std::string &kernel, M &memory, const u64 *arguments) {
     if (kernel == "apply") {
         return with_apply(memory, arguments);
@@ -40,5 +71,17 @@ template <class M> static std::function<void()> with_arguments(const std::string
     } else if (kernel == "encode_bf16_bf16") {
         return with_encode<bf16, bf16>(memory, arguments, encode_bf16_bf16);
     }
+#define TRAINING_OF(SUFFIX, T)                                                                                                                   \
+    if (kernel == "cross_entropy_" #SUFFIX) {                                                                                                    \
+        return with_cross_entropy<T>(memory, arguments, cross_entropy_##SUFFIX);                                                                 \
+    } else if (kernel == "swiglu_" #SUFFIX) {                                                                                                    \
+        return with_swiglu<T>(memory, arguments, swiglu_##SUFFIX);                                                                               \
+    } else if (kernel == "swiglu_backward_" #SUFFIX) {                                                                                           \
+        return with_swiglu_backward<T>(memory, arguments, swiglu_backward_##SUFFIX);                                                             \
+    } else if (kernel == "rotary_" #SUFFIX) {                                                                                                    \
+        return with_rotary<T>(memory, arguments, rotary_##SUFFIX);                                                                               \
+    }
+    TRAINING_OF(f32, float)
+    TRAINING_OF(bf16, bf16)
     throw std::runtime_error("there is no kernel " + kernel);
 }

@@ -1,8 +1,11 @@
 //! The devices of this machine, and the kernels on one of them.
 
+use std::collections::BTreeMap;
+use std::env;
 use std::io::Write;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 #[cfg(doc)]
@@ -49,31 +52,57 @@ pub(crate) struct Device {
     pub module: Arc<CudaModule>,
     /// [`compression::SIGN2`], then [`compression::SIGN1`].
     pub tables: Memory,
-    /// Before and after the last kernel.
+    /// Whether kernels are measured; before and after the last one.
+    pub is_measuring: AtomicBool,
     pub last_run: Mutex<Option<(CudaEvent, CudaEvent)>>,
 }
 
 impl Kernels {
+    /// [`Kernels::load`], once per process and device; images are kept in `$XDG_CACHE_HOME/tributary` or `~/.cache/tributary`, if something can be.
+    ///
+    /// # Errors
+    /// As [`Kernels::load`], but for [`KernelError::Cache`].
+    pub fn shared(device: usize) -> Result<Self, KernelError> {
+        static LOADED: Mutex<BTreeMap<usize, Kernels>> = Mutex::new(BTreeMap::new());
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernels) = loaded.get(&device) {
+            return Ok(kernels.clone());
+        }
+        let kernels = match Self::load(device, cache_folder().as_deref()) {
+            Err(KernelError::Cache { .. }) => Self::load(device, None),
+            other => other,
+        }?;
+        loaded.insert(device, kernels.clone());
+        Ok(kernels)
+    }
+
     /// Compiles the kernels for device number `device`, or takes their image from the folder `cache`, and loads them. A cached image needs no NVRTC.
     ///
     /// # Errors
     /// [`KernelError::NoDriver`], [`KernelError::NoDevice`], [`KernelError::NoNvrtc`], [`KernelError::Compile`], [`KernelError::Cache`] or
     /// [`KernelError::Driver`].
-    pub fn load(device: usize, cache: &Path) -> Result<Self, KernelError> {
+    pub fn load(device: usize, cache: Option<&Path>) -> Result<Self, KernelError> {
         if !floor::driver_is_present() {
             return Err(KernelError::NoDriver);
         }
         let devices = floor::devices()?;
         let info = devices.get(device).ok_or(KernelError::NoDevice { device, found: devices.len() })?;
-        let image = cached(info.arch, cache, compile)?;
+        let image = cache.map_or_else(|| compile(info.arch), |cache| cached(info.arch, cache, compile))?;
         let context = CudaContext::new(device)?;
         let module = context.load_module(cudarc::nvrtc::Ptx::from_binary(image))?;
         let stream = context.default_stream();
         let tables = floor::put(&context, &stream, &tables())?;
-        Ok(Self { machine: Arc::new(Device { context, stream, module, tables, last_run: Mutex::default() }) })
+        Ok(Self {
+            machine: Arc::new(Device { context, stream, module, tables, is_measuring: AtomicBool::new(false), last_run: Mutex::default() }),
+        })
     }
 
-    /// How long the device worked on the last kernel; `None` before the first one.
+    /// From now on the device measures how long kernels take.
+    pub fn measure(&self) {
+        self.machine.measure();
+    }
+
+    /// How long the device worked on the last kernel; `None` if nothing was measured.
     ///
     /// # Errors
     /// [`KernelError::Driver`].
@@ -119,6 +148,11 @@ impl Kernels {
     pub fn transition(&self, state: &mut State, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), KernelError> {
         apply::transition(&*self.machine, state, payloads, rule)
     }
+}
+
+fn cache_folder() -> Option<PathBuf> {
+    let folder = |variable, below: &str| env::var_os(variable).filter(|path| !path.is_empty()).map(|path| Path::new(&path).join(below));
+    folder("XDG_CACHE_HOME", "tributary").or_else(|| folder("HOME", ".cache/tributary"))
 }
 
 /// What each (quantizer, scale code, value code) decodes to, f32.

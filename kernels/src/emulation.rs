@@ -4,7 +4,6 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::io;
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use crate::image::SOURCE;
 use crate::machine::{Argument, Machine, Memory, Place};
@@ -104,9 +103,5 @@ impl Machine for Emulation {
         // SAFETY: what is not null is a C string that lives until the next call.
         assert!(wrong.is_null(), "{kernel}: {}", unsafe { CStr::from_ptr(wrong) }.to_string_lossy());
         Ok(())
-    }
-
-    fn last_run(&self) -> Result<Option<Duration>, KernelError> {
-        Ok(None)
     }
 }

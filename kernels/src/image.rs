@@ -7,8 +7,12 @@ use std::path::Path;
 use crate::{KernelError, floor};
 
 /// The kernels' source.
-pub(crate) const SOURCE: &str =
-    concat!(include_str!("../cuda/common.cu"), include_str!("../cuda/apply.cu"), include_str!("../cuda/encode.cu"));
+pub(crate) const SOURCE: &str = concat!(
+    include_str!("../cuda/common.cu"),
+    include_str!("../cuda/apply.cu"),
+    include_str!("../cuda/encode.cu"),
+    include_str!("../cuda/train.cu")
+);
 
 /// What makes f32 arithmetic on the device that of the CPU: nothing fused, nothing flushed, division and square root rounded correctly.
 const OPTIONS: [&str; 5] = ["--std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true"];

@@ -13,6 +13,7 @@ mod part;
 mod shard;
 #[cfg(test)]
 mod tests;
+mod train;
 
 use std::path::PathBuf;
 
@@ -26,6 +27,7 @@ pub use encode::PseudoGradient;
 pub use image::{Arch, compile};
 pub use machine::Place;
 pub use shard::{Sections, Shard, write_payload};
+pub use train::Rotation;
 
 /// Why a kernel could not be compiled, loaded or run.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +82,9 @@ pub enum KernelError {
     /// More chunks than one launch has blocks.
     #[error("the model has 2^31 chunks or more, too many for one launch: use the CPU")]
     TooManyChunks,
+    /// More rows or columns than a training kernel counts.
+    #[error("2^31 rows, columns or blocks are too many for one launch: train with a smaller micro-batch")]
+    TooLarge,
     /// Tensors that are not the layout's.
     #[error(transparent)]
     Layout(#[from] compression::LayoutError),

@@ -97,8 +97,13 @@ pub(crate) trait Machine: Send + Sync {
     /// kernel allows it.
     unsafe fn run(&self, kernel: &'static str, blocks: u32, arguments: &[Argument]) -> Result<(), KernelError>;
 
-    /// How long the last kernel took, if that is known.
-    fn last_run(&self) -> Result<Option<Duration>, KernelError>;
+    /// Measures kernels from now on, if it can.
+    fn measure(&self) {}
+
+    /// How long the last kernel took, if that was measured.
+    fn last_run(&self) -> Result<Option<Duration>, KernelError> {
+        Ok(None)
+    }
 
     /// Memory of the device with these bytes.
     fn put(&self, bytes: &[u8]) -> Result<Memory, KernelError> {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod host;
+mod train;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use crate::{
     Elements, Float, KernelError, Kernels, PseudoGradient, Sections, Shard, Theta, apply, devices, encode as encoding, write_payload,
 };
 use host::{Host, Order};
+use train::check_training;
 
 /// Whole and cut tiles, one row, one column, one element, whole and cut runs, a length whose reference runs are of one element each.
 const SHAPES: [&[usize]; 10] = [&[70, 65], &[64, 64], &[3, 43, 30], &[200, 1], &[1, 200], &[1], &[4096], &[9000], &[130, 70], &[1031]];
@@ -465,6 +467,13 @@ fn the_source_on_the_cpu_encodes_in_shards() {
     check_shard_refusals(&kernels);
 }
 
+#[test]
+fn the_source_on_the_cpu_trains() {
+    for order in [Order::Ascending, Order::Descending] {
+        check_training(&Kernels { machine: Arc::new(Host::build(SOURCE, order)) });
+    }
+}
+
 /// The shim is worth something only if it notices what it is there to notice: without any of the barriers, bits differ or the program stops.
 #[test]
 fn every_missing_barrier_is_noticed() {
@@ -477,10 +486,12 @@ fn every_missing_barrier_is_noticed() {
     let [zeros, spread, ties] = [Kind::Zero, Kind::Spread, Kind::Ties].map(|kind| tensors(&layout, kind, 4, 0.5));
     let sign2 = Format::uniform(layout.clone(), codecs()[0]).unwrap();
     let is_right = |source: &str, order| {
-        let host = Host::build(source, order);
-        let encodes = |after: &[Vec<f32>], format: &Format| compare_encoding(&host, format, [&zeros, after], [Float::F32; 2], 0.9);
+        let kernels = Kernels { machine: Arc::new(Host::build(source, order)) };
+        let host = &*kernels.machine;
+        let encodes = |after: &[Vec<f32>], format: &Format| compare_encoding(host, format, [&zeros, after], [Float::F32; 2], 0.9);
         let all = || {
-            assert_eq!(compare(&host, &state, &weighted(&payloads, &WEIGHTS), &rule), Ok(()));
+            check_training(&kernels);
+            assert_eq!(compare(host, &state, &weighted(&payloads, &WEIGHTS), &rule), Ok(()));
             encodes(&spread, &format);
             encodes(&spread, &sign2);
             encodes(&ties, &sign2);
@@ -502,19 +513,19 @@ fn a_device_gives_the_same_bits() {
         assert!(std::env::var_os("TRIBUTARY_GPU").is_none(), "there is no CUDA device here");
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(
-            Kernels::load(0, folder.path()),
+            Kernels::load(0, Some(folder.path())),
             Err(KernelError::NoDriver | KernelError::NoDevice { .. } | KernelError::Driver(_))
         ));
         eprintln!("no CUDA device: skipped");
     }
     for (number, device) in devices.iter().enumerate() {
         let folder = tempfile::tempdir().unwrap();
-        let kernels = Kernels::load(number, folder.path()).unwrap();
+        let kernels = Kernels::load(number, Some(folder.path())).unwrap();
         check_all(&*kernels.machine);
         check_shards(&kernels);
         check_shard_refusals(&kernels);
+        check_training(&kernels);
         eprintln!("device {number}, {}, {}: the same bits as the CPU", device.name, device.arch);
     }
-    let folder = tempfile::tempdir().unwrap();
-    assert!(Kernels::load(devices.len(), folder.path()).is_err(), "there is no such device");
+    assert!(Kernels::load(devices.len(), None).is_err(), "there is no such device");
 }

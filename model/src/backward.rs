@@ -33,12 +33,18 @@ struct Passed {
 
 impl Llama {
     /// Adds the gradients of the windows' summed loss to `sums`; returns the loss, an f64 scalar. Windows are [sequences, length + 1], as many
-    /// on every rank. Nothing waits for the device.
-    pub(crate) fn backward(&self, windows: &Tensor, activations: Activations, sums: &mut Sums) -> Result<Tensor, ModelError> {
+    /// on every rank. `shares` are the parameters as [`crate::weights::Weights::cast`] gives them. Nothing waits for the device.
+    pub(crate) fn backward(
+        &self,
+        windows: &Tensor,
+        shares: &[Tensor],
+        activations: Activations,
+        sums: &mut Sums,
+    ) -> Result<Tensor, ModelError> {
         let network = &self.network;
         let last = self.weights.packing.blocks() - 1;
         let again = if activations == Activations::Recomputed { 1..last } else { 0..0 };
-        let mut gathers = self.weights.gathers((0..=last).chain(again.rev()));
+        let mut gathers = self.weights.gathers(shares, (0..=last).chain(again.rev()));
         let (tokens, targets) = split(windows).map_err(ModelError::torch)?;
         let positions = network.rotary.positions(&tokens).map_err(ModelError::torch)?;
         let embedding = first(gathers.next()?)?;

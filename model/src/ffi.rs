@@ -1,5 +1,6 @@
 //! The crate's unsafe floor: the C++ shim over ATen, and libraries that are found at run time.
 
+pub(crate) mod fused;
 pub(crate) mod nccl;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};

@@ -3,7 +3,7 @@
 use protocol::Architecture;
 use tch::{Device, Kind, Reduction, TchError, Tensor};
 
-use crate::ffi;
+use crate::ffi::{self, fused::Fused};
 
 /// A batch's shape, with rotary tables, and what hides the future where attention does not do so itself.
 pub(crate) struct Positions {
@@ -11,21 +11,25 @@ pub(crate) struct Positions {
     length: i64,
     cos: Tensor,
     sin: Tensor,
+    tables: [Tensor; 2],
     mask: Option<Tensor>,
 }
 
 /// The network without its parameters, part by part. A layer's are in the order of [`crate::packing::Packing`].
 pub(crate) struct Network {
     pub(crate) architecture: Architecture,
-    /// What is multiplied in: f32, or bf16 with f32 parameters behind it.
+    /// What is multiplied in: f32, on the CPU only, or bf16 with f32 parameters behind it.
     pub(crate) compute: Kind,
     pub(crate) rotary: Rotary,
+    /// Kernels that do in one pass what takes libtorch several, if the device has them.
+    pub(crate) fused: Option<Fused>,
 }
 
-/// Cosines and signed sines of every position, [sequence_length, 1, head_dim].
+/// Cosines and signed sines of every position, [sequence_length, 1, head_dim]; and as the kernels take them, f32 [sequence_length, head_dim / 2].
 pub(crate) struct Rotary {
     cos: Tensor,
     sin: Tensor,
+    tables: [Tensor; 2],
 }
 
 impl Rotary {
@@ -39,17 +43,18 @@ impl Rotary {
         let angles = Tensor::f_arange(length, (Kind::Float, device))?.f_outer(&frequencies)?;
         let (cos, sin) = (angles.f_cos()?, angles.f_sin()?);
         let table = |low: &Tensor, high: &Tensor| Tensor::f_cat(&[low, high], -1)?.f_to_kind(kind)?.f_view([length, 1, width]);
-        Ok(Self { cos: table(&cos, &cos)?, sin: table(&sin.f_neg()?, &sin)? })
+        Ok(Self { cos: table(&cos, &cos)?, sin: table(&sin.f_neg()?, &sin)?, tables: [cos, sin] })
     }
 
     /// Of tokens [batch, length].
     pub(crate) fn positions(&self, tokens: &Tensor) -> Result<Positions, TchError> {
         let (batch, length) = tokens.size2()?;
         let device = self.cos.device();
-        let mask = (device == Device::Cpu)
+        let mask = (self.cos.kind() == Kind::Float)
             .then(|| Tensor::f_full([length, length], f64::NEG_INFINITY, (Kind::Float, device))?.f_triu(1))
             .transpose()?;
-        Ok(Positions { batch, length, cos: self.cos.f_narrow(0, 0, length)?, sin: self.sin.f_narrow(0, 0, length)?, mask })
+        let [cos, sin, cosines, sines] = [&self.cos, &self.sin, &self.tables[0], &self.tables[1]].map(|table| table.f_narrow(0, 0, length));
+        Ok(Positions { batch, length, cos: cos?, sin: sin?, tables: [cosines?, sines?], mask })
     }
 }
 
@@ -73,11 +78,19 @@ impl Network {
             return Err(TchError::Shape(format!("a layer of {} matrices and vectors", parameters.len())));
         };
         let projected = self.linear(&self.norm(x, attention_norm)?, qkv)?;
-        let heads = [positions.batch, positions.length, -1, self.architecture.head_dim as i64];
-        let attended = self.attention(&projected.f_view(heads)?, positions)?;
+        let attended = self.attention(self.rotate(&projected, positions)?, positions)?;
         let x = x.f_add(&self.linear(&attended, output)?)?;
-        let gate_up = self.linear(&self.norm(&x, mlp_norm)?, gate_up)?.f_chunk(2, -1)?;
-        x.f_add(&self.linear(&gate_up[0].f_silu()?.f_mul(&gate_up[1])?, down)?)
+        let gate_up = self.linear(&self.norm(&x, mlp_norm)?, gate_up)?;
+        x.f_add(&self.linear(&self.swiglu(&gate_up)?, down)?)
+    }
+
+    /// [n, gate and up] → silu(gate)·up, [n, intermediate_size].
+    fn swiglu(&self, gate_up: &Tensor) -> Result<Tensor, TchError> {
+        if let Some(fused) = &self.fused {
+            return fused.swiglu(gate_up);
+        }
+        let halves = gate_up.f_chunk(2, -1)?;
+        halves[0].f_silu()?.f_mul(&halves[1])
     }
 
     /// States [n, hidden_size] → logits [n, vocab_size] in f32.
@@ -111,12 +124,7 @@ impl Network {
     ) -> Result<(Tensor, Tensor, Tensor), TchError> {
         let head = head.f_to_kind(self.compute)?;
         let part = |(hidden, targets): (&Tensor, &Tensor)| {
-            let targets = targets.f_unsqueeze(1)?;
-            let mut gradient = self.logits(hidden, &head)?.f_log_softmax(-1, Kind::Float)?;
-            let loss = gradient.f_gather(1, &targets, false)?.f_sum(Kind::Double)?.f_neg()?;
-            gradient = gradient.f_exp_()?;
-            let one = Tensor::f_full_like(&targets, -1.0)?.f_to_kind(Kind::Float)?;
-            let gradient = gradient.f_scatter_add_(1, &targets, &one)?.f_to_kind(self.compute)?;
+            let (loss, gradient) = self.loss_of_logits(self.linear(hidden, &head)?, targets)?;
             let to_hidden = multiply(&gradient, &head)?;
             let to_head = multiply(&gradient.f_transpose(0, 1)?, hidden)?.f_to_kind(Kind::Float)?;
             Ok::<_, TchError>((loss, to_hidden, to_head))
@@ -135,18 +143,48 @@ impl Network {
         Ok((loss, Tensor::f_cat(&to_hidden, 0)?, to_head))
     }
 
-    /// Projected [batch, length, heads + 2·kv_heads, head_dim] → [batch·length, heads·head_dim].
-    fn attention(&self, projected: &Tensor, positions: &Positions) -> Result<Tensor, TchError> {
-        let (heads, kv_heads) = (self.architecture.heads as i64, self.architecture.kv_heads as i64);
-        let (batch, length, _, width) = projected.size4()?;
-        let parts = projected.f_split_with_sizes([heads + kv_heads, kv_heads], 2)?;
-        let rolled = parts[0].f_roll([width / 2], [-1])?;
-        let rotated = parts[0].f_mul(&positions.cos)?.f_addcmul(&rolled, &positions.sin)?;
-        let rotated = rotated.f_transpose(1, 2)?.f_split_with_sizes([heads, kv_heads], 1)?;
-        let (query, key, value) = (&rotated[0], &rotated[1], &parts[1].f_transpose(1, 2)?);
+    /// The summed loss of logits [n, vocab_size], an f64 scalar, and its gradient.
+    fn loss_of_logits(&self, mut logits: Tensor, targets: &Tensor) -> Result<(Tensor, Tensor), TchError> {
+        if let Some(fused) = &self.fused {
+            let losses = fused.cross_entropy(&mut logits, targets)?;
+            return Ok((losses.f_sum(Kind::Double)?, logits));
+        }
+        let targets = targets.f_unsqueeze(1)?;
+        let mut gradient = logits.f_to_kind(Kind::Float)?.f_log_softmax(-1, Kind::Float)?;
+        let loss = gradient.f_gather(1, &targets, false)?.f_sum(Kind::Double)?.f_neg()?;
+        let minus_one = Tensor::f_full_like(&targets, -1.0)?.f_to_kind(Kind::Float)?;
+        let gradient = gradient.f_exp_()?.f_scatter_add_(1, &targets, &minus_one)?;
+        Ok((loss, gradient.f_to_kind(self.compute)?))
+    }
+
+    /// Projected [batch·length, (heads + 2·kv_heads)·head_dim] → queries and keys, turned by their positions, and values: each [batch, its heads,
+    /// length, head_dim].
+    fn rotate(&self, projected: &Tensor, positions: &Positions) -> Result<[Tensor; 3], TchError> {
+        let (heads, kv_heads, width) =
+            (self.architecture.heads as i64, self.architecture.kv_heads as i64, self.architecture.head_dim as i64);
+        let by_heads = [positions.batch, positions.length, heads + 2 * kv_heads, width];
+        let parts = if let Some(fused) = &self.fused {
+            let rotated = fused.rotary(projected, &positions.tables, heads + 2 * kv_heads, heads + kv_heads)?;
+            rotated.f_view(by_heads)?.f_split_with_sizes([heads, kv_heads, kv_heads], 2)?
+        } else {
+            let mut parts = projected.f_view(by_heads)?.f_split_with_sizes([heads + kv_heads, kv_heads], 2)?;
+            let rolled = parts[0].f_roll([width / 2], [-1])?;
+            let rotated = parts[0].f_mul(&positions.cos)?.f_addcmul(&rolled, &positions.sin)?;
+            let values = parts.remove(1);
+            let mut parts = rotated.f_split_with_sizes([heads, kv_heads], 2)?;
+            parts.push(values);
+            parts
+        };
+        let [query, key, value] = [&parts[0], &parts[1], &parts[2]].map(|part| part.f_transpose(1, 2));
+        Ok([query?, key?, value?])
+    }
+
+    /// Queries, keys and values as from [`Network::rotate`] → [batch·length, heads·head_dim].
+    fn attention(&self, [query, key, value]: [Tensor; 3], positions: &Positions) -> Result<Tensor, TchError> {
+        let (batch, heads, length, width) = query.size4()?;
         let attended = match &positions.mask {
-            Some(mask) => grouped_attention(query, key, value, mask)?,
-            None => Tensor::f_scaled_dot_product_attention(query, key, value, None::<Tensor>, 0.0, true, None, true)?,
+            Some(mask) => grouped_attention(&query, &key, &value, mask)?,
+            None => Tensor::f_scaled_dot_product_attention(&query, &key, &value, None::<Tensor>, 0.0, true, None, true)?,
         };
         attended.f_transpose(1, 2)?.f_reshape([batch * length, heads * width])
     }
@@ -156,17 +194,17 @@ impl Network {
     }
 
     fn linear(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor, TchError> {
-        match x.device() {
-            Device::Cpu => ffi::product(x, weight),
-            _ => x.f_linear(&weight.f_to_kind(self.compute)?, None::<Tensor>),
+        match self.compute {
+            Kind::Float => ffi::product(x, weight),
+            kind => x.f_linear(&weight.f_to_kind(kind)?, None::<Tensor>),
         }
     }
 }
 
 /// a·b of matrices.
 fn multiply(a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
-    match a.device() {
-        Device::Cpu => ffi::product(a, &b.f_transpose(0, 1)?),
+    match a.kind() {
+        Kind::Float => ffi::product(a, &b.f_transpose(0, 1)?),
         _ => a.f_matmul(b),
     }
 }
@@ -208,7 +246,7 @@ mod tests {
             init_std: 0.1,
         };
         let rotary = Rotary::new(&architecture, Device::Cpu, Kind::Float).unwrap();
-        let network = Network { architecture, compute: Kind::Float, rotary };
+        let mut network = Network { architecture, compute: Kind::Float, rotary, fused: None };
         let matrix = |rows: i64, columns: i64, seed: f64| {
             let numbers = Tensor::arange(rows * columns, (Kind::Float, Device::Cpu));
             (numbers * seed).sin().view([rows, columns]).set_requires_grad(true)
@@ -216,7 +254,8 @@ mod tests {
         let (hidden, head, targets) = (matrix(7, 6, 1.7), matrix(37, 6, 2.3), Tensor::from_slice(&[0i64, 36, 5, 5, 12, 1, 30]));
         let expected = network.logits(&hidden, &head).unwrap().cross_entropy_loss::<Tensor>(&targets, None, Reduction::Sum, -100, 0.0);
         let expected_gradients = ffi::gradients(&expected, None, &[&hidden, &head]).unwrap();
-        for rows in [1, 3, 7, 100] {
+        for rows in [1, 3, 7, 100, 2] {
+            network.fused = (rows == 2).then(|| Fused::new(kernels::Kernels::emulated().unwrap()));
             let (loss, to_hidden, to_head) = tch::no_grad(|| network.cross_entropy(&hidden, &head, &targets, rows)).unwrap();
             assert!((loss.double_value(&[]) / expected.double_value(&[]) - 1.0).abs() < 1e-6);
             for (found, expected) in [to_hidden, to_head].iter().zip(&expected_gradients) {

@@ -1,9 +1,11 @@
 //! The model as its callers see it: parameters in and out, losses, logits.
 
+use kernels::Kernels;
 use protocol::Architecture;
 use tch::{Kind, Reduction, TchError, Tensor};
 
 use crate::collective::{Alone, Collective};
+use crate::ffi::fused::Fused;
 use crate::forward::{Network, Rotary};
 use crate::packing::Packing;
 use crate::weights::Weights;
@@ -33,12 +35,28 @@ impl Llama {
     /// One rank's part of a model. Whatever runs the network must be called on all ranks, each with a batch of its own.
     pub(crate) fn part(architecture: &Architecture, device: Device, collective: Box<dyn Collective>) -> Result<Self, ModelError> {
         architecture.validate()?;
-        let device = device.prepare()?;
-        let compute = if device == tch::Device::Cpu { Kind::Float } else { Kind::BFloat16 };
+        let placed = device.prepare()?;
+        let (compute, kernels) = match device {
+            Device::Cpu => (Kind::Float, None),
+            // without its kernels a device computes the same by libtorch alone
+            Device::Cuda(index) => (Kind::BFloat16, Kernels::shared(index).ok()),
+        };
+        Self::assemble(architecture, placed, compute, kernels, collective)
+    }
+
+    /// What multiplies in `compute` on a device of libtorch's, with its kernels if there are any.
+    pub(crate) fn assemble(
+        architecture: &Architecture,
+        device: tch::Device,
+        compute: Kind,
+        kernels: Option<Kernels>,
+        collective: Box<dyn Collective>,
+    ) -> Result<Self, ModelError> {
         let packing = Packing::new(architecture, collective.rank(), collective.size());
         let weights = Weights::new(packing, collective, device, compute)?;
         let rotary = Rotary::new(architecture, device, compute).map_err(ModelError::torch)?;
-        Ok(Self { network: Network { architecture: architecture.clone(), compute, rotary }, weights, device })
+        let network = Network { architecture: architecture.clone(), compute, rotary, fused: kernels.map(Fused::new) };
+        Ok(Self { network, weights, device })
     }
 
     /// The shape it was built from.
@@ -131,7 +149,7 @@ impl Llama {
     /// Tokens [batch, length] → the last layer's states [batch·length, hidden_size], with the last norm's weight and the output projection.
     fn states(&self, tokens: &Tensor) -> Result<(Tensor, [Tensor; 2]), ModelError> {
         let blocks = self.weights.packing.blocks();
-        let mut gathers = self.weights.gathers(0..blocks);
+        let mut gathers = self.weights.gathers(&self.weights.shares, 0..blocks);
         let embedding = first(gathers.next()?)?;
         let positions = self.network.rotary.positions(tokens).map_err(ModelError::torch)?;
         let mut x = self.network.embed(&embedding, tokens).map_err(ModelError::torch)?;

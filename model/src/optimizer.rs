@@ -105,7 +105,8 @@ impl InnerOptimizer {
     fn accumulate(&self, model: &Llama, windows: &Tensor) -> Result<(Vec<Tensor>, [f64; 2]), ModelError> {
         let mut sums = Sums::new(&model.weights);
         let micro_batches = windows.f_split(i64::from(self.inner.micro_batch), 0).map_err(ModelError::torch)?;
-        let losses = micro_batches.iter().map(|windows| model.backward(windows, self.activations, &mut sums));
+        let shares = model.weights.cast()?;
+        let losses = micro_batches.iter().map(|windows| model.backward(windows, &shares, self.activations, &mut sums));
         let losses = losses.collect::<Result<Vec<_>, _>>()?;
         let gradients = sums.finish()?;
         let own = || Tensor::f_stack(&[add_up(&losses)?, ffi::squared_norm(&gradients)?], 0);

@@ -8,6 +8,7 @@
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/stack.h>
@@ -80,9 +81,87 @@ struct Product : torch::autograd::Function<Product> {
   }
 };
 
+// Kernels of this project on contiguous tensors of one type, by a call back into Rust: null, or a message that stays valid until the same thread's next call.
+struct Kernels {
+  const void *object;
+  const char *(*run)(const void *object, int which, bool is_bf16, void *const *tensors, const int64_t *sizes);
+};
+
+// As ffi/fused.rs numbers them.
+enum Which { CROSS_ENTROPY, SWIGLU, SWIGLU_BACKWARD, ROTARY, ROTARY_BACKWARD };
+
+void launch(int64_t kernels, Which which, const std::vector<at::Tensor> &tensors, const std::vector<int64_t> &sizes) {
+  std::vector<void *> addresses;
+  for (const at::Tensor &tensor : tensors) {
+    TORCH_CHECK(tensor.is_contiguous(), "a kernel was given a tensor that is not contiguous");
+    addresses.push_back(tensor.data_ptr());
+  }
+  const Kernels &called = *reinterpret_cast<const Kernels *>(kernels);
+  const char *wrong = called.run(called.object, which, tensors[0].scalar_type() == at::kBFloat16, addresses.data(), sizes.data());
+  if (wrong) throw std::runtime_error(wrong);
+}
+
+// [rows, gate and up] to [rows, width].
+struct SwiGlu : torch::autograd::Function<SwiGlu> {
+  static at::Tensor forward(AutogradContext *context, const at::Tensor &gate_up, int64_t kernels) {
+    const int64_t rows = gate_up.size(0), width = gate_up.size(1) / 2;
+    const at::Tensor result = at::empty({rows, width}, gate_up.options());
+    launch(kernels, SWIGLU, {gate_up, result}, {rows, width});
+    context->save_for_backward({gate_up});
+    context->saved_data["kernels"] = kernels;
+    return result;
+  }
+
+  static variable_list backward(AutogradContext *context, const variable_list &gradients) {
+    const at::Tensor gate_up = context->get_saved_variables()[0], gradient = gradients[0].contiguous(), result = at::empty_like(gate_up);
+    launch(context->saved_data["kernels"].toInt(), SWIGLU_BACKWARD, {gate_up, gradient, result}, {gradient.size(0), gradient.size(1)});
+    return {result, at::Tensor()};
+  }
+};
+
+// [rows, heads · width]; the first `rotated` heads of each row are turned.
+struct Rotary : torch::autograd::Function<Rotary> {
+  static at::Tensor forward(AutogradContext *context, const at::Tensor &from, const at::Tensor &cosines, const at::Tensor &sines, int64_t heads,
+                            int64_t rotated, int64_t kernels) {
+    const at::Tensor result = at::empty_like(from);
+    launch(kernels, ROTARY, {from, result, cosines, sines}, {from.size(0), cosines.size(0), heads, rotated, from.size(1) / heads});
+    context->save_for_backward({cosines, sines});
+    context->saved_data["sizes"] = std::vector<int64_t>{heads, rotated, kernels};
+    return result;
+  }
+
+  static variable_list backward(AutogradContext *context, const variable_list &gradients) {
+    const variable_list tables = context->get_saved_variables();
+    const std::vector<int64_t> sizes = context->saved_data["sizes"].toIntVector();
+    const at::Tensor gradient = gradients[0].contiguous(), result = at::empty_like(gradient);
+    launch(sizes[2], ROTARY_BACKWARD, {gradient, result, tables[0], tables[1]},
+           {gradient.size(0), tables[0].size(0), sizes[0], sizes[1], gradient.size(1) / sizes[0]});
+    return {result, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
 }  // namespace
 
 extern "C" {
+
+const char *model_swiglu(const at::Tensor *gate_up, const Kernels *kernels, at::Tensor **result) {
+  return guarded([&] { *result = new at::Tensor(SwiGlu::apply(*gate_up, reinterpret_cast<int64_t>(kernels))); });
+}
+
+const char *model_rotary(const at::Tensor *from, const at::Tensor *cosines, const at::Tensor *sines, int64_t heads, int64_t rotated,
+                         const Kernels *kernels, at::Tensor **result) {
+  return guarded([&] { *result = new at::Tensor(Rotary::apply(*from, *cosines, *sines, heads, rotated, reinterpret_cast<int64_t>(kernels))); });
+}
+
+// The logits [rows, vocabulary] become their gradients.
+const char *model_cross_entropy(const at::Tensor *logits, const at::Tensor *targets, const Kernels *kernels, at::Tensor **losses) {
+  return guarded([&] {
+    const at::NoGradGuard no_grad;
+    const at::Tensor result = at::empty({logits->size(0)}, logits->options().dtype(at::kFloat));
+    launch(reinterpret_cast<int64_t>(kernels), CROSS_ENTROPY, {*logits, targets->contiguous(), result}, {logits->size(0), logits->size(1)});
+    *losses = new at::Tensor(result);
+  });
+}
 
 struct AdamW {
   double lr, beta1, beta2, eps, weight_decay;

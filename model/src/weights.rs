@@ -25,20 +25,27 @@ impl Weights {
         Ok(Self { packing, shares, collective, compute })
     }
 
-    /// The blocks of `order`, one after the other, in the arithmetic's precision; while one is computed with, the next one is on its way.
-    pub(crate) fn gathers<I: Iterator<Item = usize>>(&self, order: I) -> Gathers<'_, I> {
-        Gathers { weights: self, kind: self.compute, order, next: None }
+    /// The shares in the arithmetic's precision, for several passes.
+    pub(crate) fn cast(&self) -> Result<Vec<Tensor>, ModelError> {
+        self.shares.iter().map(|share| share.f_to_kind(self.compute)).collect::<Result<_, _>>().map_err(ModelError::torch)
+    }
+
+    /// The blocks of `order`, one after the other, in the arithmetic's precision; while one is computed with, the next one is on its way. `shares` are
+    /// these, or what [`Weights::cast`] made of them.
+    pub(crate) fn gathers<'a, I: Iterator<Item = usize>>(&'a self, shares: &'a [Tensor], order: I) -> Gathers<'a, I> {
+        Gathers { weights: self, shares, kind: self.compute, order, next: None }
     }
 
     /// All blocks as they are, in f32.
     pub(crate) fn all(&self) -> Gathers<'_, Range<usize>> {
-        Gathers { weights: self, kind: Kind::Float, order: 0..self.packing.blocks(), next: None }
+        Gathers { weights: self, shares: &self.shares, kind: Kind::Float, order: 0..self.packing.blocks(), next: None }
     }
 }
 
 /// Whole blocks, on their way.
 pub(crate) struct Gathers<'a, I> {
     weights: &'a Weights,
+    shares: &'a [Tensor],
     kind: Kind,
     order: I,
     next: Option<(usize, Pending<'a>)>,
@@ -63,10 +70,7 @@ impl<I: Iterator<Item = usize>> Gathers<'_, I> {
 
     fn start(&mut self) -> Result<(), ModelError> {
         let Some(block) = self.order.next() else { return Ok(()) };
-        let share = &self.weights.shares[block];
-        // what is not sent need not be made smaller
-        let kind = if self.weights.collective.size() == 1 { share.kind() } else { self.kind };
-        let share = share.f_to_kind(kind).map_err(ModelError::torch)?;
+        let share = self.shares[block].f_to_kind(self.kind).map_err(ModelError::torch)?;
         self.next = Some((block, self.weights.collective.all_gather(share)?));
         Ok(())
     }
@@ -88,7 +92,7 @@ impl<'a> Sums<'a> {
     /// Adds this rank's gradients of a block's groups, and everybody else's. The sum is on its way until the next one.
     pub(crate) fn add(&mut self, block: usize, groups: &[Tensor]) -> Result<(), ModelError> {
         if self.weights.collective.size() == 1 {
-            let pieces = groups.iter().map(|group| group.f_reshape([-1])?.f_to_kind(Kind::Float)).collect::<Result<Vec<_>, _>>();
+            let pieces = groups.iter().map(|group| group.f_reshape([-1])).collect::<Result<_, _>>();
             return self.accumulate(block, pieces.map_err(ModelError::torch)?);
         }
         self.settle()?;
@@ -103,13 +107,16 @@ impl<'a> Sums<'a> {
         self.accumulate(block, pieces)
     }
 
+    /// The sums are f32, whatever the pieces.
     fn accumulate(&mut self, block: usize, pieces: Vec<Tensor>) -> Result<(), ModelError> {
         let sums = &mut self.blocks[block];
-        if sums.is_empty() {
-            *sums = pieces;
-            return Ok(());
-        }
-        crate::ffi::foreach_add(sums, &pieces).map_err(ModelError::torch)
+        let done = if sums.is_empty() {
+            let first = pieces.iter().map(|piece| piece.f_to_kind(Kind::Float)).collect::<Result<_, _>>();
+            first.map(|first| *sums = first)
+        } else {
+            crate::ffi::foreach_add(sums, &pieces)
+        };
+        done.map_err(ModelError::torch)
     }
 
     /// The pieces of all blocks, as [`Packing::pieces`] of the parameters.

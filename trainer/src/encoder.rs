@@ -1,7 +1,6 @@
 //! From θ before and after the inner steps to a payload.
 
 use std::borrow::Cow;
-use std::path::Path;
 use std::sync::Arc;
 
 use compression::{EncodeError, ErrorFeedback, Format, Header, Payload};
@@ -20,11 +19,11 @@ pub enum Encoder {
 
 impl Encoder {
     /// On the GPUs if all devices are, with error feedback in the host's memory if `offload` says so or theirs is short; else on the host. Error
-    /// feedback is zero. Compiled kernels are kept in the folder `cache`. If the GPUs could train but not encode, the second value says why.
+    /// feedback is zero. If the GPUs could train but not encode, the second value says why.
     ///
     /// # Errors
     /// [`MinerError::Kernels`] if a GPU fails.
-    pub fn new(devices: &Devices, format: &Arc<Format>, offload: bool, cache: &Path) -> Result<(Self, Option<KernelError>), MinerError> {
+    pub fn new(devices: &Devices, format: &Arc<Format>, offload: bool) -> Result<(Self, Option<KernelError>), MinerError> {
         let gpu = |device: &Device| match device {
             Device::Cpu => None,
             Device::Cuda(index) => Some(*index),
@@ -34,12 +33,12 @@ impl Encoder {
         };
         let place = offload.then_some(Place::Host);
         let on_devices = || {
-            let kernels = gpus.iter().map(|&gpu| Kernels::load(gpu, cache)).collect::<Result<Vec<_>, _>>()?;
+            let kernels = gpus.iter().map(|&gpu| Kernels::shared(gpu)).collect::<Result<Vec<_>, _>>()?;
             Self::on_devices(&kernels, format, place)
         };
         match on_devices() {
             Ok(encoder) => Ok((encoder, None)),
-            Err(reason @ (KernelError::NoNvrtc | KernelError::Compile { .. } | KernelError::Cache { .. } | KernelError::Codec(_))) => {
+            Err(reason @ (KernelError::NoNvrtc | KernelError::Compile { .. } | KernelError::Codec(_))) => {
                 Ok((Self::host(format), Some(reason)))
             }
             Err(error) => Err(error.into()),
@@ -245,7 +244,7 @@ mod tests {
 
     #[test]
     fn cpus_encode_on_the_host() {
-        let (encoder, why_not) = Encoder::new(&"cpu,cpu".parse().unwrap(), &format(), true, Path::new("/nowhere")).unwrap();
+        let (encoder, why_not) = Encoder::new(&"cpu,cpu".parse().unwrap(), &format(), true).unwrap();
         assert!(matches!(encoder, Encoder::Host(_)) && why_not.is_none());
     }
 }

@@ -70,7 +70,7 @@ impl Miner {
         let node = Follower::start(run, options.identity, events, shutdown).await?;
         let manifest = &node.run.manifest;
         let mut ranks = Ranks::new(&manifest.model, &manifest.inner, &options.devices, options.activations)?;
-        let (mut encoder, why_host) = Encoder::new(&options.devices, &node.run.format, options.offload, &node.home.dir().join("kernels"))?;
+        let (mut encoder, why_host) = Encoder::new(&options.devices, &node.run.format, options.offload)?;
         let mut pending = None;
         if let Some(optimizer) = durable::load_optimizer(&node.home, node.run.layout())? {
             ranks.import(&optimizer)?;

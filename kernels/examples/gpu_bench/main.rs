@@ -82,7 +82,8 @@ struct Bench {
 
 impl Bench {
     fn new(matrices: usize) -> Result<Self> {
-        let kernels = Kernels::load(0, &std::env::temp_dir().join("tributary-kernels"))?;
+        let kernels = Kernels::shared(0)?;
+        kernels.measure();
         let spec = |number| TensorSpec::new(format!("matrix {number}"), &[SIDE, SIDE]);
         let layout = Arc::new(Layout::new((0..matrices).map(spec).collect())?);
         let format = Arc::new(Format::uniform(layout, Codec::top_k(64, Quantizer::Sign2, Indices::Golomb))?);

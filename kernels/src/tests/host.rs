@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -112,10 +111,6 @@ impl Machine for Host {
 
     fn tables(&self) -> &Memory {
         &self.tables
-    }
-
-    fn last_run(&self) -> Result<Option<Duration>, KernelError> {
-        Ok(None)
     }
 
     unsafe fn run(&self, kernel: &'static str, blocks: u32, arguments: &[Argument]) -> Result<(), KernelError> {

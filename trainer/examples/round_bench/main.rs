@@ -62,7 +62,7 @@ fn main() -> Result<()> {
     let home = Home::open(folder.path())?;
     let mut state = genesis::initial_state(&manifest);
     let mut ranks = Ranks::new(shape, inner, &devices, Activations::default())?;
-    let (mut encoder, why_host) = Encoder::new(&devices, &format, false, &folder.path().join("kernels"))?;
+    let (mut encoder, why_host) = Encoder::new(&devices, &format, false)?;
     if let Some(reason) = why_host {
         println!("payloads are encoded on the CPU: {reason}");
     }
