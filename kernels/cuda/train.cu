@@ -39,18 +39,39 @@ template <class T> __device__ inline void store_in_row(const float *from, T *row
     }
 }
 
-// The exponentials of a whole row, the same bits in every thread.
-template <class T> __device__ inline Exponentials row_exponentials(const T *row, unsigned count, bool at_once, Exponentials *of_warps) {
-    Exponentials mine = {LOWEST, 0};
-    for (unsigned first = threadIdx.x * GROUP; first < count; first += THREADS * GROUP) {
-        float four[GROUP];
-        load_of_row(row, first, count, at_once, LOWEST, four);
-        const float largest = fmaxf(fmaxf(four[0], four[1]), fmaxf(four[2], four[3]));
-        float sum = 0;
-        for (unsigned i = 0; i < GROUP; i++) {
-            sum += exponential(four[i] - largest);
+// Groups of a thread that are on their way together.
+template <bool AT_ONCE> constexpr unsigned TOGETHER = AT_ONCE ? 4 : 1;
+
+// The first element of a thread's group among those from `start` on.
+__device__ inline unsigned first_from(unsigned start, unsigned group) { return start + (group * THREADS + threadIdx.x) * GROUP; }
+
+template <bool AT_ONCE, class T> __device__ inline void load_together(const T *row, unsigned start, unsigned count, float (*to)[GROUP]) {
+    for (unsigned group = 0; group < TOGETHER<AT_ONCE>; group++) {
+        const unsigned first = first_from(start, group);
+        if (!AT_ONCE) {
+            load_of_row(row, first, count, false, LOWEST, to[group]);
+        } else if (first < count) {
+            load_four(row + first, to[group]);
+        } else {
+            to[group][0] = to[group][1] = to[group][2] = to[group][3] = LOWEST;
         }
-        mine = join(mine, {largest, sum});
+    }
+}
+
+// The exponentials of a whole row, the same bits in every thread.
+template <bool AT_ONCE, class T> __device__ inline Exponentials row_exponentials(const T *row, unsigned count, Exponentials *of_warps) {
+    Exponentials mine = {LOWEST, 0};
+    for (unsigned start = 0; start < count; start += TOGETHER<AT_ONCE> * THREADS * GROUP) {
+        float numbers[TOGETHER<AT_ONCE>][GROUP];
+        load_together<AT_ONCE>(row, start, count, numbers);
+        float largest = mine.largest, sum = 0;
+        for (unsigned i = 0; i < TOGETHER<AT_ONCE> * GROUP; i++) {
+            largest = fmaxf(largest, numbers[i / GROUP][i % GROUP]);
+        }
+        for (unsigned i = 0; i < TOGETHER<AT_ONCE> * GROUP; i++) {
+            sum += exponential(numbers[i / GROUP][i % GROUP] - largest);
+        }
+        mine = {largest, mine.sum * exponential(mine.largest - largest) + sum};
     }
     for (unsigned distance = WARP / 2; distance > 0; distance /= 2) {
         mine = join(mine, {__shfl_xor_sync(ALL_LANES, mine.largest, distance), __shfl_xor_sync(ALL_LANES, mine.sum, distance)});
@@ -67,24 +88,39 @@ template <class T> __device__ inline Exponentials row_exponentials(const T *row,
 }
 
 // One row of logits per block: its negative log likelihood of the target; and the logits become that one's gradient, softmax(logits) - onehot(target).
+template <bool AT_ONCE, class T>
+__device__ inline void cross_entropy_of_row(T *row, unsigned target, float *loss, unsigned vocabulary, Exponentials *of_warps) {
+    const float at_target = widen(row[target]);
+    const Exponentials all = row_exponentials<AT_ONCE>(row, vocabulary, of_warps);
+    if (threadIdx.x == 0) {
+        *loss = logf(all.sum) + all.largest - at_target;
+    }
+    const float share = 1.0f / all.sum;
+    for (unsigned start = 0; start < vocabulary; start += TOGETHER<AT_ONCE> * THREADS * GROUP) {
+        float numbers[TOGETHER<AT_ONCE>][GROUP];
+        load_together<AT_ONCE>(row, start, vocabulary, numbers);
+        for (unsigned group = 0; group < TOGETHER<AT_ONCE>; group++) {
+            const unsigned first = first_from(start, group);
+            for (unsigned i = 0; i < GROUP; i++) {
+                numbers[group][i] = share * exponential(numbers[group][i] - all.largest) - (first + i == target ? 1.0f : 0.0f);
+            }
+            if (!AT_ONCE) {
+                store_in_row(numbers[group], row, first, vocabulary, false);
+            } else if (first < vocabulary) {
+                store_four(numbers[group], row + first);
+            }
+        }
+    }
+}
+
 template <class T> __device__ inline void cross_entropy(T *logits, const long long *targets, float *losses, unsigned vocabulary) {
     __shared__ Exponentials of_warps[THREADS / WARP];
     T *row = logits + (u64)blockIdx.x * vocabulary;
-    const bool at_once = vocabulary % GROUP == 0 && is_aligned(logits);
     const unsigned target = (unsigned)targets[blockIdx.x];
-    const float at_target = widen(row[target]);
-    const Exponentials all = row_exponentials(row, vocabulary, at_once, of_warps);
-    if (threadIdx.x == 0) {
-        losses[blockIdx.x] = logf(all.sum) + all.largest - at_target;
-    }
-    const float share = 1.0f / all.sum;
-    for (unsigned first = threadIdx.x * GROUP; first < vocabulary; first += THREADS * GROUP) {
-        float four[GROUP];
-        load_of_row(row, first, vocabulary, at_once, LOWEST, four);
-        for (unsigned i = 0; i < GROUP; i++) {
-            four[i] = share * exponential(four[i] - all.largest) - (first + i == target ? 1.0f : 0.0f);
-        }
-        store_in_row(four, row, first, vocabulary, at_once);
+    if (vocabulary % GROUP == 0 && is_aligned(logits)) {
+        cross_entropy_of_row<true>(row, target, &losses[blockIdx.x], vocabulary, of_warps);
+    } else {
+        cross_entropy_of_row<false>(row, target, &losses[blockIdx.x], vocabulary, of_warps);
     }
 }
 
@@ -172,7 +208,7 @@ __device__ inline void rotary(const T *from, T *to, const float *cosines, const 
 }
 
 #define TRAINING(SUFFIX, T)                                                                                                                      \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                                                        \
+    extern "C" __global__ void __launch_bounds__(THREADS, 4)                                                                                     \
     cross_entropy_##SUFFIX(T *logits, const long long *targets, float *losses, unsigned vocabulary) {                                            \
         cross_entropy(logits, targets, losses, vocabulary);                                                                                      \
     }                                                                                                                                            \

@@ -15,6 +15,9 @@
 #include <ucontext.h>
 #include <vector>
 
+// Pragmas of CUDA only.
+#pragma GCC diagnostic ignored "-Wunknown-pragmas"
+
 #define __device__
 #define __global__
 #define __launch_bounds__(...)

@@ -49,7 +49,23 @@ pub fn product_rate(device: Device) -> Result<f64, ModelError> {
 /// # Errors
 /// As [`Llama::new`] and [`InnerOptimizer::step`].
 pub fn step_rate(architecture: &Architecture, sequences: u32, device: Device) -> Result<f64, ModelError> {
+    rate_of(Llama::new(architecture, device)?, sequences)
+}
+
+/// [`step_rate`] by libtorch alone, to see what this project's kernels are worth; `None` where there are none.
+///
+/// # Errors
+/// As [`step_rate`].
+pub fn step_rate_of_libtorch(architecture: &Architecture, sequences: u32, device: Device) -> Result<Option<f64>, ModelError> {
     let mut model = Llama::new(architecture, device)?;
+    match model.network.fused.take() {
+        Some(_) => rate_of(model, sequences).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn rate_of(mut model: Llama, sequences: u32) -> Result<f64, ModelError> {
+    let architecture = model.architecture().clone();
     // a device multiplies zeros with less power, and so faster
     tch::no_grad(|| model.weights.shares.iter_mut().try_for_each(|parameter| parameter.f_normal_(0.0, 0.02).map(drop)))
         .map_err(ModelError::torch)?;

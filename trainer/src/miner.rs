@@ -81,7 +81,7 @@ impl Miner {
         }
         node.ready(Some(node.uid)).await;
         if let Some(reason) = why_host {
-            node.warn(format!("payloads are encoded on the CPU, which takes longer: {reason}")).await;
+            node.warn(format!("the GPU goes without kernels of its own, which takes longer: {reason}")).await;
         }
         Ok(Self {
             node,

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use compression::{Codec, Format, Header, Indices, Layout, MergeOver, Payload, Quantizer, Rule, TensorSpec, Weighted};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr};
-use kernels::{Elements, Float, Kernels, Place, PseudoGradient, Theta, devices, write_payload};
+use kernels::{Elements, Float, KernelError, Kernels, Place, PseudoGradient, Rotation, Theta, devices, write_payload};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -69,8 +69,20 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
-/// One line of the report: what, bytes moved per parameter, seconds.
-struct Line(String, f64, f64);
+/// One line of the report.
+struct Line {
+    what: String,
+    elements: f64,
+    /// Moved per element.
+    bytes: f64,
+    seconds: f64,
+}
+
+impl Line {
+    fn per_second(&self) -> f64 {
+        self.elements * self.bytes / self.seconds
+    }
+}
 
 struct Bench {
     kernels: Kernels,
@@ -92,6 +104,11 @@ impl Bench {
 
     fn parameters(&self) -> f64 {
         (self.matrices * SIDE * SIDE) as f64
+    }
+
+    /// A line about all parameters.
+    fn line(&mut self, what: impl Into<String>, bytes: f64, seconds: f64) {
+        self.lines.push(Line { what: what.into(), elements: self.parameters(), bytes, seconds });
     }
 
     /// Seconds of the last kernel, again and again, after one run to warm up.
@@ -117,7 +134,7 @@ impl Bench {
             }
             times.push(f64::from(begin.elapsed_ms(&events()?)?) / 1e3);
         }
-        self.lines.push(Line("copy".into(), 8.0, median(times)));
+        self.line("copy", 8.0, median(times));
         Ok(())
     }
 
@@ -137,7 +154,7 @@ impl Bench {
                 Ok(())
             })?;
             let bytes = 2 * theta.bytes() + 2 * feedback.bytes();
-            self.lines.push(Line(format!("encode, θ {theta:?}, e {feedback:?}"), bytes as f64, kernel));
+            self.line(format!("encode, θ {theta:?}, e {feedback:?}"), bytes as f64, kernel);
         }
         Ok(())
     }
@@ -154,13 +171,13 @@ impl Bench {
                 shard.finish()?;
                 Ok(())
             })?;
-            self.lines.push(Line(format!("encode, θ and e with the {place:?}"), 16.0, kernel));
+            self.line(format!("encode, θ and e with the {place:?}"), 16.0, kernel);
             let path = std::env::temp_dir().join("tributary-bench.payload");
             let begin = Instant::now();
             shard.encode(&after, 0.95);
             let sections = shard.finish()?;
             write_payload(BufWriter::new(File::create(&path)?), &self.format, &HEADER, &[sections])?;
-            self.lines.push(Line(format!("to a payload file, with the {place:?}"), 16.0, begin.elapsed().as_secs_f64()));
+            self.line(format!("to a payload file, with the {place:?}"), 16.0, begin.elapsed().as_secs_f64());
             std::fs::remove_file(path)?;
         }
         Ok(())
@@ -182,9 +199,41 @@ impl Bench {
         for (name, shadow, bytes) in [("apply", Vec::new(), 8.0), ("apply, with a shadow", shadow.elements(), 10.0)] {
             let theta = Theta { tensors: tensors.elements(), shadow };
             let kernel = self.measure(|| Ok(self.kernels.step(&theta, &record, &rule)?))?;
-            self.lines.push(Line(format!("{name}, {PAYLOADS} payloads"), bytes + payload_bytes, kernel));
+            self.line(format!("{name}, {PAYLOADS} payloads"), bytes + payload_bytes, kernel);
         }
         Ok(())
+    }
+
+    /// The kernels of a training step in bf16, on 16,384 tokens of a model as in configs/1b.toml; of its logits a quarter.
+    fn training(&mut self) -> Result<()> {
+        const TOKENS: usize = 16_384;
+        let (vocabulary, width, heads) = (128_256, 8192, 48);
+        let (kernels, stream) = (self.kernels.clone(), self.stream.clone());
+        let zeros = |bytes: usize| stream.alloc_zeros::<u8>(bytes);
+        let at = |memory: &CudaSlice<u8>| memory.device_ptr(&stream).0;
+        let [logits, targets, losses] = [TOKENS / 4 * vocabulary * 2, TOKENS * 8, TOKENS * 4].map(zeros);
+        let (logits, targets, losses) = (logits?, targets?, losses?);
+        let [pair, other_pair, half, tables] = [4, 4, 2, 4].map(|bytes| zeros(TOKENS * width * bytes));
+        let (pair, other_pair, half, tables) = (pair?, other_pair?, half?, tables?);
+        let rotation = Rotation { rows: TOKENS, length: 2048, heads, rotated: 40, width: 64, backward: false };
+        // SAFETY: the memory has these sizes and more, lives until the end of this function, and all is done on one stream.
+        let cross_entropy =
+            || unsafe { kernels.cross_entropy(Float::Bf16, [at(&logits), at(&targets), at(&losses)], [TOKENS / 4, vocabulary]) };
+        // SAFETY: as above.
+        let swiglu = || unsafe { kernels.swiglu(Float::Bf16, [at(&pair), at(&half)], [TOKENS, width]) };
+        // SAFETY: as above.
+        let backward = || unsafe { kernels.swiglu_backward(Float::Bf16, [at(&pair), at(&half), at(&other_pair)], [TOKENS, width]) };
+        // SAFETY: as above.
+        let rotary = || unsafe { kernels.rotary(Float::Bf16, [at(&pair), at(&other_pair)], [at(&tables); 2], rotation) };
+        let mut measure = |what: &str, elements: usize, bytes, run: &dyn Fn() -> std::result::Result<(), KernelError>| -> Result<()> {
+            let seconds = self.measure(|| Ok(run()?))?;
+            self.lines.push(Line { what: what.into(), elements: elements as f64, bytes, seconds });
+            Ok(())
+        };
+        measure("cross entropy and its gradient, bf16", TOKENS / 4 * vocabulary, 6.0, &cross_entropy)?;
+        measure("SwiGLU, bf16", TOKENS * width, 6.0, &swiglu)?;
+        measure("SwiGLU's gradient, bf16", TOKENS * width, 10.0, &backward)?;
+        measure("rotary embedding, bf16", TOKENS * heads * 64, 4.0, &rotary)
     }
 
     /// Milliseconds of the same encoding in PyTorch.
@@ -193,7 +242,7 @@ impl Bench {
         match Command::new("python3").arg(path).arg(self.matrices.to_string()).output() {
             Ok(output) if output.status.success() => {
                 if let Ok(milliseconds) = String::from_utf8_lossy(&output.stdout).trim().parse::<f64>() {
-                    self.lines.push(Line("encode in PyTorch, as the reference does it".into(), 16.0, milliseconds / 1e3));
+                    self.line("encode in PyTorch, as the reference does it", 16.0, milliseconds / 1e3);
                 }
             }
             Ok(output) => eprintln!("no reference: {}", String::from_utf8_lossy(&output.stderr).trim()),
@@ -202,20 +251,19 @@ impl Bench {
     }
 
     fn report(&self, name: &str) -> Result<()> {
-        let per_second = |line: &Line| line.1 * self.parameters() / line.2;
-        let copy = per_second(&self.lines[0]);
+        let copy = self.lines[0].per_second();
         let mut rows = Vec::new();
         eprintln!("{name}, {:.3e} parameters, {} repeats, median", self.parameters(), REPEATS);
         for line in &self.lines {
-            let Line(what, bytes, seconds) = line;
-            let share = per_second(line) / copy;
+            let Line { what, bytes, seconds, .. } = line;
+            let share = line.per_second() / copy;
             eprintln!(
-                "{what:<44} {bytes:>6.2} B/parameter {:>9.3} ms {:>8.1} GB/s {:>6.1} %",
+                "{what:<44} {bytes:>6.2} B/element {:>9.3} ms {:>8.1} GB/s {:>6.1} %",
                 seconds * 1e3,
-                per_second(line) / 1e9,
+                line.per_second() / 1e9,
                 share * 100.0
             );
-            rows.push(format!("{{\"what\":\"{what}\",\"bytes_per_parameter\":{bytes},\"seconds\":{seconds},\"share_of_copy\":{share}}}"));
+            rows.push(format!("{{\"what\":\"{what}\",\"bytes_per_element\":{bytes},\"seconds\":{seconds},\"share_of_copy\":{share}}}"));
         }
         println!("{{\"device\":\"{name}\",\"parameters\":{},\"lines\":[{}]}}", self.parameters(), rows.join(","));
         Ok(())
@@ -235,6 +283,7 @@ fn main() -> Result<()> {
     bench.encode()?;
     bench.shards()?;
     bench.apply()?;
+    bench.training()?;
     bench.reference();
     bench.report(&name)
 }

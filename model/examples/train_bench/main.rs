@@ -2,7 +2,7 @@
 //!
 //!     train_bench [CONFIG] [DEVICE]      # configs/1b.toml cuda:0
 //!
-//! The model and the micro-batch are the config's; one inner step here is one micro-batch. `pytorch.py` beside this file does the same steps, eager
+//! On a GPU also what they are without the kernels of this project. The model and the micro-batch are the config's; one inner step here is one micro-batch. `pytorch.py` beside this file does the same steps, eager
 //! and compiled, run by `python3` (set PYTHON for another one) where that has torch; set PYTORCH to its path if it lies elsewhere.
 
 use std::error::Error;
@@ -45,6 +45,7 @@ fn main() -> Result<()> {
     let RunConfig { model: shape, inner, .. } = RunConfig::parse(&std::fs::read_to_string(&config)?)?;
     let device: Device = name.parse()?;
     let ours = probe::step_rate(&shape, inner.micro_batch, device)?;
+    let libtorch = probe::step_rate_of_libtorch(&shape, inner.micro_batch, device)?;
     let products = probe::product_rate(device)?;
     let theirs = pytorch(&shape, inner.micro_batch, &name).unwrap_or_else(|error| {
         eprintln!("no PyTorch: {error}");
@@ -55,7 +56,8 @@ fn main() -> Result<()> {
         "{config}: {size:.4e} parameters, {sequences} sequences of {length} tokens on {name}; products at {:.3} TFLOP/s",
         products / 1e12
     );
-    for (what, rate) in [vec![("tributary".into(), ours)], theirs].concat() {
+    let own = [("tributary".to_owned(), Some(ours)), ("by libtorch alone".to_owned(), libtorch)];
+    for (what, rate) in own.into_iter().filter_map(|(what, rate)| Some((what, rate?))).chain(theirs) {
         let share = 6.0 * size * rate / products;
         println!("{what:<20} {rate:>12.0} tokens/s   6ND {:>5.1} % of the products   tributary is {:.2} x", 100.0 * share, ours / rate);
     }
