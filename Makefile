@@ -48,6 +48,7 @@ test-gpu: setup $(NVRTC)
 	TRIBUTARY_NVRTC=$(CURDIR)/$(NVRTC) TRIBUTARY_GPU=1 $(CARGO) test --release -p kernels -- --nocapture
 	TRIBUTARY_NVRTC=$(CURDIR)/$(NVRTC) $(CARGO) run --release -p kernels --example gpu_bench
 	$(CARGO) run --release -p model --example train_bench
+	$(CARGO) run --release -p trainer --example round_bench
 
 # the chain's client against a real Subtensor runtime: a development chain whose root is //Alice, never one that matters
 test-chain: setup

@@ -60,7 +60,8 @@ impl Split {
     }
 }
 
-/// Measures a process's CPU time by phase. Phases do not overlap within a process.
+/// Measures a process's CPU time by phase. Phases do not overlap within a process; what a miner writes behind its back counts to the phase that runs
+/// meanwhile.
 #[derive(Debug)]
 pub struct Stopwatch {
     start: ProcessTime,

@@ -65,6 +65,11 @@ pub trait Role {
 
     /// Acts on all that the chain says up to now. On a request to stop it is dropped wherever it waits, which must be as good as a kill.
     fn tick(&mut self) -> impl Future<Output = Result<(), Self::Error>>;
+
+    /// Ends what is still under way when the role was asked to stop.
+    fn end(&mut self) -> impl Future<Output = Result<(), Self::Error>> {
+        std::future::ready(Ok(()))
+    }
 }
 
 /// Runs a role from block to block until it is asked to stop. A failure that may pass by itself costs a block, not the role.
@@ -84,7 +89,7 @@ pub async fn follow<R: Role>(mut role: R) -> Result<(), R::Error> {
         }
     }
     role.node().tell_usage().await;
-    Ok(())
+    role.end().await
 }
 
 /// A failure that may be gone at the next block, or not.

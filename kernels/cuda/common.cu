@@ -118,7 +118,7 @@ __device__ inline unsigned position_in_full(const Chunk &chunk, unsigned index) 
     return chunk.start + (chunk.height == 1 ? index : index / 64 * chunk.stride + index % 64);
 }
 
-// Elements are read once and written once: the caches need not keep them.
+// Tensors are larger than caches, which need not keep what passes by.
 __device__ inline void load_four(const float *from, float *to) {
     const float4 four = __ldcs((const float4 *)from);
     to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;

@@ -28,7 +28,7 @@ pub(crate) fn step(machine: &dyn Machine, theta: &Theta, payloads: &[Weighted<'_
     if !theta.shadow.is_empty() {
         check_tensors(format.layout(), &theta.shadow, Float::Bf16)?;
     }
-    let sections = payloads.iter().map(|entry| machine.put(&all_sections(format, entry))).collect::<Result<Vec<_>, _>>()?;
+    let sections = payloads.iter().map(|entry| machine.put(all_sections(format, entry))).collect::<Result<Vec<_>, _>>()?;
     let addresses: Vec<u64> = sections.iter().map(|memory| memory.address).collect();
     let (mut grid, mut steps, mut tensor_of_part) = (Grid::default(), Vec::new(), Vec::new());
     for part in (0..format.sections()).flat_map(|section| format.parts(section)) {
@@ -40,9 +40,9 @@ pub(crate) fn step(machine: &dyn Machine, theta: &Theta, payloads: &[Weighted<'_
         );
         tensor_of_part.push(part.tensor);
     }
-    let steps = machine.put(&steps)?;
-    let owner = machine.put(&grid.owner())?;
-    let sources = machine.put(&sources(format, payloads, &addresses))?;
+    let steps = machine.put(steps)?;
+    let owner = machine.put(grid.owner())?;
+    let sources = machine.put(sources(format, payloads, &addresses))?;
     let fault = Fault::none(machine)?;
     let over_all = match rule.over {
         MergeOver::Senders => 0.0,
@@ -94,7 +94,8 @@ pub(crate) fn transition(machine: &dyn Machine, state: &mut State, payloads: &[W
         return Err(KernelError::Lossy);
     }
     if !payloads.is_empty() {
-        let memory = state.tensors().iter().map(|tensor| machine.put(bytemuck::cast_slice(tensor))).collect::<Result<Vec<_>, _>>()?;
+        let memory =
+            state.tensors().iter().map(|tensor| machine.put(bytemuck::cast_slice(tensor).to_vec())).collect::<Result<Vec<_>, _>>()?;
         let tensors = memory.iter().zip(state.tensors()).map(|(memory, tensor)| {
             // SAFETY: `memory` holds as many elements, outlives the step, and nobody else knows of it.
             unsafe { Elements::new(memory.address, tensor.len(), Float::F32) }

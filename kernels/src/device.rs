@@ -91,7 +91,7 @@ impl Kernels {
         let context = CudaContext::new(device)?;
         let module = context.load_module(cudarc::nvrtc::Ptx::from_binary(image))?;
         let stream = context.default_stream();
-        let tables = floor::put(&context, &stream, &tables())?;
+        let tables = floor::put(&stream, tables())?;
         Ok(Self {
             machine: Arc::new(Device { context, stream, module, tables, is_measuring: AtomicBool::new(false), last_run: Mutex::default() }),
         })

@@ -35,8 +35,9 @@ impl Elements {
     /// `len` elements from a device address on, which is a multiple of an element's size. Kernels are fastest where it is one of 16.
     ///
     /// # Safety
-    /// Until the last call that these elements are given to has returned, the memory is the device's and nobody else reads what the call writes or writes
-    /// what it reads, but for work that the same stream orders.
+    /// Until the last call that these elements are given to has returned, or, of a call that waits for nothing ([`crate::Shard::begin`],
+    /// [`crate::Shard::encode`]), until what it started has ended, the memory is the device's and nobody else reads what the call writes or writes what it
+    /// reads, but for work, and for giving it back, that the same stream orders behind.
     pub unsafe fn new(address: u64, len: usize, float: Float) -> Self {
         Self { address, len, float }
     }

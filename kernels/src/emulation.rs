@@ -11,9 +11,11 @@ use crate::{KernelError, Kernels, device};
 
 type RunKernel = unsafe extern "C" fn(*const c_char, u64, *const u64) -> *const c_char;
 
-/// The loaded library; its `run_kernel` takes one call at a time.
+/// The library's `run_kernel`, loaded once in a process. It takes one call at a time: the shim's state is the process's.
+static RUN_KERNEL: Mutex<Option<RunKernel>> = Mutex::new(None);
+
 struct Emulation {
-    run_kernel: Mutex<RunKernel>,
+    run_kernel: RunKernel,
     tables: Memory,
 }
 
@@ -23,10 +25,13 @@ impl Kernels {
     /// # Errors
     /// If there is no compiler, or it fails.
     pub fn emulated() -> io::Result<Self> {
-        let tables = zeros(0, Place::Device);
-        let emulation = Emulation { run_kernel: Mutex::new(load()?), tables };
-        let bytes = device::tables();
-        let tables = emulation.put(&bytes).map_err(io::Error::other)?;
+        let mut loaded = RUN_KERNEL.lock().unwrap_or_else(PoisonError::into_inner);
+        let run_kernel = match *loaded {
+            Some(run_kernel) => run_kernel,
+            None => *loaded.insert(load()?),
+        };
+        let emulation = Emulation { run_kernel, tables: zeros(0, Place::Device) };
+        let tables = emulation.put(device::tables()).map_err(io::Error::other)?;
         Ok(Self { machine: Arc::new(Emulation { tables, ..emulation }) })
     }
 }
@@ -67,6 +72,12 @@ impl Machine for Emulation {
         Ok(zeros(bytes, place))
     }
 
+    fn put(&self, bytes: Vec<u8>) -> Result<Memory, KernelError> {
+        let memory = zeros(bytes.len(), Place::Device);
+        self.write(&memory, 0, &bytes)?;
+        Ok(memory)
+    }
+
     fn write(&self, memory: &Memory, at: usize, bytes: &[u8]) -> Result<(), KernelError> {
         // SAFETY: `memory` has these bytes, reached by nobody but kernels, which have ended when `run` returns.
         unsafe { memory.pointer(at, bytes.len()).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
@@ -97,9 +108,9 @@ impl Machine for Emulation {
     unsafe fn run(&self, kernel: &'static str, blocks: u32, arguments: &[Argument]) -> Result<(), KernelError> {
         let words: Vec<u64> = arguments.iter().map(|argument| argument.word()).collect();
         let name = CString::new(kernel).expect("kernels' names have no zeros");
-        let run_kernel = self.run_kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = RUN_KERNEL.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: a C string and as many words as the kernel takes, for which the caller vouches; the lock keeps other calls away.
-        let wrong = unsafe { run_kernel(name.as_ptr(), blocks.into(), words.as_ptr()) };
+        let wrong = unsafe { (self.run_kernel)(name.as_ptr(), blocks.into(), words.as_ptr()) };
         // SAFETY: what is not null is a C string that lives until the next call.
         assert!(wrong.is_null(), "{kernel}: {}", unsafe { CStr::from_ptr(wrong) }.to_string_lossy());
         Ok(())

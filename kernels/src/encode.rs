@@ -59,7 +59,7 @@ impl Launch {
     /// At the addresses of each part are all elements of its chunks, in these types, and all bytes of its section. Until the kernel has ended, nobody
     /// else uses what it writes or writes what it reads, but for work that the machine's order puts behind it.
     pub unsafe fn start(self, machine: &dyn Machine, [theta, feedback]: [Float; 2], beta: f32) -> Result<Running, KernelError> {
-        let (jobs, owner, fault) = (machine.put(&self.jobs)?, machine.put(&self.grid.owner())?, Fault::none(machine)?);
+        let (jobs, owner, fault) = (machine.put(self.jobs)?, machine.put(self.grid.owner())?, Fault::none(machine)?);
         let [on_jobs, on_owner, on_tables, on_fault] =
             [&jobs, &owner, machine.tables(), &fault.0].map(|memory| Argument::Address(memory.address));
         let arguments = [on_jobs, on_owner, Argument::F32(beta), on_tables, on_fault];

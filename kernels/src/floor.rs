@@ -12,16 +12,13 @@ use std::time::Duration;
 use cudarc::driver::sys::{
     CU_MEMHOSTALLOC_DEVICEMAP, CU_MEMHOSTALLOC_PORTABLE, CUdevice_attribute as Attribute, CUevent_flags, CUresult, cuMemcpyAsync,
 };
-use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg, result as driver};
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg, result as driver};
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 
 use crate::KernelError;
 use crate::device::{Device, DeviceInfo};
 use crate::image::Arch;
-use crate::machine::{Argument, Machine, Memory, Place};
-
-/// Threads of a block, the kernels' `THREADS`.
-const THREADS: u32 = 256;
+use crate::machine::{Argument, Machine, Memory, Place, THREADS};
 
 /// An event that tells when it was reached.
 const WITH_TIME: CUevent_flags = CUevent_flags::CU_EVENT_DEFAULT;
@@ -112,7 +109,7 @@ pub(crate) fn compile(source: &str, options: &[String]) -> Result<Vec<u8>, Strin
 /// Page-locked memory of the host.
 struct Pinned {
     first: *mut c_void,
-    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
 }
 
 // SAFETY: the memory is this process's, and no thread's more than another's.
@@ -122,55 +119,68 @@ unsafe impl Sync for Pinned {}
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // SAFETY: it was allocated in this context and is not used after this. There is nothing to do if that fails.
-        let _ = self.context.bind_to_thread().and_then(|()| unsafe { driver::free_host(self.first) });
+        // what is under way may still use it; there is nothing to do if waiting or freeing fails
+        _ = self.stream.synchronize();
+        // SAFETY: it was allocated in this context and is not used after this.
+        _ = unsafe { driver::free_host(self.first) };
     }
 }
 
-fn pinned(context: &Arc<CudaContext>, bytes: usize) -> Result<Memory, DriverError> {
-    context.bind_to_thread()?;
+fn pinned(stream: &Arc<CudaStream>, bytes: usize) -> Result<Memory, KernelError> {
+    stream.context().bind_to_thread()?;
+    // the driver has no memory of no bytes
+    let size = bytes.max(1);
     // SAFETY: the memory is filled with zeros before anybody reads it.
-    let first = unsafe { driver::malloc_host(bytes, CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP)? };
+    let first = unsafe { driver::malloc_host(size, CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP) };
+    let first = first.map_err(|error| match error {
+        DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY) => KernelError::OutOfHostMemory,
+        error => error.into(),
+    })?;
     // SAFETY: the driver has just allocated so many bytes there.
-    unsafe { first.cast::<u8>().write_bytes(0, bytes) };
+    unsafe { first.cast::<u8>().write_bytes(0, size) };
     // one address space: the device knows it by the same address
     Ok(Memory {
         address: first.expose_provenance() as u64,
         bytes,
         place: Place::Host,
-        _owner: Box::new(Pinned { first, context: context.clone() }),
+        _owner: Box::new(Pinned { first, stream: stream.clone() }),
     })
 }
 
 fn on_device(stream: &Arc<CudaStream>, bytes: usize) -> Result<Memory, DriverError> {
-    // the driver has no memory of no bytes
     let slice: CudaSlice<u8> = stream.alloc_zeros(bytes.max(1))?;
     let address = slice.device_ptr(stream).0;
     Ok(Memory { address, bytes, place: Place::Device, _owner: Box::new(slice) })
 }
 
-/// Memory of the device with these bytes.
-pub(crate) fn put(context: &Arc<CudaContext>, stream: &Arc<CudaStream>, bytes: &[u8]) -> Result<Memory, DriverError> {
-    let memory = on_device(stream, bytes.len())?;
-    context.bind_to_thread()?;
-    // SAFETY: `memory` has as many bytes. The driver has read `bytes`, which are not page-locked, when this returns.
-    unsafe { driver::memcpy_htod_async(memory.address, bytes, stream.cu_stream())? };
-    Ok(memory)
+/// Memory of the device with these bytes. They are kept as long: the driver may read them late.
+pub(crate) fn put(stream: &Arc<CudaStream>, bytes: Vec<u8>) -> Result<Memory, DriverError> {
+    // SAFETY: all of it is overwritten next, or there is nothing to read.
+    let slice: CudaSlice<u8> = unsafe { stream.alloc(bytes.len().max(1))? };
+    let address = slice.device_ptr(stream).0;
+    stream.context().bind_to_thread()?;
+    // SAFETY: `slice` has as many bytes, and `bytes` live as long as it.
+    unsafe { driver::memcpy_htod_async(address, &bytes, stream.cu_stream())? };
+    Ok(Memory { address, bytes: bytes.len(), place: Place::Device, _owner: Box::new((slice, bytes)) })
 }
 
 impl Machine for Device {
     fn zeros(&self, bytes: usize, place: Place) -> Result<Memory, KernelError> {
         Ok(match place {
             Place::Device => on_device(&self.stream, bytes)?,
-            Place::Host => pinned(&self.context, bytes)?,
+            Place::Host => pinned(&self.stream, bytes)?,
         })
+    }
+
+    fn put(&self, bytes: Vec<u8>) -> Result<Memory, KernelError> {
+        Ok(put(&self.stream, bytes)?)
     }
 
     fn write(&self, memory: &Memory, at: usize, bytes: &[u8]) -> Result<(), KernelError> {
         self.context.bind_to_thread()?;
         match memory.place {
-            // SAFETY: `memory` has these bytes. The driver has read `bytes`, which are not page-locked, when this returns.
-            Place::Device => unsafe { driver::memcpy_htod_async(memory.at(at, bytes.len()), bytes, self.stream.cu_stream())? },
+            // SAFETY: `memory` has these bytes; the copy is in the order of the default stream, which is this one, and read `bytes` when it returns.
+            Place::Device => unsafe { driver::memcpy_htod_sync(memory.at(at, bytes.len()), bytes)? },
             Place::Host => {
                 self.stream.synchronize()?;
                 // SAFETY: `memory` has these bytes, and no kernel is at work that could use them.
@@ -212,6 +222,7 @@ impl Machine for Device {
     }
 
     unsafe fn run(&self, kernel: &'static str, blocks: u32, arguments: &[Argument]) -> Result<(), KernelError> {
+        self.context.bind_to_thread()?;
         let function = self.module.load_function(kernel)?;
         let mut launch = self.stream.launch_builder(&function);
         for argument in arguments {

@@ -26,7 +26,7 @@ pub use elements::{Elements, Float};
 pub use encode::PseudoGradient;
 pub use image::{Arch, compile};
 pub use machine::Place;
-pub use shard::{Sections, Shard, write_payload};
+pub use shard::{Feedback, Sections, Shard, write_payload};
 pub use train::Rotation;
 
 /// Why a kernel could not be compiled, loaded or run.
@@ -65,9 +65,14 @@ pub enum KernelError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The device, or the host's page-locked memory, has no room.
+    /// The device's memory has no room.
     #[error("the GPU's memory has no room for encoding: mine with --offload, on more --devices, or end what else uses the GPU")]
     OutOfMemory,
+    /// The host's memory has no room that could be page-locked.
+    #[error(
+        "the host has no memory that the GPU could reach for error feedback: mine without --offload if the GPU has room, or end what else uses memory"
+    )]
+    OutOfHostMemory,
     /// The driver refused something while running.
     #[error("the CUDA driver says: {0}")]
     Driver(DriverError),

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use crate::KernelError;
 
+/// Threads of every block, the kernels' `THREADS`.
+pub(crate) const THREADS: u32 = 256;
+
 /// Where memory lies that kernels work on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -71,7 +74,10 @@ pub(crate) trait Machine: Send + Sync {
     /// Memory of so many zeros.
     fn zeros(&self, bytes: usize, place: Place) -> Result<Memory, KernelError>;
 
-    /// Overwrites the bytes from number `at` on, which `memory` has.
+    /// Memory of the device with these bytes.
+    fn put(&self, bytes: Vec<u8>) -> Result<Memory, KernelError>;
+
+    /// Overwrites the bytes from number `at` on, which `memory` has; waits for that.
     fn write(&self, memory: &Memory, at: usize, bytes: &[u8]) -> Result<(), KernelError>;
 
     /// Overwrites `len` bytes from number `at` on, which `memory` has, with those at an address of this machine.
@@ -105,13 +111,6 @@ pub(crate) trait Machine: Send + Sync {
         Ok(None)
     }
 
-    /// Memory of the device with these bytes.
-    fn put(&self, bytes: &[u8]) -> Result<Memory, KernelError> {
-        let memory = self.zeros(bytes.len(), Place::Device)?;
-        self.write(&memory, 0, bytes)?;
-        Ok(memory)
-    }
-
     /// All bytes of a memory.
     fn get(&self, memory: &Memory) -> Result<Vec<u8>, KernelError> {
         let mut bytes = vec![0; memory.bytes];
@@ -126,7 +125,7 @@ pub(crate) struct Fault(pub Memory);
 impl Fault {
     /// None yet.
     pub fn none(machine: &dyn Machine) -> Result<Self, KernelError> {
-        Ok(Self(machine.put(&NO_FAULT.to_le_bytes())?))
+        Ok(Self(machine.put(NO_FAULT.to_le_bytes().to_vec())?))
     }
 
     /// Waits for the kernel.

@@ -28,14 +28,22 @@ pub struct Shard {
     machine: Arc<dyn Machine>,
     format: Arc<Format>,
     sections: Range<usize>,
-    parts: Vec<Own>,
     /// Of `parts`, one behind the other.
     before: Memory,
-    feedback: Memory,
+    feedback: Feedback,
     /// The sections in memory's form.
     coded: Memory,
     /// What this round's calls came to so far.
     round: Result<Round, KernelError>,
+}
+
+/// A share's error feedback, to be read from wherever it lies, on any thread.
+#[derive(Clone)]
+pub struct Feedback {
+    machine: Arc<dyn Machine>,
+    layout: Arc<Layout>,
+    parts: Arc<[Own]>,
+    memory: Arc<Memory>,
 }
 
 /// A part of the share.
@@ -89,9 +97,10 @@ impl Kernels {
             None if 2 * bytes <= machine.left()? / SHARE_OF_LEFT => Place::Device,
             None => Place::Host,
         };
-        let (before, feedback) = (machine.zeros(bytes, place)?, machine.zeros(bytes, place)?);
+        let (before, memory) = (machine.zeros(bytes, place)?, Arc::new(machine.zeros(bytes, place)?));
+        let feedback = Feedback { machine: machine.clone(), layout: format.layout().clone(), parts: parts.into(), memory };
         let coded = machine.zeros(coded, Place::Device)?;
-        Ok(Shard { machine, format: format.clone(), sections, parts, before, feedback, coded, round: Ok(Round::default()) })
+        Ok(Shard { machine, format: format.clone(), sections, before, feedback, coded, round: Ok(Round::default()) })
     }
 }
 
@@ -113,7 +122,12 @@ fn share(format: &Format, rank: usize, size: usize) -> Range<usize> {
 impl Shard {
     /// Where θ and error feedback lie.
     pub fn place(&self) -> Place {
-        self.feedback.place
+        self.before.place
+    }
+
+    /// Forgets what has become of this round so far, and what went wrong in it. A round that is given up needs it, before the next one.
+    pub fn reset(&mut self) {
+        self.round = Ok(Round::default());
     }
 
     /// Starts to copy what the share has of these tensors.
@@ -134,22 +148,15 @@ impl Shard {
     /// [`KernelError::Layout`] or [`KernelError::Driver`].
     pub fn load_feedback(&mut self, feedback: &[Vec<f32>]) -> Result<(), KernelError> {
         compression::check_lengths(self.format.layout(), feedback)?;
-        self.parts.iter().try_for_each(|own| {
+        self.feedback.parts.iter().try_for_each(|own| {
             let bytes = bytemuck::cast_slice(&feedback[own.part.tensor][own.elements()]);
-            self.machine.write(&self.feedback, own.byte(), bytes)
+            self.machine.write(&self.feedback.memory, own.byte(), bytes)
         })
     }
 
-    /// Copies the share's error feedback to its places in one vector per tensor.
-    ///
-    /// # Errors
-    /// [`KernelError::Layout`] or [`KernelError::Driver`].
-    pub fn unload_feedback(&self, feedback: &mut [Vec<f32>]) -> Result<(), KernelError> {
-        compression::check_lengths(self.format.layout(), feedback)?;
-        self.parts.iter().try_for_each(|own| {
-            let bytes = bytemuck::cast_slice_mut(&mut feedback[own.part.tensor][own.elements()]);
-            self.machine.read(&self.feedback, own.byte(), bytes)
-        })
+    /// The share's error feedback as it will be when what was started has ended. [`Shard::encode`] changes it.
+    pub fn feedback(&self) -> Feedback {
+        self.feedback.clone()
     }
 
     /// Starts to encode what the share has of these tensors, each of which comes once in a round; the error feedback moves on.
@@ -157,7 +164,7 @@ impl Shard {
         self.try_round(|shard, round| {
             let mut launch = Launch::default();
             for (own, after) in shard.own(tensors)? {
-                let [before, feedback] = [&shard.before, &shard.feedback].map(|memory| memory.address + own.byte() as u64);
+                let [before, feedback] = [&shard.before, &*shard.feedback.memory].map(|memory| memory.address + own.byte() as u64);
                 let elements = [before, after.address_of(own.part.start()), feedback, feedback];
                 launch.add(&own.part, elements, shard.coded.address + own.section as u64)?;
                 round.done += 1;
@@ -175,7 +182,7 @@ impl Shard {
     fn own<'a>(&'a self, tensors: &'a [(usize, Elements)]) -> Result<impl Iterator<Item = (&'a Own, &'a Elements)>, KernelError> {
         tensors.iter().try_for_each(|(tensor, elements)| check(self.format.layout(), *tensor, elements))?;
         let parts = |(tensor, elements): &'a (usize, Elements)| {
-            self.parts.iter().filter(move |own| own.part.tensor == *tensor).map(move |own| (own, elements))
+            self.feedback.parts.iter().filter(move |own| own.part.tensor == *tensor).map(move |own| (own, elements))
         };
         Ok(tensors.iter().flat_map(parts))
     }
@@ -197,10 +204,24 @@ impl Shard {
         if let Some(tensor) = faults.into_iter().flatten().next() {
             return Err(not_finite(&self.format, tensor));
         }
-        if round.done != self.parts.len() {
-            return Err(KernelError::Unfinished { done: round.done, of: self.parts.len() });
+        if round.done != self.feedback.parts.len() {
+            return Err(KernelError::Unfinished { done: round.done, of: self.feedback.parts.len() });
         }
         Ok(Sections { numbers: self.sections.clone(), bytes: self.machine.get(&self.coded)? })
+    }
+}
+
+impl Feedback {
+    /// Copies it to its places in one vector per tensor.
+    ///
+    /// # Errors
+    /// [`KernelError::Layout`] or [`KernelError::Driver`].
+    pub fn unload(&self, feedback: &mut [Vec<f32>]) -> Result<(), KernelError> {
+        compression::check_lengths(&self.layout, feedback)?;
+        self.parts.iter().try_for_each(|own| {
+            let bytes = bytemuck::cast_slice_mut(&mut feedback[own.part.tensor][own.elements()]);
+            self.machine.read(&self.memory, own.byte(), bytes)
+        })
     }
 }
 

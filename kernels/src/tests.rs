@@ -258,7 +258,7 @@ impl<'a> Buffers<'a> {
             Float::F32 => tensor.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>(),
             Float::Bf16 => tensor.iter().flat_map(|&value| half::bf16::from_f32(value).to_le_bytes()).collect(),
         };
-        let memory = tensors.iter().map(|tensor| machine.put(&bytes(tensor)).unwrap()).collect();
+        let memory = tensors.iter().map(|tensor| machine.put(bytes(tensor)).unwrap()).collect();
         Self { machine, memory, lens: tensors.iter().map(Vec::len).collect(), float }
     }
 
@@ -399,7 +399,7 @@ fn check_shards(kernels: &Kernels) {
             let found = encode_shards(&mut shards);
             assert!(found == encode(&format, &HEADER, &mut oracle, &gradient, 0.9).unwrap(), "not the payload's bytes, {ranks} ranks");
             let mut feedback: Vec<Vec<f32>> = layout.tensors().iter().map(|spec| vec![f32::NAN; spec.len()]).collect();
-            shards.iter().for_each(|shard| shard.unload_feedback(&mut feedback).unwrap());
+            shards.iter().for_each(|shard| shard.feedback().unload(&mut feedback).unwrap());
             assert!(feedback == oracle.tensors(), "not the error feedback, {ranks} ranks");
         }
     }
@@ -430,6 +430,7 @@ fn check_shard_refusals(kernels: &Kernels) {
     assert!(matches!(refused, KernelError::Layout(LayoutError::Data { .. })), "{refused}");
     let refused = outcome(&|tensors| tensors[0].0 = 5).unwrap_err();
     assert!(matches!(refused, KernelError::Layout(LayoutError::Count { .. })), "{refused}");
+    // what was refused is forgotten
     let sections = outcome(&|_| ()).unwrap();
     assert!(write_payload(Vec::new(), &format, &HEADER, &[sections.clone(), sections]).is_ok(), "what is there twice counts once");
     assert!(matches!(write_payload(Vec::new(), &format, &HEADER, &[]), Err(KernelError::Unfinished { done: 0, of: 3 })));

@@ -1,11 +1,9 @@
 //! Kernels of the training step, on memory that somebody else owns.
 
 use crate::elements::Float;
-use crate::machine::Argument;
+use crate::machine::{Argument, THREADS};
 use crate::{KernelError, Kernels};
 
-/// Threads of a block, the kernels' `THREADS`.
-const THREADS: usize = 256;
 /// Elements of a thread, the kernels' `GROUP`.
 const GROUP: usize = 4;
 
@@ -130,5 +128,5 @@ fn size(size: usize) -> Result<Argument, KernelError> {
 
 /// Blocks whose threads have a group of each row's elements each.
 fn blocks(rows: usize, width: usize) -> usize {
-    (rows * width.div_ceil(GROUP)).div_ceil(THREADS)
+    (rows * width.div_ceil(GROUP)).div_ceil(THREADS as usize)
 }

@@ -18,8 +18,8 @@ pub enum Activations {
     Recomputed,
 }
 
-/// Logits that a training step has at once, with their gradients: 3 times 256 MiB on the CPU. On a GPU, where a part of the batch must be large for its
-/// products to be fast, 5 GiB.
+/// Logits that a training step has at once at most: on the CPU, in f32 and with their gradients, three times 256 MiB; on a GPU, where a part of the batch
+/// must be large for its products to be fast, 1 GiB in bf16 whose place the gradients take, or 5 GiB with libtorch's operations.
 const LOGITS_AT_ONCE_CPU: usize = 1 << 26;
 const LOGITS_AT_ONCE_CUDA: usize = 1 << 29;
 
@@ -110,7 +110,9 @@ impl Llama {
         let (x, norm) = (leaf(&x)?, leaf(norm)?);
         let hidden = self.network.norm(&x, &norm)?;
         let at_once = if hidden.device() == Device::Cpu { LOGITS_AT_ONCE_CPU } else { LOGITS_AT_ONCE_CUDA };
-        let rows = (at_once / self.network.architecture.vocab_size).max(1) as i64;
+        let (tokens, most) = (targets.numel(), (at_once / self.network.architecture.vocab_size).max(1));
+        // parts of one size
+        let rows = tokens.div_ceil(tokens.div_ceil(most)) as i64;
         let (loss, to_hidden, to_head) = tch::no_grad(|| self.network.cross_entropy(&hidden, head, targets, rows))?;
         let (mut ends, upstream) = gradients(&hidden, Some(&to_hidden), &[norm], &x)?;
         ends.push(to_head);

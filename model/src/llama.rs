@@ -39,7 +39,10 @@ impl Llama {
         let (compute, kernels) = match device {
             Device::Cpu => (Kind::Float, None),
             // without its kernels a device computes the same by libtorch alone
-            Device::Cuda(index) => (Kind::BFloat16, Kernels::shared(index).ok()),
+            Device::Cuda(index) => {
+                let refused = |error| tracing::warn!(%device, "training takes longer, by libtorch alone: {error}");
+                (Kind::BFloat16, Kernels::shared(index).map_err(refused).ok())
+            }
         };
         Self::assemble(architecture, placed, compute, kernels, collective)
     }

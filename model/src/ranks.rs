@@ -106,7 +106,8 @@ impl Ranks {
                 visit(&mut visitor, &weights.packing.places(block).map(whole).collect::<Vec<_>>());
             }
             // whoever is slower may still read what this rank handed over
-            weights.collective.all_reduce(Tensor::zeros([1], (Kind::Float, rank.model.device))).map(drop)
+            let nothing = Tensor::f_zeros([1], (Kind::Float, rank.model.device)).map_err(ModelError::torch)?;
+            weights.collective.all_reduce(nothing).map(drop)
         };
         self.everywhere(show).map(drop)
     }

@@ -243,9 +243,9 @@ mod tests {
         // 34 MB in the 12 s that are left
         let thin = judge(&one_b, &Means { link: link(5.0), ..server() }, 1.2e5);
         assert!(!thin.mines && thin.binds == Some("link"), "{thin:?}");
-        // θ and three times as much beside it
-        let slow_disk = judge(&one_b, &Means { disk: 1e8, ..server() }, 1.2e5);
-        assert!(!slow_disk.mines && slow_disk.binds == Some("disk"), "{slow_disk:?}");
+        // error feedback must be durable before the close; the rest may follow
+        let [slow_disk, slower] = [1e8, 2e7].map(|disk| judge(&one_b, &Means { disk, ..server() }, 1.2e5));
+        assert!(slow_disk.mines && !slower.mines && slower.binds == Some("disk"), "{slow_disk:?} {slower:?}");
         let none = judge(&one_b, &Means { disk: 1e6, ..server() }, 1e9);
         assert_eq!((none.needed_tokens_per_second, none.inner_steps, none.binds), (None, 0, Some("disk")));
     }
@@ -255,7 +255,7 @@ mod tests {
         let one_b = one_b();
         let instant = Link::seen(f64::INFINITY, f64::INFINITY, 0.0, Budget::default());
         let [with, without] = [link(1000.0), instant].map(|link| judge(&one_b, &Means { link, ..server() }, 1e5));
-        assert!(without.sealing_seconds < with.sealing_seconds && without.mines, "{with:?} {without:?}");
+        assert!(without.sealing_seconds < with.sealing_seconds + 1e-6 && without.mines, "{with:?} {without:?}");
         assert!([without.sealing_seconds, without.applying_seconds].iter().all(|seconds| seconds.is_finite() && *seconds > 0.0));
     }
 }

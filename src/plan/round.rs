@@ -142,6 +142,13 @@ impl Clock {
         self.spend(name, who, end - self.now, "chain");
     }
 
+    /// What is left of writing, if it takes until then.
+    fn written(&mut self, until: f64) {
+        if until > self.now {
+            self.spend("keep", "miner", until - self.now, "disk");
+        }
+    }
+
     fn wait(&mut self, until: f64, bound: &'static str) {
         if until > self.now {
             self.spend("wait", "all", until - self.now, bound);
@@ -193,16 +200,18 @@ pub fn timeline(manifest: &Manifest, costs: &Costs, link: &Link, node: &Node, so
     let merge = cores(node, MERGE) * 20.0 / costs.peers as f64;
     clock.spend("step", "miner", theta / merge.min(MEMORY), "cores");
     clock.spend("hash", "miner", theta / cores(node, HASH), "cores");
-    clock.spend("keep", "miner", theta / node.disk, "disk");
+    // θ and the moments go to the disk beside all this
+    clock.written((4.0 * theta + costs.payload_bytes as f64) / node.disk);
     Timeline { total: clock.now, terms: clock.terms, training }
 }
 
-/// From the cut to the close: encoding, making durable what the upload starts from (error feedback, two moments, payload), the upload.
+/// From the cut to the close: encoding, then the upload while error feedback and payload are made durable.
 fn seal(clock: &mut Clock, manifest: &Manifest, costs: &Costs, link: &Link, node: &Node) {
     let theta = 4.0 * costs.parameters as f64;
     clock.spend("seal", "miner", theta / cores(node, ENCODE), "cores");
-    clock.spend("keep", "miner", (3.0 * theta + costs.payload_bytes as f64) / node.disk, "disk");
+    let durable = clock.now + (theta + costs.payload_bytes as f64) / node.disk;
     clock.transfer("upload", "miner", link.up(costs.up_bytes_per_round));
+    clock.written(durable);
     if !costs.early_close {
         clock.wait((manifest.round.train * BLOCK_SECONDS) as f64, "manifest");
     }

@@ -99,7 +99,7 @@ pub fn misfits(manifest: &Manifest, costs: &Costs, timeline: &Timeline, joining:
     let blocks = |seconds: f64| (seconds / block).ceil() as u64;
     let end = |name| timeline.term(name).map_or(0.0, super::round::Term::end);
     let mut misfits = Vec::new();
-    let sealed = end("upload") - end("train");
+    let sealed = timeline.sealing().map(super::round::Term::end).fold(0.0, f64::max) - end("train");
     if blocks(sealed) > times.upload && !costs.early_close {
         let needed = blocks(sealed);
         misfits.push(format!(

@@ -10,6 +10,8 @@ use protocol::{Digest, PayloadKey};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
+use crate::MinerError;
+
 const FILE: &str = "miner.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const PAYLOAD: &str = "payload";
@@ -31,11 +33,11 @@ pub(crate) struct Pending {
 
 /// A file that is written while the miner goes on.
 #[derive(Default)]
-pub(crate) struct Writing(Option<JoinHandle<Result<(), HomeError>>>);
+pub(crate) struct Writing(Option<JoinHandle<Result<(), MinerError>>>);
 
 impl Writing {
     /// Waits until it is written, if it is on its way.
-    pub async fn done(&mut self) -> Result<(), HomeError> {
+    pub async fn done(&mut self) -> Result<(), MinerError> {
         let Some(writing) = &mut self.0 else { return Ok(()) };
         let written = writing.await.unwrap_or_else(|lost| resume_unwind(lost.into_panic()));
         self.0 = None;
@@ -43,7 +45,7 @@ impl Writing {
     }
 
     /// Starts to write it anew, after what is on its way.
-    pub async fn start(&mut self, write: impl FnOnce() -> Result<(), HomeError> + Send + 'static) -> Result<(), HomeError> {
+    pub async fn start(&mut self, write: impl FnOnce() -> Result<(), MinerError> + Send + 'static) -> Result<(), MinerError> {
         self.done().await?;
         self.0 = Some(tokio::task::spawn_blocking(write));
         Ok(())
@@ -58,6 +60,11 @@ pub(crate) struct Durable {
 }
 
 /// What is small enough for a file's metadata.
+#[derive(Serialize, Deserialize)]
+struct Meta {
+    pending: Option<PendingMeta>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct PendingMeta {
     round: u64,
@@ -92,7 +99,7 @@ pub(crate) fn save(home: &Home, layout: &Layout, error_feedback: &ErrorFeedback,
         envelope: p.envelope.clone(),
         payload_len: p.payload.len(),
     });
-    home.save(FILE, &pending, &named)
+    home.save(FILE, &Meta { pending }, &named)
 }
 
 /// Makes step and moments durable.
@@ -107,12 +114,12 @@ fn named<'a>(group: &'static str, layout: &'a Layout, tensors: &'a [Vec<f32>]) -
 
 /// Reads error feedback and payload back; `None` if nothing was saved yet.
 pub(crate) fn load(home: &Home, layout: &Layout) -> Result<Option<Durable>, HomeError> {
-    let Some(mut saved) = home.load::<Option<PendingMeta>>(FILE)? else { return Ok(None) };
+    let Some(mut saved) = home.load::<Meta>(FILE)? else { return Ok(None) };
     let damaged = || damaged(home, FILE);
     let error_feedback = group("feedback/", layout, &mut saved.tensors).ok_or_else(damaged)?;
     let error_feedback = ErrorFeedback::from_tensors(layout, error_feedback).map_err(|_| damaged())?;
     let payload = saved.tensors.iter().find(|(name, _)| name == PAYLOAD).map_or(&[][..], |(_, data)| data);
-    let pending = saved.meta.map(|p| Pending {
+    let pending = saved.meta.pending.map(|p| Pending {
         round: p.round,
         base_root: p.base_root,
         key: p.key.0,
@@ -221,11 +228,11 @@ mod tests {
         for step in 0..20 {
             let home = home.clone();
             let write = move || save_optimizer(&home, &layout(), &OptimizerState { step, first: tensors(1.0), second: tensors(2.0) });
-            writing.start(write).await.unwrap();
+            writing.start(move || Ok(write()?)).await.unwrap();
         }
         writing.done().await.unwrap();
         assert_eq!(load_optimizer(&home, &layout()).unwrap().unwrap().step, 19);
-        writing.start(|| Err(HomeError::InUse("x".into()))).await.unwrap();
+        writing.start(|| Err(HomeError::InUse("x".into()).into())).await.unwrap();
         assert!(writing.start(|| Ok(())).await.is_err());
         writing.done().await.unwrap();
     }

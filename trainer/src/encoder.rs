@@ -1,10 +1,9 @@
 //! From θ before and after the inner steps to a payload.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use compression::{EncodeError, ErrorFeedback, Format, Header, Payload};
-use kernels::{Elements, Float, KernelError, Kernels, Place, Shard, write_payload};
+use kernels::{Elements, Feedback, Float, KernelError, Kernels, Place, Shard, write_payload};
 use model::{Device, Devices, Ranks, Whole};
 
 use crate::MinerError;
@@ -12,7 +11,7 @@ use crate::MinerError;
 /// Encodes payloads, and keeps the error feedback. Whoever does the work, the bytes are those of [`compression::encode`].
 pub enum Encoder {
     /// The host, which copies θ out of the ranks.
-    Host(ErrorFeedback),
+    Host(Arc<ErrorFeedback>),
     /// The ranks' devices, in place: each encodes its share, and keeps the error feedback of that.
     Devices(Vec<Shard>),
 }
@@ -46,7 +45,7 @@ impl Encoder {
     }
 
     fn host(format: &Format) -> Self {
-        Self::Host(ErrorFeedback::zeros(format.layout()))
+        Self::Host(Arc::new(ErrorFeedback::zeros(format.layout())))
     }
 
     /// One rank's kernels after the other.
@@ -62,14 +61,17 @@ impl Encoder {
     pub fn begin(&mut self, ranks: &mut Ranks) -> Result<(), MinerError> {
         match self {
             Self::Host(_) => Ok(()),
-            Self::Devices(shards) => Ok(ranks.visit(shards, |shard, tensors| shard.begin(&elements(tensors)))?),
+            Self::Devices(shards) => {
+                shards.iter_mut().for_each(Shard::reset);
+                Ok(ranks.visit(shards, |shard, tensors| shard.begin(&elements(tensors)))?)
+            }
         }
     }
 
     /// The payload of what the ranks' parameters are away from `theta`, which they were when the round [began](Self::begin); the error feedback moves on.
     ///
     /// # Errors
-    /// [`MinerError::Encode`] if that is not finite, and [`MinerError::Kernels`]: the error feedback is void then, and has to be
+    /// [`MinerError::Encode`] if that is not finite, and [`MinerError::Kernels`]: unless the host encodes, the error feedback is void then, and has to be
     /// [loaded](Self::load_feedback) from where it was last kept.
     pub fn encode(
         &mut self,
@@ -84,29 +86,32 @@ impl Encoder {
                 let end = ranks.parameters()?;
                 let difference = |(start, end): (&Vec<f32>, &Vec<f32>)| start.iter().zip(end).map(|(s, e)| s - e).collect();
                 let gradient: Vec<Vec<f32>> = theta.iter().zip(&end).map(difference).collect();
-                Ok(compression::encode(format, header, feedback, &gradient, beta)?)
+                Ok(compression::encode(format, header, Arc::make_mut(feedback), &gradient, beta)?)
             }
             Self::Devices(shards) => {
                 ranks.visit(shards, |shard, tensors| shard.encode(&elements(tensors), beta))?;
-                let sections = shards.iter_mut().map(Shard::finish).collect::<Result<Vec<_>, _>>()?;
+                // every rank ends its round, whatever one of them says
+                let finished: Vec<_> = shards.iter_mut().map(Shard::finish).collect();
+                let sections = finished.into_iter().collect::<Result<Vec<_>, _>>()?;
                 let room = *compression::payload_len(format).end() as usize;
                 Ok(write_payload(Vec::with_capacity(room), format, header, &sections)?)
             }
         }
     }
 
-    /// The error feedback; a copy if GPUs have it.
-    ///
-    /// # Errors
-    /// [`MinerError::Kernels`].
-    pub fn feedback(&self, format: &Format) -> Result<Cow<'_, ErrorFeedback>, MinerError> {
-        match self {
-            Self::Host(feedback) => Ok(Cow::Borrowed(feedback)),
-            Self::Devices(shards) => {
-                let mut tensors: Vec<Vec<f32>> = format.layout().tensors().iter().map(|spec| vec![0.0; spec.len()]).collect();
-                shards.iter().try_for_each(|shard| shard.unload_feedback(&mut tensors))?;
-                Ok(Cow::Owned(ErrorFeedback::from_tensors(format.layout(), tensors).map_err(KernelError::from)?))
-            }
+    /// What reads the error feedback, on any thread, before the next payload is encoded.
+    pub fn feedback(&self, format: &Format) -> impl FnOnce() -> Result<Arc<ErrorFeedback>, KernelError> + Send + 'static {
+        let kept = match self {
+            Self::Host(feedback) => Ok(feedback.clone()),
+            Self::Devices(shards) => Err(shards.iter().map(Shard::feedback).collect::<Vec<Feedback>>()),
+        };
+        let layout = format.layout().clone();
+        move || {
+            kept.or_else(|shares| {
+                let mut tensors: Vec<Vec<f32>> = layout.tensors().iter().map(|spec| vec![0.0; spec.len()]).collect();
+                shares.iter().try_for_each(|share| share.unload(&mut tensors))?;
+                Ok(Arc::new(ErrorFeedback::from_tensors(&layout, tensors)?))
+            })
         }
     }
 
@@ -116,7 +121,7 @@ impl Encoder {
     /// [`MinerError::Kernels`].
     pub fn load_feedback(&mut self, kept: ErrorFeedback) -> Result<(), MinerError> {
         match self {
-            Self::Host(feedback) => *feedback = kept,
+            Self::Host(feedback) => *feedback = Arc::new(kept),
             Self::Devices(shards) => shards.iter_mut().try_for_each(|shard| shard.load_feedback(kept.tensors()))?,
         }
         Ok(())
@@ -129,9 +134,9 @@ impl Encoder {
     pub fn absorb(&mut self, payload: &Payload) -> Result<(), MinerError> {
         let into = |feedback: &mut ErrorFeedback| feedback.absorb(payload).map_err(EncodeError::from);
         if let Self::Host(feedback) = self {
-            return Ok(into(feedback)?);
+            return Ok(into(Arc::make_mut(feedback))?);
         }
-        let mut feedback = self.feedback(payload.format())?.into_owned();
+        let mut feedback = Arc::unwrap_or_clone(self.feedback(payload.format())()?);
         into(&mut feedback)?;
         self.load_feedback(feedback)
     }
@@ -216,29 +221,42 @@ mod tests {
                 if round == 1 {
                     [&mut host, &mut devices].into_iter().for_each(|encoder| encoder.absorb(&payload).unwrap());
                 }
-                assert!(host.feedback(&format).unwrap() == devices.feedback(&format).unwrap(), "round {round}, {number} ranks");
+                assert!(host.feedback(&format)().unwrap() == devices.feedback(&format)().unwrap(), "round {round}, {number} ranks");
                 theta = ranks.parameters().unwrap();
             }
             let zero = ErrorFeedback::zeros(format.layout());
-            assert!(*devices.feedback(&format).unwrap() != zero);
+            assert!(*devices.feedback(&format)().unwrap() != zero);
             devices.load_feedback(zero.clone()).unwrap();
-            assert!(*devices.feedback(&format).unwrap() == zero);
+            assert!(*devices.feedback(&format)().unwrap() == zero);
         }
     }
 
+    /// Whichever rank's share it is in; and the round after that is a round like any other.
     #[test]
     fn what_is_not_finite_is_refused_by_name() {
         let (format, kernels) = (format(), Kernels::emulated().unwrap());
         let (mut ranks, theta) = ranks(2);
-        let mut broken = theta.clone();
-        broken[3][7] = f32::NAN;
+        let zero = ErrorFeedback::zeros(format.layout());
+        let mut expected = None;
         for mut encoder in [Encoder::host(&format), Encoder::on_devices(&[kernels.clone(), kernels], &format, None).unwrap()] {
+            for (tensor, spec) in format.layout().tensors().iter().enumerate() {
+                let mut broken = theta.clone();
+                broken[tensor][7] = f32::NAN;
+                ranks.load(&theta).unwrap();
+                encoder.begin(&mut ranks).unwrap();
+                ranks.load(&broken).unwrap();
+                let refused = encoder.encode(&mut ranks, &theta, &format, &HEADER, BETA).unwrap_err();
+                assert!(matches!(&refused, MinerError::Encode(EncodeError::NonFinite(name)) if *name == spec.name), "{refused}");
+            }
+            encoder.load_feedback(zero.clone()).unwrap();
             ranks.load(&theta).unwrap();
             encoder.begin(&mut ranks).unwrap();
-            ranks.load(&broken).unwrap();
-            let refused = encoder.encode(&mut ranks, &theta, &format, &HEADER, BETA).unwrap_err();
-            let name = &format.layout().tensors()[3].name;
-            assert!(matches!(&refused, MinerError::Encode(EncodeError::NonFinite(tensor)) if tensor == name), "{refused}");
+            // a round that is given up
+            encoder.begin(&mut ranks).unwrap();
+            let moved: Vec<Vec<f32>> = theta.iter().map(|tensor| tensor.iter().map(|x| x * 1.01).collect()).collect();
+            ranks.load(&moved).unwrap();
+            let payload = encoder.encode(&mut ranks, &theta, &format, &HEADER, BETA).unwrap();
+            assert!(*expected.get_or_insert_with(|| payload.clone()) == payload);
         }
     }
 

@@ -1,15 +1,18 @@
 //! The miner.
 
-use std::{panic::resume_unwind, sync::Arc, thread, time::Duration};
+use std::{io, panic::resume_unwind, sync::Arc, thread, time::Duration};
 
+use bytes::Bytes;
 use checkpoints::{Close, Event, Events, Follower, Identity, Phase, Progress, Role, RoundLog, Run, RunError, Said, Shutdown, Step};
 use compression::{EncodeError, ErrorFeedback, Header, Payload};
 use dataset::{Dataset, Split};
+use futures::{Stream, stream};
 use model::{Activations, Devices, ModelError, Ranks};
 use protocol::{
     Announcement, Assignment, Digest, Envelope, Hasher, ObjectKey, PayloadKey, SealContext, Signed, round::RoundPlan, sealed_len,
 };
 use storage::StorageError;
+use tokio::sync::oneshot;
 
 use crate::{
     MinerError, Strategy,
@@ -81,7 +84,7 @@ impl Miner {
         }
         node.ready(Some(node.uid)).await;
         if let Some(reason) = why_host {
-            node.warn(format!("the GPU goes without kernels of its own, which takes longer: {reason}")).await;
+            node.warn(format!("payloads are encoded on the CPU, which takes longer: {reason}")).await;
         }
         Ok(Self {
             node,
@@ -121,8 +124,9 @@ impl Miner {
         }
         // what is behind the upload is waited for by nobody
         if std::mem::take(&mut self.moments_are_new) {
+            self.moments_kept.done().await?;
             let (home, run, optimizer) = (self.node.home.clone(), self.node.run.clone(), self.ranks.export()?);
-            self.moments_kept.start(move || durable::save_optimizer(&home, run.layout(), &optimizer)).await?;
+            self.moments_kept.start(move || Ok(durable::save_optimizer(&home, run.layout(), &optimizer)?)).await?;
         }
         Ok(())
     }
@@ -155,8 +159,11 @@ impl Miner {
                 Ok(())
             }
             Err(error @ MinerError::Encode(EncodeError::NonFinite(_))) => {
-                let kept = durable::load(&self.node.home, self.node.run.layout())?.map(|saved| saved.error_feedback);
-                self.encoder.load_feedback(kept.unwrap_or_else(|| ErrorFeedback::zeros(self.node.run.layout())))?;
+                // the host looks before it changes anything
+                if !matches!(self.encoder, Encoder::Host(_)) {
+                    let kept = durable::load(&self.node.home, self.node.run.layout())?.map(|saved| saved.error_feedback);
+                    self.encoder.load_feedback(kept.unwrap_or_else(|| ErrorFeedback::zeros(self.node.run.layout())))?;
+                }
                 self.skip(&error.to_string()).await;
                 Ok(())
             }
@@ -194,7 +201,13 @@ impl Miner {
                 let position = round * u64::from(inner.steps) + u64::from(done);
                 // the next batch is read and copied while this one is computed with
                 thread::scope(|scope| {
-                    let staging = (done + 1 < inner.steps).then(|| scope.spawn(|| stage(done + 1)));
+                    let staging = (done + 1 < inner.steps).then(|| {
+                        scope.spawn(|| {
+                            // a new thread has as many as there are cores
+                            model::set_threads(1);
+                            stage(done + 1)
+                        })
+                    });
                     let report = ranks.step_staged(batch, position)?;
                     next = staging.map(|staging| staging.join().unwrap_or_else(|panic| resume_unwind(panic))).transpose()?;
                     Ok::<_, MinerError>(report)
@@ -233,6 +246,8 @@ impl Miner {
         let header = Header { run: run.id.0, round, hotkey: self.node.hotkey().0, base_root: base_root.0 };
         let context = SealContext { run: run.id, round, hotkey: self.node.hotkey(), base_root };
         let beta = run.manifest.compression.beta;
+        // what reads the last round's error feedback has to end before that moves on
+        self.kept.done().await?;
         let (payload, sealed) = self.node.watch.measure(Phase::Compress, || {
             let payload = self.encoder.encode(&mut self.ranks, self.node.replica.state.model(), &run.format, &header, beta)?;
             let mut sealed = Hasher::default();
@@ -262,12 +277,12 @@ impl Miner {
     /// Starts to make error feedback and payload durable.
     async fn save(&mut self) -> Result<(), MinerError> {
         let (home, run, pending) = (self.node.home.clone(), self.node.run.clone(), self.pending.clone());
-        let feedback = self.encoder.feedback(&run.format)?.into_owned();
-        Ok(self.kept.start(move || durable::save(&home, run.layout(), &feedback, pending.as_ref())).await?)
+        let feedback = self.encoder.feedback(&run.format);
+        self.kept.start(move || Ok(durable::save(&home, run.layout(), &*feedback()?, pending.as_ref())?)).await
     }
 
-    /// The sealed payload first, the envelope last, and not before both are durable with the error feedback: whoever sees the envelope finds the payload,
-    /// whatever happens here. Whether that is done with.
+    /// The sealed payload first, the envelope last: whoever sees the envelope finds the payload. The payload's last segment waits until payload, key and
+    /// error feedback are durable, so that whatever happens here, the bucket never has a payload that this miner does not know. Whether that is done with.
     async fn upload(&mut self, plan: &RoundPlan) -> Result<bool, MinerError> {
         let Self { node, pending: Some(pending), kept, .. } = self else { return Ok(true) };
         let (run, round, bucket) = (node.run.id, pending.round, &node.bucket);
@@ -278,9 +293,13 @@ impl Miner {
         let context = SealContext { run, round, hotkey: node.hotkey(), base_root: pending.base_root };
         let put = async {
             // sealed again as it goes, so that there is no second copy of it
-            let segments = context.segments(&pending.key, &pending.payload).map(|segment| Ok(segment.into()));
-            let sent = bucket.upload(&ObjectKey::Payload(round), claim.sealed_len, claim.sealed, futures::stream::iter(segments)).await;
-            kept.done().await?;
+            let segments = context.segments(&pending.key, &pending.payload).map(Bytes::from);
+            let (is_durable, durable) = oneshot::channel();
+            let written = async { kept.done().await.map(|()| _ = is_durable.send(())) };
+            let key = ObjectKey::Payload(round);
+            let payload = bucket.upload(&key, claim.sealed_len, claim.sealed, last_after(segments, durable));
+            let (written, sent) = futures::join!(written, payload);
+            written?;
             Ok::<_, MinerError>(match sent {
                 Ok(()) => bucket.put(&ObjectKey::Envelope(round), pending.envelope.clone().into()).await,
                 failed => failed,
@@ -291,7 +310,7 @@ impl Miner {
             put = put => Ok(done_with(node, "upload", put?).await),
             () = too_late(node, plan, claim.sealed_len) => {
                 let sent = bucket.traffic().up - before;
-                let words = "more uplink, or more blocks for [round] upload, would help";
+                let words = "more uplink, a faster disk, or more blocks for [round] upload, would help";
                 node.warn(format!("round {round}: closed when {sent} bytes of {} were up; {words}", claim.sealed_len)).await;
                 Ok(false)
             }
@@ -322,7 +341,8 @@ impl Miner {
             self.save().await?;
             self.kept.done().await?;
         }
-        self.state_kept.start(self.node.keeping()).await?;
+        let keep = self.node.keeping();
+        self.state_kept.start(move || Ok(keep()?)).await?;
         self.node.events.tell(step.event()).await;
         self.node.tell_usage().await;
         Ok(())
@@ -334,6 +354,12 @@ impl Role for Miner {
 
     fn node(&mut self) -> &mut Follower {
         &mut self.node
+    }
+
+    async fn end(&mut self) -> Result<(), MinerError> {
+        self.kept.done().await?;
+        self.moments_kept.done().await?;
+        self.state_kept.done().await
     }
 
     async fn tick(&mut self) -> Result<(), MinerError> {
@@ -360,6 +386,18 @@ impl Role for Miner {
         }
         Ok(())
     }
+}
+
+/// The segments, of which the last one waits; an error, if what it waits for fails.
+fn last_after(segments: impl Iterator<Item = Bytes>, go: oneshot::Receiver<()>) -> impl Stream<Item = io::Result<Bytes>> {
+    stream::unfold((segments.peekable(), go), |(mut segments, mut go)| async {
+        let segment = segments.next()?;
+        let ready = match segments.peek() {
+            Some(_) => Ok(()),
+            None => (&mut go).await.map_err(|_| io::Error::other("error feedback and payload could not be made durable")),
+        };
+        Some((ready.map(|()| segment), (segments, go)))
+    })
 }
 
 /// Tells how far the upload is, from time to time, until whose turn it was has closed the round without it.
@@ -400,4 +438,31 @@ struct Trained {
     sequences: u64,
     /// Mean nats per token, if anything was trained.
     loss: Option<f64>,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use futures::{FutureExt, StreamExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_last_segment_waits_for_what_must_be_durable() {
+        let segments = || [1u8, 2, 3].into_iter().map(|byte| Bytes::from(vec![byte]));
+        let (durable, gate) = oneshot::channel();
+        let mut stream = std::pin::pin!(last_after(segments(), gate));
+        assert_eq!(stream.next().await.unwrap().unwrap(), [1][..]);
+        assert_eq!(stream.next().await.unwrap().unwrap(), [2][..]);
+        assert!(stream.next().now_or_never().is_none());
+        durable.send(()).unwrap();
+        assert_eq!(stream.next().await.unwrap().unwrap(), [3][..]);
+        assert!(stream.next().await.is_none());
+
+        let (durable, gate) = oneshot::channel();
+        drop(durable);
+        let sent: Vec<io::Result<Bytes>> = last_after(segments(), gate).collect().await;
+        assert_eq!((sent.len(), sent[2].is_err()), (3, true));
+    }
 }

@@ -87,6 +87,10 @@ impl Machine for Host {
         Ok(put(&self.buffers, vec![0; bytes], place))
     }
 
+    fn put(&self, bytes: Vec<u8>) -> Result<Memory, KernelError> {
+        Ok(put(&self.buffers, bytes, Place::Device))
+    }
+
     fn write(&self, memory: &Memory, at: usize, bytes: &[u8]) -> Result<(), KernelError> {
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner)[number(memory.address)][at..][..bytes.len()].copy_from_slice(bytes);
         Ok(())

@@ -32,7 +32,7 @@ fn check_cross_entropy(kernels: &Kernels) {
         for float in FLOATS {
             let logits = inputs(&mut random, rows * vocabulary, factor, float);
             let targets: Vec<i64> = (0..rows).map(|row| [vocabulary as i64 - 1, 0, vocabulary as i64 / 2][row]).collect();
-            let at = kernels.machine.put(&targets.iter().flat_map(|target| target.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
+            let at = kernels.machine.put(targets.iter().flat_map(|target| target.to_le_bytes()).collect()).unwrap();
             let (on_logits, [logits_at]) = put(kernels, [&logits], float);
             let (losses, [losses_at]) = put(kernels, [&vec![0.0; rows]], Float::F32);
             // SAFETY: all memory is this function's and as large as it must be.

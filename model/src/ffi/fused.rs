@@ -2,13 +2,22 @@
 
 use std::cell::RefCell;
 use std::ffi::{CString, c_char, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
+use std::sync::Arc;
 
 use kernels::{Float, KernelError, Kernels, Rotation};
 use tch::{TchError, Tensor};
 use torch_sys::C_tensor;
 
 use super::check;
+
+/// The shim's `Which`.
+const CROSS_ENTROPY: c_int = 0;
+const SWIGLU: c_int = 1;
+const SWIGLU_BACKWARD: c_int = 2;
+const ROTARY: c_int = 3;
+const ROTARY_BACKWARD: c_int = 4;
 
 /// The shim's `Kernels`.
 #[repr(C)]
@@ -40,7 +49,7 @@ unsafe extern "C" {
 pub(crate) struct Fused {
     /// Where C++ finds the callback, which points to the kernels.
     callback: Box<Callback>,
-    _kernels: Box<Kernels>,
+    _kernels: Arc<Kernels>,
 }
 
 // SAFETY: what the pointers lead to is `Send` and `Sync` itself, stays where it is, and is only read.
@@ -49,8 +58,8 @@ unsafe impl Send for Fused {}
 impl Fused {
     /// Of the device on which the tensors will be.
     pub(crate) fn new(kernels: Kernels) -> Self {
-        let kernels = Box::new(kernels);
-        Self { callback: Box::new(Callback { object: ptr::from_ref(&*kernels).cast(), run }), _kernels: kernels }
+        let kernels = Arc::new(kernels);
+        Self { callback: Box::new(Callback { object: Arc::as_ptr(&kernels).cast(), run }), _kernels: kernels }
     }
 
     /// [rows, gate and up] → silu(gate) · up, [rows, width].
@@ -94,9 +103,15 @@ unsafe extern "C" fn run(
         static MESSAGE: RefCell<CString> = RefCell::default();
     }
     // SAFETY: the caller's.
-    let outcome = unsafe { start(&*object.cast::<Kernels>(), which, is_bf16, tensors, sizes) };
-    let Err(error) = outcome else { return ptr::null() };
-    let message = CString::new(error.to_string().replace('\0', "")).unwrap_or_default();
+    let start = || unsafe { start(&*object.cast::<Kernels>(), which, is_bf16, tensors, sizes) };
+    // no panic crosses into C++
+    let outcome = catch_unwind(AssertUnwindSafe(start)).map(|started| started.map_err(|error| error.to_string()));
+    let message = match outcome {
+        Ok(Ok(())) => return ptr::null(),
+        Ok(Err(message)) => message,
+        Err(_) => "a kernel's launch panicked".to_owned(),
+    };
+    let message = CString::new(message.replace('\0', "")).unwrap_or_default();
     MESSAGE.with_borrow_mut(|kept| {
         *kept = message;
         kept.as_ptr()
@@ -115,14 +130,15 @@ unsafe fn start(kernels: &Kernels, which: c_int, is_bf16: bool, tensors: *const 
     // ids were checked to be below the vocabulary.
     unsafe {
         match which {
-            0 => kernels.cross_entropy(float, [address(0), address(1), address(2)], [size(0), size(1)]),
-            1 => kernels.swiglu(float, [address(0), address(1)], [size(0), size(1)]),
-            2 => kernels.swiglu_backward(float, [address(0), address(1), address(2)], [size(0), size(1)]),
-            _ => {
+            CROSS_ENTROPY => kernels.cross_entropy(float, [address(0), address(1), address(2)], [size(0), size(1)]),
+            SWIGLU => kernels.swiglu(float, [address(0), address(1)], [size(0), size(1)]),
+            SWIGLU_BACKWARD => kernels.swiglu_backward(float, [address(0), address(1), address(2)], [size(0), size(1)]),
+            ROTARY | ROTARY_BACKWARD => {
                 let [rows, length, heads, rotated, width] = [size(0), size(1), size(2), size(3), size(4)];
-                let rotation = Rotation { rows, length, heads, rotated, width, backward: which == 4 };
+                let rotation = Rotation { rows, length, heads, rotated, width, backward: which == ROTARY_BACKWARD };
                 kernels.rotary(float, [address(0), address(1)], [address(2), address(3)], rotation)
             }
+            other => unreachable!("the shim knows no operation {other}"),
         }
     }
 }

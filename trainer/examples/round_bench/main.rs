@@ -96,7 +96,7 @@ fn main() -> Result<()> {
         SealContext { run, round: 0, hotkey, base_root }.segments(&[3; 32], &bytes).for_each(|segment| sealed.update(&segment));
         Ok(sealed.digest())
     })?;
-    let feedback = clock.time("error feedback to the host", Kind::Alone, || Ok(encoder.feedback(&format)?.into_owned()))?;
+    let feedback = clock.time("error feedback to the host", Kind::Beside, || Ok(encoder.feedback(&format)()?))?;
     clock.time("error feedback to the disk", Kind::Beside, || Ok(home.save("miner", &0, &named(&state, feedback.tensors()))?))?;
     drop(feedback);
     let moments = clock.time("moments to the host", Kind::Beside, || Ok(ranks.export()?))?;
