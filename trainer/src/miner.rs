@@ -332,6 +332,8 @@ impl Miner {
         let record = &step.record.value;
         let applied = |p: &Pending| record.applied.iter().any(|a| a.payload == Digest::of(&p.payload));
         if let Some(pending) = self.pending.take_if(|p| p.round == record.round && !applied(p)) {
+            // what is on its way to the disk must not change
+            self.kept.done().await?;
             if self.node.run.manifest.compression.reabsorb
                 && let Ok(payload) = Payload::parse(&pending.payload, &self.node.run.format)
             {
