@@ -83,9 +83,11 @@ impl Encoder {
     ) -> Result<Vec<u8>, MinerError> {
         match self {
             Self::Host(feedback) => {
-                let end = ranks.parameters()?;
-                let difference = |(start, end): (&Vec<f32>, &Vec<f32>)| start.iter().zip(end).map(|(s, e)| s - e).collect();
-                let gradient: Vec<Vec<f32>> = theta.iter().zip(&end).map(difference).collect();
+                // in place: a model's worth of memory is not had in no time
+                let mut gradient = ranks.parameters()?;
+                for (start, end) in theta.iter().zip(&mut gradient) {
+                    start.iter().zip(end).for_each(|(start, end)| *end = start - *end);
+                }
                 Ok(compression::encode(format, header, Arc::make_mut(feedback), &gradient, beta)?)
             }
             Self::Devices(shards) => {

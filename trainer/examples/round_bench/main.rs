@@ -70,8 +70,14 @@ fn main() -> Result<()> {
         let token = |i: usize| (i as u32).wrapping_mul(2_654_435_761).wrapping_add(step) % shape.vocab_size as u32;
         (0..inner.batch as usize).map(|s| (0..=shape.sequence_length).map(|i| token(s * 7919 + i)).collect()).collect()
     };
-    // once for all that is allocated or compiled at the first step
+    let (run, hotkey, base_root) = (Digest([1; 32]), Hotkey([2; 32]), Digest(state.root()));
+    let header = Header { run: run.0, round: 0, hotkey: hotkey.0, base_root: base_root.0 };
+    let beta = manifest.compression.beta;
+    // once for all that is allocated or compiled in the first round
+    ranks.load(state.model())?;
+    encoder.begin(&mut ranks)?;
     ranks.step_at(&batch(0), 0)?;
+    encoder.encode(&mut ranks, state.model(), &format, &header, beta)?;
 
     let mut clock = Clock::default();
     clock.time("θ to the devices", Kind::Alone, || {
@@ -87,9 +93,6 @@ fn main() -> Result<()> {
         }
         Ok(())
     })?;
-    let (run, hotkey, base_root) = (Digest([1; 32]), Hotkey([2; 32]), Digest(state.root()));
-    let header = Header { run: run.0, round: 0, hotkey: hotkey.0, base_root: base_root.0 };
-    let beta = manifest.compression.beta;
     let bytes = clock.time("encode", Kind::Alone, || Ok(encoder.encode(&mut ranks, state.model(), &format, &header, beta)?))?;
     clock.time("seal", Kind::Alone, || {
         let mut sealed = Hasher::default();
