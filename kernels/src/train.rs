@@ -27,8 +27,8 @@ pub struct Rotation {
 /// Addresses are of memory of the device: row-major, side by side, aligned to an element. All of this starts on the device's default stream and waits for
 /// nothing. Results are rounded from f32 once.
 impl Kernels {
-    /// Per row of logits [rows, vocabulary] the negative log likelihood of the target, f32 [rows]; and the logits become the gradient of that,
-    /// softmax(logits) − onehot(target). Targets are i64 [rows], each a number below `vocabulary`.
+    /// Per row of logits [rows, vocabulary] the negative log likelihood of the target, f32, one per row; and the logits become the gradient of that,
+    /// softmax(logits) − onehot(target). Targets are i64, one per row, each a number below `vocabulary`.
     ///
     /// # Errors
     /// [`KernelError::TooLarge`] or [`KernelError::Driver`].
