@@ -15,7 +15,7 @@ pub(crate) struct Positions {
     mask: Option<Tensor>,
 }
 
-/// The network without its parameters, part by part. A layer's are in the order of [`crate::packing::Packing`].
+/// The network without its parameters, part by part. They come in the arithmetic's precision, a layer's in the order of [`crate::packing::Packing`].
 pub(crate) struct Network {
     pub(crate) architecture: Architecture,
     /// What is multiplied in: f32, on the CPU only, or bf16 with f32 parameters behind it.
@@ -62,7 +62,7 @@ impl Network {
     /// Tokens [batch, length] → states [batch·length, hidden_size].
     pub(crate) fn embed(&self, table: &Tensor, tokens: &Tensor) -> Result<Tensor, TchError> {
         let embedded = Tensor::f_embedding(table, tokens, -1, false, false)?;
-        embedded.f_to_kind(self.compute)?.f_view([-1, self.architecture.hidden_size as i64])
+        embedded.f_view([-1, self.architecture.hidden_size as i64])
     }
 
     /// The embedding's gradient, f32, from that of its states.
@@ -122,10 +122,9 @@ impl Network {
         targets: &Tensor,
         rows: i64,
     ) -> Result<(Tensor, Tensor, Tensor), TchError> {
-        let head = head.f_to_kind(self.compute)?;
         let part = |(hidden, targets): (&Tensor, &Tensor)| {
-            let (loss, gradient) = self.loss_of_logits(self.linear(hidden, &head)?, targets)?;
-            let to_hidden = multiply(&gradient, &head)?;
+            let (loss, gradient) = self.loss_of_logits(self.linear(hidden, head)?, targets)?;
+            let to_hidden = multiply(&gradient, head)?;
             let to_head = multiply(&gradient.f_transpose(0, 1)?, hidden)?.f_to_kind(Kind::Float)?;
             Ok::<_, TchError>((loss, to_hidden, to_head))
         };
@@ -190,13 +189,13 @@ impl Network {
     }
 
     pub(crate) fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor, TchError> {
-        x.f_rms_norm([self.architecture.hidden_size as i64], Some(weight.f_to_kind(self.compute)?), self.architecture.norm_eps)
+        x.f_rms_norm([self.architecture.hidden_size as i64], Some(weight), self.architecture.norm_eps)
     }
 
     fn linear(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor, TchError> {
         match self.compute {
             Kind::Float => ffi::product(x, weight),
-            kind => x.f_linear(&weight.f_to_kind(kind)?, None::<Tensor>),
+            _ => x.f_linear(weight, None::<Tensor>),
         }
     }
 }
