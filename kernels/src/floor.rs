@@ -1,4 +1,4 @@
-//! Everything unsafe of this crate: foreign libraries, device memory, launches.
+//! What is foreign to this crate: the driver and NVRTC, device memory, launches.
 
 use std::env;
 use std::ffi::{CString, c_char, c_void};

@@ -120,11 +120,6 @@ fn share(format: &Format, rank: usize, size: usize) -> Range<usize> {
 }
 
 impl Shard {
-    /// Where θ and error feedback lie.
-    pub fn place(&self) -> Place {
-        self.before.place
-    }
-
     /// Forgets what has become of this round so far, and what went wrong in it. A round that is given up needs it, before the next one.
     pub fn reset(&mut self) {
         self.round = Ok(Round::default());

@@ -201,13 +201,7 @@ impl Miner {
                 let position = round * u64::from(inner.steps) + u64::from(done);
                 // the next batch is read and copied while this one is computed with
                 thread::scope(|scope| {
-                    let staging = (done + 1 < inner.steps).then(|| {
-                        scope.spawn(|| {
-                            // a new thread has as many as there are cores
-                            model::set_threads(1);
-                            stage(done + 1)
-                        })
-                    });
+                    let staging = (done + 1 < inner.steps).then(|| scope.spawn(|| stage(done + 1)));
                     let report = ranks.step_staged(batch, position)?;
                     next = staging.map(|staging| staging.join().unwrap_or_else(|panic| resume_unwind(panic))).transpose()?;
                     Ok::<_, MinerError>(report)
