@@ -1,7 +1,7 @@
 // The outer step: decode R payloads, clip, merge in record order, step. The same bits as `compression::transition`.
 //
-// A chunk's sums live in shared memory. As many payloads as there are threads for are decoded side by side, then added one after the other with a
-// barrier between them; the indices of one payload are distinct, so that every coordinate has one writer at a time: no atomics, one order.
+// A chunk's sums live in shared memory. Warps decode a payload each, then one warp adds the payloads one after the other, while other blocks have the
+// multiprocessor; the indices of one payload are distinct, so that every coordinate has one writer at a time: no atomics, one order.
 
 // A part of θ.
 struct Step {
@@ -21,77 +21,107 @@ struct Source {
     float weight;
 };
 
-// A payload's values of one chunk in shared memory: what its codes decode to, its factor and weight, codes, indices.
-constexpr unsigned VALUES = 0, FACTOR = 4, WEIGHT = 5, CODES = 6;
-// Words for them: more than the largest has, 1024 bytes of codes and 6144 of indices.
-constexpr unsigned STAGE_WORDS = 2048;
-
-// Where a chunk's indices start in its words, and how many there are.
-__device__ inline unsigned index_word(const Coding &coding) { return CODES + ceil_div(coding.code_bytes, 4); }
-__device__ inline unsigned words_of(const Coding &coding) { return index_word(coding) + ceil_div(coding.index_bytes, 4); }
-
-// One warp brings one payload's bytes of this chunk into shared memory.
-__device__ inline void stage(const Part &part, const Chunk &chunk, const Source &source, const float *tables, unsigned *words) {
-    const unsigned lane = threadIdx.x % WARP;
-    const u8 *section = source.section;
-    if (lane < 4) {
-        const u8 *entry = section + part.table + 4 * lane;
-        words[VALUES + lane] = part.quantizer == REFERENCE
-                                   ? entry[0] | entry[1] << 8 | entry[2] << 16 | (unsigned)entry[3] << 24
-                                   : __float_as_uint(tables[1024 * part.quantizer + 4 * section[part.scales + chunk.number] + lane]);
-    } else if (lane == FACTOR) {
-        words[FACTOR] = __float_as_uint(source.factor);
-    } else if (lane == WEIGHT) {
-        words[WEIGHT] = __float_as_uint(source.weight);
-    }
-    const u8 *codes = section + codes_at(part, chunk), *indices = section + indices_at(part, chunk);
-    for (unsigned i = lane; i < chunk.coding.code_bytes; i += WARP) {
-        ((u8 *)(words + CODES))[i] = codes[i];
-    }
-    for (unsigned i = lane; i < chunk.coding.index_bytes; i += WARP) {
-        ((u8 *)(words + index_word(chunk.coding)))[i] = indices[i];
-    }
-}
-
-// The position of one number j of a bitmap that starts at a bit and has more than j ones.
-__device__ inline unsigned find_one(const unsigned *words, unsigned first, unsigned j) {
-    unsigned at = 0, word = bits_from(words, first);
-    for (unsigned ones = __popc(word); j >= ones; ones = __popc(word)) {
-        j -= ones;
-        at += 32;
-        word = bits_from(words, first + at);
-    }
-    for (unsigned half = 16; half > 0; half /= 2) {
-        const unsigned ones = __popc(word & ((1u << half) - 1));
-        if (j >= ones) {
-            j -= ones;
-            at += half;
-            word >>= half;
-        }
-    }
-    return at;
-}
-
-__device__ inline unsigned index_of(const Part &part, const Coding &coding, const unsigned *words, unsigned j) {
-    const unsigned first = 32 * index_word(coding), low = number(words, first, j, coding.index_bits);
-    if (part.select == PACKED) {
-        return low;
-    }
-    if (part.select == GROUP_MAX) {
-        return j * part.group + low;
-    }
-    return (find_one(words, first + 8 * ceil_div(coding.k * coding.index_bits, 8), j) - j) << coding.index_bits | low;
-}
-
-// Value j of a staged payload; zero counts as not sent, and has no index.
-struct Sent {
-    unsigned index;
-    float value;
+// What is needed to read the payloads of a chunk.
+struct Reading {
+    Coding coding;
+    bool is_elias_fano;
+    // Elements of a group, or zero.
+    unsigned group, code_bits;
+    // Whether the values that codes stand for are in a section's table; else they are those of the chunk's scale code, from here on.
+    bool has_table;
+    const float *tables;
+    // Where a section has them, and the chunk's codes and indices.
+    unsigned values, codes, indices;
 };
 
-__device__ inline Sent decode(const Part &part, const Coding &coding, const unsigned *words, unsigned j) {
-    const float value = __uint_as_float(words[VALUES + number(words, 32 * CODES, j, code_bits(part))]);
-    return {value == 0.0f ? 0 : index_of(part, coding, words, j), value};
+__device__ inline Reading reading(const Part &part, const Chunk &chunk, const float *tables) {
+    const bool has_table = part.quantizer == REFERENCE;
+    return {chunk.coding, part.select == ELIAS_FANO, part.group, code_bits(part), has_table, tables + 1024 * part.quantizer,
+            has_table ? part.table : part.scales + chunk.number, codes_at(part, chunk), indices_at(part, chunk)};
+}
+
+// A payload of one chunk in shared memory: what its codes stand for times its factor, its weight, one bit for each code that stands for zero, and the
+// bytes of its codes and indices.
+constexpr unsigned PRODUCTS = 0, WEIGHT = 4, ZEROS = 5, BYTES = 6;
+// Words for them: more than the largest has, 1024 bytes of codes and 6144 of indices.
+constexpr unsigned STAGE_WORDS = 2048;
+__device__ inline unsigned words_of(const Coding &coding) { return BYTES + ceil_div(coding.code_bytes + coding.index_bytes, 4); }
+
+// A value: its index, its code above that. Zero counts as not sent.
+constexpr unsigned CODE_SHIFT = 12, NOT_SENT = 0xFFFF;
+
+struct Sums {
+    // Weighted sum of the values, and senders' weight, of each element.
+    float values[CHUNK_ELEMENTS], weights[CHUNK_ELEMENTS];
+    // As many payloads as fit.
+    unsigned staged[STAGE_WORDS];
+    // Their values.
+    u16 sent[CHUNK_ELEMENTS];
+};
+
+// By one warp: brings a payload's bytes of this chunk into shared memory.
+__device__ inline void stage(const Reading &reading, const Source &source, unsigned *words) {
+    const unsigned lane = threadIdx.x % WARP, code_bytes = reading.coding.code_bytes;
+    const u8 *codes = source.section + reading.codes, *indices = source.section + reading.indices - code_bytes;
+    for (unsigned i = lane; i < code_bytes + reading.coding.index_bytes; i += WARP) {
+        ((u8 *)(words + BYTES))[i] = (i < code_bytes ? codes : indices)[i];
+    }
+    const u8 *values = source.section + reading.values;
+    float value = 0.0f;
+    if (lane < 4) {
+        const u8 *entry = values + 4 * lane;
+        value = reading.has_table ? __uint_as_float(entry[0] | entry[1] << 8 | entry[2] << 16 | (unsigned)entry[3] << 24)
+                                  : reading.tables[4 * *values + lane];
+        words[PRODUCTS + lane] = __float_as_uint(__fmul_rn(source.factor, value));
+    }
+    const unsigned zeros = __ballot_sync(ALL_LANES, value == 0.0f);
+    if (lane == 0) {
+        words[WEIGHT] = __float_as_uint(source.weight);
+        words[ZEROS] = zeros;
+    }
+}
+
+// By one warp: of the first ones of a bitmap that starts at a bit, the zeros before each.
+__device__ inline void count_zeros(const unsigned *words, unsigned first, unsigned count, u16 *zeros) {
+    const unsigned lane = threadIdx.x % WARP, before_me = (1u << lane) - 1;
+    const unsigned *next = words + first / 32;
+    unsigned low = *next, ones = 0;
+    for (unsigned at = lane; ones < count; at += WARP) {
+        const unsigned high = *++next, word = __funnelshift_r(low, high, first % 32), j = ones + __popc(word & before_me);
+        if (word >> lane & 1 && j < count) {
+            zeros[j] = at - j;
+        }
+        low = high;
+        ones += __popc(word);
+    }
+    __syncwarp();
+}
+
+// By one warp: the values of a staged payload.
+__device__ inline void decode(const Reading &reading, const unsigned *words, u16 *sent) {
+    const Coding coding = reading.coding;
+    const unsigned zeros = words[ZEROS], indices = 32 * BYTES + 8 * coding.code_bytes, bits = coding.index_bits;
+    if (reading.is_elias_fano) {
+        count_zeros(words, indices + 8 * ceil_div(coding.k * bits, 8), coding.k, sent);
+    }
+    for (unsigned j = threadIdx.x % WARP; j < coding.k; j += WARP) {
+        const unsigned at = reading.code_bits * j, code = words[BYTES + at / 32] >> at % 32 & ((1u << reading.code_bits) - 1);
+        const unsigned high = reading.is_elias_fano ? sent[j] << bits : j * reading.group;
+        sent[j] = zeros >> code & 1 ? NOT_SENT : code << CODE_SHIFT | (high + number(words, indices, j, bits));
+    }
+}
+
+// By one warp.
+__device__ inline void add(const unsigned *words, const u16 *sent, unsigned k, Sums &sums) {
+    const float weight = __uint_as_float(words[WEIGHT]);
+    for (unsigned j = threadIdx.x % WARP; j < k; j += WARP) {
+        const unsigned value = sent[j], index = value % CHUNK_ELEMENTS;
+        if (value != NOT_SENT) {
+            sums.values[index] = __fadd_rn(sums.values[index], __uint_as_float(words[PRODUCTS + (value >> CODE_SHIFT)]));
+            sums.weights[index] = __fadd_rn(sums.weights[index], weight);
+        }
+    }
+    __syncwarp();
 }
 
 // What is done with a record's payloads.
@@ -106,51 +136,27 @@ struct Merge {
     const float *tables;
 };
 
-struct Sums {
-    // Weighted sum of the values, and senders' weight, of each element.
-    float values[CHUNK_ELEMENTS], weights[CHUNK_ELEMENTS];
-    unsigned staged[STAGE_WORDS];
-};
-
-__device__ inline void add(const Sent &sent, const unsigned *words, Sums &sums) {
-    if (sent.value != 0.0f) {
-        float &value = sums.values[sent.index], &weight = sums.weights[sent.index];
-        value = __fadd_rn(value, __fmul_rn(__uint_as_float(words[FACTOR]), sent.value));
-        weight = __fadd_rn(weight, __uint_as_float(words[WEIGHT]));
+__device__ inline void add_payloads(const Reading &reading, const Source *sources, unsigned payloads, Sums &sums) {
+    constexpr unsigned WARPS = THREADS / WARP;
+    const unsigned k = reading.coding.k, words_each = words_of(reading.coding), room = at_most((STAGE_WORDS - 1) / words_each, CHUNK_ELEMENTS / k);
+    const unsigned warp = threadIdx.x / WARP;
+    for (unsigned group = 0; group < GROUPS; group++) {
+        ((float4 *)sums.values)[first_of(group) / GROUP] = ((float4 *)sums.weights)[first_of(group) / GROUP] = float4{0.0f, 0.0f, 0.0f, 0.0f};
     }
-}
-
-__device__ inline void add_payloads(const Part &part, const Chunk &chunk, const Source *sources, const Merge &merge, Sums &sums) {
-    const Coding coding = chunk.coding;
-    // A payload's threads, a power of two if several payloads are decoded at once.
-    const unsigned width = coding.k > THREADS / 2 ? THREADS : 1u << (32 - __clz(coding.k - 1));
-    const unsigned abreast = THREADS / width, mine = threadIdx.x / width;
-    const unsigned words_each = words_of(coding), room = (STAGE_WORDS - 1) / words_each;
-    for (unsigned i = threadIdx.x; i < CHUNK_ELEMENTS; i += THREADS) {
-        sums.values[i] = sums.weights[i] = 0.0f;
-    }
-    for (unsigned first = 0; first < merge.payloads; first += room) {
-        const unsigned count = at_most(room, merge.payloads - first);
-        for (unsigned r = threadIdx.x / WARP; r < count; r += THREADS / WARP) {
-            stage(part, chunk, sources[first + r], merge.tables, sums.staged + r * words_each);
+    for (unsigned first = 0; first < payloads; first += room) {
+        const unsigned count = at_most(room, payloads - first);
+        for (unsigned r = warp; r < count; r += WARPS) {
+            stage(reading, sources[first + r], sums.staged + r * words_each);
+        }
+        __syncwarp();
+        for (unsigned r = warp; r < count; r += WARPS) {
+            decode(reading, sums.staged + r * words_each, sums.sent + r * k);
         }
         __syncthreads();
-        for (unsigned r = 0; r < count; r += abreast) {
-            const unsigned *words = sums.staged + (r + mine) * words_each;
-            Sent sent = {0, 0.0f};
-            if (r + mine < count && threadIdx.x % width < coding.k) {
-                sent = decode(part, coding, words, threadIdx.x % width);
-            }
-            for (unsigned turn = 0; turn < at_most(abreast, count - r); turn++) {
-                if (turn == mine) {
-                    add(sent, words, sums);
-                    for (unsigned j = threadIdx.x + THREADS; j < coding.k; j += THREADS) {
-                        add(decode(part, coding, words, j), words, sums);
-                    }
-                }
-                __syncthreads();
-            }
+        for (unsigned r = 0; warp == 0 && r < count; r++) {
+            add(sums.staged + r * words_each, sums.sent + r * k, k, sums);
         }
+        __syncthreads();
     }
 }
 
@@ -159,22 +165,25 @@ template <bool AT_ONCE> __device__ inline bool take_step(const Step &step, const
     float theta[MINE];
     // On their way while the payloads are decoded.
     load_all<AT_ONCE>(step.theta, chunk, theta);
-    add_payloads(step.part, chunk, merge.sources + step.sources, merge, sums);
-    bool is_finite = true;
-    for (unsigned i = 0; i < MINE; i++) {
-        const unsigned index = index_of_mine(i);
-        const float weight = sums.weights[index];
-        if (weight != 0.0f) {
-            const float over = merge.over_all != 0.0f ? merge.over_all : weight;
-            theta[i] = __fsub_rn(theta[i], __fmul_rn(merge.lr, __fdiv_rn(sums.values[index], over)));
-            is_finite &= key(theta[i]) < INFINITE;
+    add_payloads(reading(step.part, chunk, merge.tables), merge.sources + step.sources, merge.payloads, sums);
+    unsigned largest = 0;
+    for (unsigned group = 0; group < GROUPS; group++) {
+        const float4 v = *(const float4 *)(sums.values + first_of(group)), w = *(const float4 *)(sums.weights + first_of(group));
+        const float values[GROUP] = {v.x, v.y, v.z, v.w}, weights[GROUP] = {w.x, w.y, w.z, w.w};
+        for (unsigned i = 0; i < GROUP; i++) {
+            float &element = theta[GROUP * group + i];
+            const bool is_sent = weights[i] != 0.0f;
+            const float over = merge.over_all != 0.0f ? merge.over_all : is_sent ? weights[i] : 1.0f;
+            const float stepped = __fsub_rn(element, __fmul_rn(merge.lr, __fdiv_rn(values[i], over)));
+            element = is_sent ? stepped : element;
+            largest = key(element) > largest ? key(element) : largest;
         }
     }
     store_all<AT_ONCE>(theta, step.theta, chunk);
     if (step.shadow) {
         store_all<AT_ONCE>(theta, step.shadow, chunk);
     }
-    return is_finite;
+    return largest < INFINITE;
 }
 
 // steps: the parts of θ. owner: the part of each block. There is at least one payload. fault: becomes the lowest number of a part with a new element that is

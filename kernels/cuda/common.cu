@@ -36,7 +36,7 @@ struct Part {
     // Where its table, scale codes, value codes and indices start in a section.
     unsigned table, scales, codes, indices;
     unsigned select;
-    // Elements of a group.
+    // Elements of a group, if one value of each is sent; else zero.
     unsigned group;
     unsigned quantizer;
     // Of a chunk in any row of tiles but the last, then in that one; of any tile of the row but the last, then of that one.
@@ -114,8 +114,17 @@ __device__ inline unsigned first_of(unsigned group) { return (group * THREADS + 
 __device__ inline unsigned index_of_mine(unsigned i) { return first_of(i / GROUP) + i % GROUP; }
 
 __device__ inline unsigned position(const Chunk &chunk, unsigned index) { return chunk.start + index / chunk.width * chunk.stride + index % chunk.width; }
-__device__ inline unsigned position_in_full(const Chunk &chunk, unsigned index) {
-    return chunk.start + (chunk.height == 1 ? index : index / 64 * chunk.stride + index % 64);
+
+// This thread's groups in a full chunk: the position of the first, and from each to the next.
+struct Groups {
+    unsigned first, step;
+};
+__device__ inline Groups groups_in_full(const Chunk &chunk) {
+    const unsigned index = first_of(0);
+    if (chunk.height == 1) {
+        return {chunk.start + index, THREADS * GROUP};
+    }
+    return {chunk.start + index / 64 * chunk.stride + index % 64, THREADS * GROUP / 64 * chunk.stride};
 }
 
 // Tensors are larger than caches, which need not keep what passes by.
@@ -135,10 +144,11 @@ __device__ inline void store_four(const float *from, bf16 *to) {
 
 // A group of this thread, at once or element by element; zeros where the chunk has ended.
 template <bool AT_ONCE, class T> __device__ inline void load(const T *tensor, const Chunk &chunk, unsigned group, float *to) {
-    const unsigned index = first_of(group);
     if constexpr (AT_ONCE) {
-        load_four(tensor + position_in_full(chunk, index), to);
+        const Groups groups = groups_in_full(chunk);
+        load_four(tensor + (groups.first + group * groups.step), to);
     } else {
+        const unsigned index = first_of(group);
         for (unsigned i = 0; i < GROUP; i++) {
             to[i] = index + i < chunk.height * chunk.width ? widen(tensor[position(chunk, index + i)]) : 0.0f;
         }
@@ -146,10 +156,11 @@ template <bool AT_ONCE, class T> __device__ inline void load(const T *tensor, co
 }
 
 template <bool AT_ONCE, class T> __device__ inline void store(const float *from, T *tensor, const Chunk &chunk, unsigned group) {
-    const unsigned index = first_of(group);
     if constexpr (AT_ONCE) {
-        store_four(from, tensor + position_in_full(chunk, index));
+        const Groups groups = groups_in_full(chunk);
+        store_four(from, tensor + (groups.first + group * groups.step));
     } else {
+        const unsigned index = first_of(group);
         for (unsigned i = 0; i < GROUP; i++) {
             if (index + i < chunk.height * chunk.width) {
                 narrow(from[i], tensor[position(chunk, index + i)]);

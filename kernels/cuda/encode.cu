@@ -1,8 +1,9 @@
 // From θ before and after the inner steps and error feedback e to a payload's sections and the next e, in one pass over the elements:
 // a = beta * e + (before - after), top-k of each chunk, its scale, codes and indices, e = a - sent. The same bits as `compression::encode`.
 //
-// A block holds its chunk in registers. What is selected is found by counting: k of the threads' largest magnitudes bound the k-th largest of all from
-// below, so that few candidates are left; among those the threshold is found exactly. Counts and bitmaps do not depend on the order of threads.
+// A block holds its chunk in shared memory. What is selected is found by counting: k of the threads' largest magnitudes bound the k-th largest of all from
+// below, so that few candidates are left; among those the threshold is found exactly. Both are one warp's work: its barriers cost nothing, and other
+// blocks have the multiprocessor meanwhile. Counts and bitmaps do not depend on the order of threads.
 
 // A part of the tensors, and where its section lies.
 template <class T, class E> struct Job {
@@ -14,171 +15,6 @@ template <class T, class E> struct Job {
     u8 *section;
 };
 
-// What a chunk's threads share.
-struct Shared {
-    // Magnitudes of the candidates, then the selected values by ascending index.
-    unsigned keys[CHUNK_ELEMENTS];
-    u16 indices[CHUNK_ELEMENTS];
-    // One bit per element: those selected; and how many are set before each word.
-    unsigned chosen[CHUNK_ELEMENTS / 32], before[CHUNK_ELEMENTS / 32];
-    u64 costs[THREADS];
-    // Codes, then indices, as they will be in the section.
-    unsigned codes[CHUNK_ELEMENTS * 2 / 32], packed[CHUNK_ELEMENTS * PACKED_BITS / 32];
-    unsigned largest[THREADS / WARP];
-    u64 least[THREADS / WARP];
-    unsigned candidates;
-};
-
-// The best of the threads' numbers: `better` says which of two. Uses `of_warps`, which nothing may use at the same time.
-template <class T, class F> __device__ inline T block_best(T mine, T *of_warps, F better) {
-    for (unsigned distance = WARP / 2; distance > 0; distance /= 2) {
-        mine = better(mine, __shfl_xor_sync(ALL_LANES, mine, distance));
-    }
-    if (threadIdx.x % WARP == 0) {
-        of_warps[threadIdx.x / WARP] = mine;
-    }
-    __syncthreads();
-    for (unsigned warp = 0; warp < THREADS / WARP; warp++) {
-        mine = better(mine, of_warps[warp]);
-    }
-    return mine;
-}
-
-__device__ inline unsigned larger(unsigned a, unsigned b) { return a > b ? a : b; }
-__device__ inline u64 lesser(u64 a, u64 b) { return a < b ? a : b; }
-
-// A key that at least k keys reach, from each thread's largest; zero for k beyond half the threads.
-__device__ inline unsigned lower_bound(unsigned largest_of_mine, unsigned k) {
-    unsigned low = 0, high = INFINITE;
-    while (k <= THREADS / 2 && high - low > 1) {
-        const unsigned middle = low + (high - low) / 2;
-        const unsigned count = __syncthreads_count(largest_of_mine >= middle);
-        if (count < k) {
-            high = middle;
-        } else {
-            low = middle;
-            if (count <= k + k / 8) {
-                break;
-            }
-        }
-    }
-    return low;
-}
-
-// Keys of at least `cut` are selected; of those one below it, `ties` with the lowest indices.
-struct Cut {
-    unsigned key;
-    unsigned ties;
-};
-
-__device__ inline unsigned count_reaching(unsigned middle, unsigned candidates, const Shared &shared) {
-    unsigned count = 0;
-    for (unsigned first = 0; first < candidates; first += THREADS) {
-        const unsigned i = first + threadIdx.x;
-        count += __syncthreads_count(i < candidates && shared.keys[i] >= middle);
-    }
-    return count;
-}
-
-// Bisects the candidates, of which there are at least k, none below `low` and none above `largest`.
-__device__ inline Cut find_cut(unsigned low, unsigned largest, unsigned candidates, unsigned k, const Shared &shared) {
-    unsigned high = largest + 1, above = 0;
-    if (candidates == k) {
-        return {low, 0};
-    }
-    while (high - low > 1) {
-        const unsigned middle = low + (high - low) / 2;
-        const unsigned count = count_reaching(middle, candidates, shared);
-        if (count == k) {
-            return {middle, 0};
-        }
-        if (count < k) {
-            high = middle, above = count;
-        } else {
-            low = middle;
-        }
-    }
-    return {high, k - above};
-}
-
-// Sets `before` for the bitmap in `chosen`, which must be complete.
-__device__ inline void count_before(Shared &shared) {
-    constexpr unsigned WORDS = CHUNK_ELEMENTS / 32 / WARP;
-    __syncthreads();
-    if (threadIdx.x < WARP) {
-        unsigned mine = 0;
-        for (unsigned i = 0; i < WORDS; i++) {
-            mine += __popc(shared.chosen[WORDS * threadIdx.x + i]);
-        }
-        unsigned sum = mine;
-        for (unsigned distance = 1; distance < WARP; distance *= 2) {
-            const unsigned other = __shfl_up_sync(ALL_LANES, sum, distance);
-            sum += threadIdx.x >= distance ? other : 0;
-        }
-        sum -= mine;
-        for (unsigned i = 0; i < WORDS; i++) {
-            shared.before[WORDS * threadIdx.x + i] = sum;
-            sum += __popc(shared.chosen[WORDS * threadIdx.x + i]);
-        }
-    }
-    __syncthreads();
-}
-
-// How many elements before this one are chosen.
-__device__ inline unsigned rank(unsigned index, const Shared &shared) {
-    return shared.before[index / 32] + __popc(shared.chosen[index / 32] & ((1u << index % 32) - 1));
-}
-
-// Calls `each(i)` for the set bits i of a thread's mask of elements.
-template <class F> __device__ inline void for_each(unsigned mask, F each) {
-    for (; mask; mask &= mask - 1) {
-        each(__ffs(mask) - 1);
-    }
-}
-
-__device__ inline void clear_chosen(Shared &shared) {
-    for (unsigned i = threadIdx.x; i < CHUNK_ELEMENTS / 32; i += THREADS) {
-        shared.chosen[i] = 0;
-    }
-}
-
-__device__ inline void choose(unsigned mask, Shared &shared) {
-    for_each(mask, [&](unsigned i) { atomicOr(&shared.chosen[index_of_mine(i) / 32], 1u << index_of_mine(i) % 32); });
-}
-
-// Those of this thread's elements that are among the k of largest magnitude, of equal ones those with the lowest indices.
-__device__ inline unsigned select(const float *values, unsigned k, unsigned largest, unsigned largest_of_mine, Shared &shared) {
-    const unsigned bound = lower_bound(largest_of_mine, k);
-    unsigned candidates = 0;
-    for (unsigned i = 0; i < MINE; i++) {
-        candidates |= (unsigned)(key(values[i]) >= bound) << i;
-    }
-    if (candidates) {
-        unsigned to = atomicAdd(&shared.candidates, __popc(candidates));
-        for (unsigned i = 0; i < MINE; i++) {
-            if (candidates >> i & 1) {
-                shared.keys[to++] = key(values[i]);
-            }
-        }
-    }
-    __syncthreads();
-    const Cut cut = find_cut(bound, largest, shared.candidates, k, shared);
-    unsigned chosen = 0, tied = 0;
-    for (unsigned i = 0; i < MINE; i++) {
-        chosen |= (unsigned)(key(values[i]) >= cut.key) << i;
-        tied |= (unsigned)(key(values[i]) + 1 == cut.key) << i;
-    }
-    if (cut.ties > 0) {
-        choose(tied, shared);
-        count_before(shared);
-        for_each(tied, [&](unsigned i) { chosen |= (unsigned)(rank(index_of_mine(i), shared) < cut.ties) << i; });
-        __syncthreads();
-        clear_chosen(shared);
-        __syncthreads();
-    }
-    return chosen;
-}
-
 // Scale codes, as in `compression`.
 constexpr int LOWEST_OCTAVE = -20, HIGHEST_OCTAVE = 4, FIXED_BITS = 11;
 constexpr unsigned CODES_OF_OCTAVE = 10;
@@ -186,73 +22,254 @@ constexpr unsigned CODES_OF_OCTAVE = 10;
 constexpr unsigned PAIRS = 61;
 constexpr u64 NEVER = ~0ull;
 
+// Bitmaps and streams of numbers.
+struct alignas(16) Bits {
+    // One bit per element: the candidates.
+    unsigned marked[CHUNK_ELEMENTS / 32];
+    // Codes and indices as they will be in the section.
+    unsigned codes[CHUNK_ELEMENTS * 2 / 32], packed[CHUNK_ELEMENTS * PACKED_BITS / 32];
+};
+
+// What a chunk's threads share.
+struct alignas(16) Shared {
+    // a, then the next e.
+    float values[CHUNK_ELEMENTS];
+    // Of the candidates, then of those selected, in ascending order; and twice what those are in fixed point.
+    u16 indices[CHUNK_ELEMENTS], doubled[CHUNK_ELEMENTS];
+    // Bits that are zero at first.
+    Bits bits;
+    // Keys: each thread's largest, the largest of all, and one that at least k reach.
+    unsigned largest_of[THREADS], largest, bound;
+    unsigned candidates;
+    // Of the selected in fixed point.
+    unsigned sum;
+    u64 least[THREADS / WARP];
+};
+
+__device__ inline bool is_first_warp() { return threadIdx.x < WARP; }
+__device__ inline unsigned larger(unsigned a, unsigned b) { return a > b ? a : b; }
+
+// Keys of at least `key` are selected; of those one below it, `ties` with the lowest indices.
+struct Cut {
+    unsigned key;
+    unsigned ties;
+};
+
+// Cuts k keys off, or up to `slack` more. At least k of them reach `low`, fewer reach `high`; `count` tells how many reach a key.
+template <class F> __device__ inline Cut find_cut(unsigned low, unsigned high, unsigned k, unsigned slack, F count) {
+    unsigned above = 0;
+    while (high - low > 1) {
+        const unsigned middle = low + (high - low) / 2, reaching = count(middle);
+        if (reaching < k) {
+            high = middle, above = reaching;
+        } else if (low = middle, reaching <= k + slack) {
+            return {middle, 0};
+        }
+    }
+    return {high, k - above};
+}
+
+// As many keys as a block has threads, held by one warp.
+struct Keys {
+    unsigned of_lane[THREADS / WARP];
+
+    template <class F> __device__ Keys(F key_of) {
+        for (unsigned i = 0; i < THREADS / WARP; i++) {
+            of_lane[i] = key_of(WARP * i + threadIdx.x);
+        }
+    }
+
+    __device__ unsigned reaching(unsigned key) const {
+        unsigned count = 0;
+        for (unsigned i = 0; i < THREADS / WARP; i++) {
+            count += of_lane[i] >= key;
+        }
+        return __reduce_add_sync(ALL_LANES, count);
+    }
+};
+
+// By one warp: sets `largest`, and `bound` from each thread's largest; zero for k beyond their number.
+__device__ inline void find_bound(unsigned k, Shared &shared) {
+    const Keys keys([&](unsigned i) { return shared.largest_of[i]; });
+    unsigned least = INFINITE, largest = 0;
+    for (unsigned i = 0; i < THREADS / WARP; i++) {
+        least = at_most(least, keys.of_lane[i]);
+        largest = larger(largest, keys.of_lane[i]);
+    }
+    least = __reduce_min_sync(ALL_LANES, least);
+    largest = __reduce_max_sync(ALL_LANES, largest);
+    unsigned bound = 0;
+    if (k <= THREADS) {
+        const Cut cut = find_cut(least, largest + 1, k, k / 8, [&](unsigned key) { return keys.reaching(key); });
+        bound = cut.key - (cut.ties > 0);
+    }
+    if (threadIdx.x == 0) {
+        shared.largest = largest;
+        shared.bound = bound;
+    }
+}
+
+// Marks those of this thread's elements that reach the bound.
+__device__ inline void mark_candidates(Shared &shared) {
+    const float bound = __uint_as_float(shared.bound);
+    unsigned mask = 0;
+    for (unsigned group = 0; group < GROUPS; group++) {
+        const float4 four = *(const float4 *)(shared.values + first_of(group));
+        const float values[GROUP] = {four.x, four.y, four.z, four.w};
+        for (unsigned i = 0; i < GROUP; i++) {
+            mask |= (unsigned)(fabsf(values[i]) >= bound) << (GROUP * group + i);
+        }
+    }
+    if (mask) {
+        atomicAdd(&shared.candidates, __popc(mask));
+    }
+    for (; mask; mask &= mask - 1) {
+        const unsigned index = index_of_mine(__ffs(mask) - 1);
+        atomicOr(&shared.bits.marked[index / 32], 1u << index % 32);
+    }
+}
+
+// By one warp: the sum of the lanes' numbers before this one.
+__device__ inline unsigned sum_before(unsigned mine) {
+    unsigned sum = mine;
+    for (unsigned distance = 1; distance < WARP; distance *= 2) {
+        const unsigned other = __shfl_up_sync(ALL_LANES, sum, distance);
+        sum += threadIdx.x % WARP >= distance ? other : 0;
+    }
+    return sum - mine;
+}
+
+// By one warp: sets the candidates' `indices`.
+__device__ inline void list_candidates(Shared &shared) {
+    constexpr unsigned WORDS = CHUNK_ELEMENTS / 32 / WARP;
+    unsigned words[WORDS], mine = 0;
+    for (unsigned i = 0; i < WORDS; i++) {
+        words[i] = shared.bits.marked[WORDS * threadIdx.x + i];
+        mine += __popc(words[i]);
+    }
+    unsigned to = sum_before(mine);
+    for (unsigned i = 0; i < WORDS; i++) {
+        for (unsigned word = words[i]; word; word &= word - 1) {
+            shared.indices[to++] = 32 * (WORDS * threadIdx.x + i) + __ffs(word) - 1;
+        }
+    }
+}
+
+// By all threads.
+__device__ inline unsigned values_reaching(unsigned least, const Shared &shared) {
+    unsigned count = 0;
+    for (unsigned first = 0; first < CHUNK_ELEMENTS; first += THREADS) {
+        count += __syncthreads_count(key(shared.values[first + threadIdx.x]) >= least);
+    }
+    return count;
+}
+
+// A selected value's magnitude in fixed point, at most what 12 bits hold.
+__device__ inline unsigned fixed_value(float value, float unit) {
+    return (unsigned)fminf(__fmul_rn(fabsf(value), unit), (float)((2 << FIXED_BITS) - 1));
+}
+
+// By one warp: of the candidates' `indices` those selected are left; sets `doubled` and `sum`.
+__device__ inline void keep_selected(const Cut &cut, float unit, Shared &shared) {
+    const unsigned before_me = (1u << threadIdx.x) - 1;
+    unsigned kept = 0, ties = 0, sum = 0;
+    for (unsigned first = 0; first < shared.candidates; first += WARP) {
+        const bool is_one = first + threadIdx.x < shared.candidates;
+        const unsigned index = is_one ? shared.indices[first + threadIdx.x] : 0;
+        const float value = shared.values[index];
+        const unsigned tied = __ballot_sync(ALL_LANES, is_one && key(value) + 1 == cut.key);
+        const bool is_early = tied >> threadIdx.x & 1 && ties + __popc(tied & before_me) < cut.ties;
+        const bool is_selected = is_one && (key(value) >= cut.key || is_early);
+        const unsigned selected = __ballot_sync(ALL_LANES, is_selected);
+        if (is_selected) {
+            const unsigned j = kept + __popc(selected & before_me), fixed = fixed_value(value, unit);
+            shared.indices[j] = index;
+            shared.doubled[j] = 2 * fixed;
+            sum += fixed;
+        }
+        ties += __popc(tied);
+        kept += __popc(selected);
+    }
+    sum = __reduce_add_sync(ALL_LANES, sum);
+    if (threadIdx.x == 0) {
+        shared.sum = sum;
+    }
+}
+
+// Sets `indices`, `doubled` and `sum` for the k values of largest magnitude, of equal ones those with the lowest indices.
+__device__ inline void select(unsigned k, float unit, Shared &shared) {
+    mark_candidates(shared);
+    __syncthreads();
+    const unsigned low = shared.bound, high = shared.largest + 1, candidates = shared.candidates;
+    Cut cut = {low, 0};
+    if (candidates > k && candidates > THREADS) {
+        cut = find_cut(low, high, k, 0, [&](unsigned key) { return values_reaching(key, shared); });
+    }
+    if (is_first_warp()) {
+        list_candidates(shared);
+        __syncwarp();
+        if (candidates > k && candidates <= THREADS) {
+            const Keys keys([&](unsigned i) { return i < candidates ? key(shared.values[shared.indices[i]]) : 0; });
+            cut = find_cut(low, high, k, 0, [&](unsigned key) { return keys.reaching(key); });
+        }
+        keep_selected(cut, unit, shared);
+    }
+    __syncthreads();
+}
+
 // The floor of log2 of a magnitude, at most the highest octave; below the lowest one for zero and subnormals.
 __device__ inline int octave_of(unsigned key) {
     const int octave = (int)(key >> 23) - 127;
     return octave < HIGHEST_OCTAVE ? octave : HIGHEST_OCTAVE;
 }
 
-// A magnitude in fixed point, rounded down: `unit` gives the octave of the largest one 12 bits.
+// Gives the largest magnitude, of this octave, 12 bits.
+__device__ inline float unit_of(int octave) { return __uint_as_float((unsigned)(FIXED_BITS - octave + 127) << 23); }
+
+// A magnitude in fixed point, rounded down.
 __device__ inline int fixed_point(float magnitude, float unit) { return (int)__fmul_rn(magnitude, unit); }
 
-// A selected value's, at most what 12 bits hold.
-__device__ inline int fixed_value(unsigned j, float unit, const Shared &shared) {
-    const float magnitude = __uint_as_float(shared.keys[j] & 0x7FFFFFFF);
-    return (int)fminf(__fmul_rn(magnitude, unit), (float)((2 << FIXED_BITS) - 1));
+// By one warp: the least of its lanes' numbers.
+__device__ inline u64 least_of_warp(u64 mine) {
+    const unsigned high = __reduce_min_sync(ALL_LANES, (unsigned)(mine >> 32));
+    return (u64)high << 32 | __reduce_min_sync(ALL_LANES, (unsigned)(mine >> 32) == high ? (unsigned)mine : ALL_LANES);
 }
 
-// The squared error of a scale code's pair of magnitudes over this thread's share of the selected values.
-__device__ inline u64 pair_cost(const float *pair, unsigned share, unsigned shares, unsigned k, float unit, const Shared &shared) {
-    const int low = fixed_point(pair[0], unit), high = fixed_point(pair[1], unit);
-    u64 cost = 0;
-    for (unsigned j = share; j < k; j += shares) {
-        const int fixed = fixed_value(j, unit, shared), to_low = abs(fixed - low), to_high = abs(fixed - high);
-        const int error = to_low < to_high ? to_low : to_high;
-        cost += (unsigned)(error * error);
-    }
-    return cost;
-}
-
-// The scale code of `sign2` for the selected values: least squared error, the lowest code among equals. `table` is what the codes decode to.
-__device__ inline unsigned sign2_scale(int top, float unit, unsigned k, const float *table, Shared &shared) {
+// This thread's scale code of `sign2`, in the lowest byte, below what it costs: the squared error of the selected values, less what all codes have in
+// common. The least is to be taken, which is the lowest code among equals. `table` is what the codes decode to.
+//
+// For magnitudes l and h, a value f is nearer to h if 2f > l + h, and (f - l)^2 - (f - h)^2 = (h - l) (2f - l - h). So the sum of the squared errors is
+// that of (f - l)^2 less h - l times the sum of what 2f exceeds l + h by.
+__device__ inline u64 sign2_cost(int top, float unit, unsigned k, const float *table, const Shared &shared) {
+    // Side by side in a warp, each with a share of the values.
     constexpr unsigned SHARES = THREADS / 64;
-    const unsigned candidate = threadIdx.x % 64;
+    // More than any cost is below zero.
+    constexpr long long ABOVE_ZERO = 1ll << 40;
+    const unsigned candidate = threadIdx.x / SHARES;
     const int code = candidate == 0 ? 0 : (top - 5 - LOWEST_OCTAVE) * (int)CODES_OF_OCTAVE + (int)candidate;
     const bool is_one = candidate < PAIRS && (candidate == 0 || code > 0);
-    if (is_one) {
-        shared.costs[threadIdx.x] = pair_cost(table + 4 * code, threadIdx.x / 64, SHARES, k, unit, shared);
+    const int low = is_one ? fixed_point(table[4 * code], unit) : 0, high = is_one ? fixed_point(table[4 * code + 1], unit) : 0;
+    unsigned excess = 0;
+    for (unsigned j = threadIdx.x % SHARES; j < k; j += SHARES) {
+        const int over = shared.doubled[j] - (low + high);
+        excess += over > 0 ? over : 0;
     }
-    __syncthreads();
-    u64 cost = NEVER;
-    if (threadIdx.x < 64 && is_one) {
-        cost = 0;
-        for (unsigned share = 0; share < SHARES; share++) {
-            cost += shared.costs[64 * share + candidate];
-        }
-        cost = cost << 8 | code;
+    for (unsigned distance = 1; distance < SHARES; distance *= 2) {
+        excess += __shfl_xor_sync(ALL_LANES, excess, distance);
     }
-    return block_best(cost, shared.least, lesser) & 0xFF;
+    const long long cost = low * ((long long)k * low - 2ll * shared.sum) - (long long)(high - low) * excess;
+    return is_one ? (u64)(ABOVE_ZERO + cost) << 8 | code : NEVER;
 }
 
-// The scale code of `sign1`: the magnitude nearest to the mean, the lowest code among equals.
-__device__ inline unsigned sign1_scale(int top, float unit, unsigned k, const float *table, Shared &shared) {
-    u64 part = 0;
-    for (unsigned j = threadIdx.x; j < k; j += THREADS) {
-        part += fixed_value(j, unit, shared);
-    }
-    shared.costs[threadIdx.x] = part;
-    __syncthreads();
-    long long sum = 0;
-    for (unsigned i = 0; i < at_most(k, THREADS); i++) {
-        sum += shared.costs[i];
-    }
+// The same of `sign1`: the distance of its magnitude from the mean, times k.
+__device__ inline u64 sign1_cost(int top, float unit, unsigned k, const float *table, const Shared &shared) {
     const int code = threadIdx.x, octave = (code - 1) / (int)CODES_OF_OCTAVE + LOWEST_OCTAVE;
     u64 cost = NEVER;
     if (code == 0 || (octave <= top && octave >= top - FIXED_BITS)) {
-        const long long error = (long long)k * fixed_point(table[4 * code], unit) - sum;
+        const long long error = (long long)k * fixed_point(table[4 * code], unit) - shared.sum;
         cost = (u64)(error < 0 ? -error : error) << 8 | code;
     }
-    return block_best(cost, shared.least, lesser) & 0xFF;
+    return cost;
 }
 
 // What the value codes of a chunk stand for.
@@ -290,10 +307,16 @@ __device__ inline void put(unsigned *words, unsigned at, unsigned value) {
 
 // Value j of the chunk, into the streams of codes and indices.
 __device__ inline void put_value(const Part &part, const Coding &coding, unsigned j, unsigned index, unsigned code, Shared &shared) {
-    put(shared.codes, code_bits(part) * j, code);
-    put(shared.packed, coding.index_bits * j, index & ((1u << coding.index_bits) - 1));
+    put(shared.bits.codes, code_bits(part) * j, code);
+    put(shared.bits.packed, coding.index_bits * j, index & ((1u << coding.index_bits) - 1));
     if (part.select == ELIAS_FANO) {
-        put(shared.packed, 8 * ceil_div(coding.k * coding.index_bits, 8) + (index >> coding.index_bits) + j, 1);
+        put(shared.bits.packed, 8 * ceil_div(coding.k * coding.index_bits, 8) + (index >> coding.index_bits) + j, 1);
+    }
+}
+
+__device__ inline void clear(Bits &bits) {
+    for (unsigned i = threadIdx.x; i < sizeof(Bits) / sizeof(uint4); i += THREADS) {
+        ((uint4 *)&bits)[i] = {0, 0, 0, 0};
     }
 }
 
@@ -303,79 +326,96 @@ __device__ inline void write_bytes(const unsigned *from, u8 *to, unsigned bytes)
     }
 }
 
-// The values of a chunk in registers, `mask` of them selected, become its scale code, codes and indices; `values` becomes the next error feedback.
-__device__ inline void quantize(const Part &part, const Chunk &chunk, unsigned largest, unsigned mask, const float *tables, u8 *section, float *values,
-                                Shared &shared) {
-    const Coding coding = chunk.coding;
-    const unsigned k = coding.k;
-    for (unsigned i = threadIdx.x; i < ceil_div(coding.code_bytes, 4); i += THREADS) {
-        shared.codes[i] = 0;
-    }
-    for (unsigned i = threadIdx.x; i < ceil_div(coding.index_bytes, 4); i += THREADS) {
-        shared.packed[i] = 0;
-    }
-    choose(mask, shared);
-    count_before(shared);
-    for (unsigned i = 0; i < MINE; i++) {
-        if (mask >> i & 1) {
-            const unsigned j = rank(index_of_mine(i), shared);
-            shared.keys[j] = __float_as_uint(values[i]);
-            shared.indices[j] = index_of_mine(i);
-        }
-    }
-    __syncthreads();
-    const int top = octave_of(largest);
-    const float *table = tables + 1024 * part.quantizer;
-    unsigned scale = 0;
-    if (top >= LOWEST_OCTAVE) {
-        const float unit = __uint_as_float((unsigned)(FIXED_BITS - top + 127) << 23);
-        scale = part.quantizer == SIGN1 ? sign1_scale(top, unit, k, table, shared) : sign2_scale(top, unit, k, table, shared);
-    }
+// The selected values become codes and indices; what is left of them is their next error feedback. A chunk that is sent as zeros has the lowest indices.
+__device__ inline void quantize(const Part &part, const Coding &coding, unsigned scale, const float *table, Shared &shared) {
     const float low = table[4 * scale], high = part.quantizer == SIGN1 ? 0.0f : table[4 * scale + 1];
     const Coder coder = {part.quantizer, low, high, __fmul_rn(__fadd_rn(low, high), 0.5f)};
-    for (unsigned i = 0; i < MINE; i++) {
-        if (mask >> i & 1) {
-            values[i] = __fsub_rn(values[i], coder.decode(coder.code(values[i])));
+    for (unsigned j = threadIdx.x; j < coding.k; j += THREADS) {
+        if (scale == 0) {
+            put_value(part, coding, j, j, 0, shared);
+        } else {
+            const unsigned index = shared.indices[j];
+            const float value = shared.values[index];
+            const unsigned code = coder.code(value);
+            shared.values[index] = __fsub_rn(value, coder.decode(code));
+            put_value(part, coding, j, index, code, shared);
         }
     }
-    for (unsigned j = threadIdx.x; j < k; j += THREADS) {
-        const unsigned index = scale == 0 ? j : shared.indices[j];
-        put_value(part, coding, j, index, coder.code(__uint_as_float(shared.keys[j])), shared);
-    }
-    __syncthreads();
+}
+
+constexpr unsigned ABREAST = 2;
+
+// Sets a and each thread's largest key. All of the shared memory is ready for the chunk after the next barrier.
+template <bool AT_ONCE, class T, class E>
+__device__ inline void begin(const Job<T, E> &job, const Chunk &chunk, float beta, Shared &shared) {
+    clear(shared.bits);
     if (threadIdx.x == 0) {
-        section[part.scales + chunk.number] = scale;
+        shared.candidates = 0;
     }
-    write_bytes(shared.codes, section + codes_at(part, chunk), coding.code_bytes);
-    write_bytes(shared.packed, section + indices_at(part, chunk), coding.index_bytes);
+    unsigned largest = 0;
+    // As many groups at once as registers hold.
+    for (unsigned first = 0; first < GROUPS; first += ABREAST) {
+        float before[ABREAST][GROUP], after[ABREAST][GROUP], values[ABREAST][GROUP];
+        for (unsigned i = 0; i < ABREAST; i++) {
+            load<AT_ONCE>(job.before, chunk, first + i, before[i]);
+            load<AT_ONCE>(job.after, chunk, first + i, after[i]);
+            load<AT_ONCE>(job.feedback, chunk, first + i, values[i]);
+        }
+        for (unsigned i = 0; i < ABREAST; i++) {
+            for (unsigned j = 0; j < GROUP; j++) {
+                values[i][j] = __fadd_rn(__fmul_rn(beta, values[i][j]), __fsub_rn(before[i][j], after[i][j]));
+                largest = larger(largest, key(values[i][j]));
+            }
+            *(float4 *)(shared.values + first_of(first + i)) = float4{values[i][0], values[i][1], values[i][2], values[i][3]};
+        }
+    }
+    shared.largest_of[threadIdx.x] = largest;
 }
 
 // False if a is not finite; then nothing is written.
 template <bool AT_ONCE, class T, class E>
 __device__ inline bool encode_chunk(const Job<T, E> &job, const Chunk &chunk, float beta, const float *tables, Shared &shared) {
-    float before[MINE], after[MINE], values[MINE];
-    load_all<AT_ONCE>(job.before, chunk, before);
-    load_all<AT_ONCE>(job.after, chunk, after);
-    load_all<AT_ONCE>(job.feedback, chunk, values);
-    // While these are on their way.
-    clear_chosen(shared);
-    if (threadIdx.x == 0) {
-        shared.candidates = 0;
+    const Part &part = job.part;
+    const Coding coding = chunk.coding;
+    const float *table = tables + 1024 * part.quantizer;
+    begin<AT_ONCE>(job, chunk, beta, shared);
+    __syncthreads();
+    if (is_first_warp()) {
+        find_bound(coding.k, shared);
     }
-    unsigned largest_of_mine = 0;
-    for (unsigned i = 0; i < MINE; i++) {
-        values[i] = __fadd_rn(__fmul_rn(beta, values[i]), __fsub_rn(before[i], after[i]));
-        largest_of_mine = larger(largest_of_mine, key(values[i]));
-    }
-    const unsigned largest = block_best(largest_of_mine, shared.largest, larger);
+    __syncthreads();
     // A next error feedback in bf16 must be finite too.
-    if (largest >= (sizeof(E) == 2 ? ROUNDS_TO_INFINITE : INFINITE)) {
+    if (shared.largest >= (sizeof(E) == 2 ? ROUNDS_TO_INFINITE : INFINITE)) {
         return false;
     }
-    const bool is_zero = octave_of(largest) < LOWEST_OCTAVE;
-    const unsigned mask = is_zero ? 0 : select(values, chunk.coding.k, largest, largest_of_mine, shared);
-    quantize(job.part, chunk, largest, mask, tables, job.section, values, shared);
-    store_all<AT_ONCE>(values, job.next_feedback, chunk);
+    const int top = octave_of(shared.largest);
+    const bool is_zero = top < LOWEST_OCTAVE;
+    if (!is_zero) {
+        const float unit = unit_of(top);
+        select(coding.k, unit, shared);
+        const u64 cost = part.quantizer == SIGN1 ? sign1_cost(top, unit, coding.k, table, shared) : sign2_cost(top, unit, coding.k, table, shared);
+        const u64 least = least_of_warp(cost);
+        if (threadIdx.x % WARP == 0) {
+            shared.least[threadIdx.x / WARP] = least;
+        }
+        __syncthreads();
+    }
+    // Warps that have a value.
+    if (threadIdx.x / WARP * WARP < coding.k) {
+        const unsigned scale = is_zero ? 0 : least_of_warp(shared.least[threadIdx.x % (THREADS / WARP)]) & 0xFF;
+        quantize(part, coding, scale, table, shared);
+        if (threadIdx.x == 0) {
+            job.section[part.scales + chunk.number] = scale;
+        }
+    }
+    __syncthreads();
+    if (threadIdx.x < larger(coding.code_bytes, coding.index_bytes)) {
+        write_bytes(shared.bits.codes, job.section + codes_at(part, chunk), coding.code_bytes);
+        write_bytes(shared.bits.packed, job.section + indices_at(part, chunk), coding.index_bytes);
+    }
+    for (unsigned group = 0; group < GROUPS; group++) {
+        store<AT_ONCE>(shared.values + first_of(group), job.next_feedback, chunk, group);
+    }
     return true;
 }
 
@@ -395,7 +435,7 @@ __device__ inline void encode(const Job<T, E> *jobs, const unsigned *owner, floa
 // jobs: the parts. owner: the part of each block. tables: what each (quantizer, scale code, value code) decodes to, 2 * 256 * 4. fault: the lowest number
 // of a part where a is not finite, if there is one; such a chunk's section and error feedback are left alone.
 #define ENCODE(NAME, T, E)                                                                                                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS, 4)                                                                                     \
+    extern "C" __global__ void __launch_bounds__(THREADS, 5)                                                                                     \
     NAME(const Job<T, E> *jobs, const unsigned *owner, float beta, const float *tables, unsigned *fault) {                                       \
         encode(jobs, owner, beta, tables, fault);                                                                                                \
     }

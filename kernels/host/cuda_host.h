@@ -1,15 +1,18 @@
 // Runs CUDA C++ on the CPU for tests: blocks one after the other, a block's threads as coroutines that change at barriers and in warps' exchanges.
 //
-// Covered: one-dimensional launches, static shared memory, __syncthreads and its count, shuffles of whole warps, atomics, the rounding intrinsics.
-// A barrier that not all threads reach together, and a shuffle that not all lanes do, are errors. Shared memory starts as NaN. Between two barriers
-// the threads run in ascending or descending order: where a barrier is missing, the results differ from the definition under one order or the other.
+// Covered: one-dimensional launches, static shared memory, __syncthreads and its count, shuffles, ballots and sums of whole warps, atomics, the rounding
+// intrinsics. A barrier that not all threads reach together, and an exchange that not all lanes do, are errors. Shared memory starts as NaN. Between two
+// barriers of the block each warp runs alone, and between two exchanges each lane, in ascending or descending order: where a barrier is missing, the
+// results differ from the definition under one order or the other.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <ucontext.h>
@@ -24,8 +27,13 @@
 #define __shared__ static __attribute__((section("shared_memory")))
 #define __syncthreads() ((void)host::barrier(__LINE__, false))
 #define __syncthreads_count(predicate) host::barrier(__LINE__, predicate)
+#define __syncwarp() host::exchange(__LINE__, 0xFFFFFFFF, 0)
 #define __shfl_xor_sync(lanes, value, distance) host::shuffle(__LINE__, lanes, value, host::lane() ^ (distance))
 #define __shfl_up_sync(lanes, value, distance) host::shuffle(__LINE__, lanes, value, host::lane() < (distance) ? host::lane() : host::lane() - (distance))
+#define __ballot_sync(lanes, predicate) host::ballot(__LINE__, lanes, predicate)
+#define __reduce_add_sync(lanes, value) host::reduce(__LINE__, lanes, value, [](unsigned a, unsigned b) { return a + b; })
+#define __reduce_min_sync(lanes, value) host::reduce(__LINE__, lanes, value, [](unsigned a, unsigned b) { return a < b ? a : b; })
+#define __reduce_max_sync(lanes, value) host::reduce(__LINE__, lanes, value, [](unsigned a, unsigned b) { return a > b ? a : b; })
 #define threadIdx host::running->index
 #define blockIdx host::block_index
 
@@ -34,6 +42,9 @@ struct alignas(16) float4 {
 };
 struct alignas(8) uint2 {
     unsigned x, y;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
 };
 
 template <class T> T __ldcs(const T *from) { return *from; }
@@ -108,15 +119,16 @@ struct Thread {
     Wait wait = Wait::Nothing;
     // Where it waits.
     int line = 0;
-    // What it gives: a predicate to the block, a value to its warp; whose value it takes; what it gets.
+    // What it gives: a predicate to the block, a value to its warp; what the block gives it.
     unsigned long long given = 0, taken = 0;
-    unsigned source = 0;
 };
 
 inline Index block_index;
 inline Thread *running;
 inline Place back;
 inline std::function<void()> kernel;
+// What the lanes of each warp gave last.
+inline std::vector<std::array<unsigned long long, LANES>> of_lanes;
 
 inline unsigned lane() { return running->index.x % LANES; }
 
@@ -154,17 +166,37 @@ inline int barrier(int line, bool predicate) {
     return (int)running->taken;
 }
 
+// What all lanes of this warp give.
+inline const std::array<unsigned long long, LANES> &exchange(int line, unsigned lanes, unsigned long long given) {
+    if (lanes != 0xFFFFFFFF) {
+        throw std::runtime_error("line " + std::to_string(line) + ": only whole warps exchange here");
+    }
+    pause(Wait::Warp, line, given);
+    return of_lanes[running->index.x / LANES];
+}
+
 template <class T> T shuffle(int line, unsigned lanes, T value, unsigned source) {
     static_assert(sizeof(T) <= sizeof(running->given));
-    if (lanes != 0xFFFFFFFF || source >= LANES) {
-        throw std::runtime_error("line " + std::to_string(line) + ": only whole warps exchange here, and among their own lanes");
+    if (source >= LANES) {
+        throw std::runtime_error("line " + std::to_string(line) + ": a warp has no lane " + std::to_string(source));
     }
     unsigned long long bits = 0;
     std::memcpy(&bits, &value, sizeof value);
-    running->source = source;
-    pause(Wait::Warp, line, bits);
-    std::memcpy(&value, &running->taken, sizeof value);
+    std::memcpy(&value, &exchange(line, lanes, bits)[source], sizeof value);
     return value;
+}
+
+inline unsigned ballot(int line, unsigned lanes, bool predicate) {
+    unsigned ones = 0, lane = 0;
+    for (const unsigned long long given : exchange(line, lanes, predicate)) {
+        ones |= (unsigned)given << lane++;
+    }
+    return ones;
+}
+
+template <class F> unsigned reduce(int line, unsigned lanes, unsigned value, F combine) {
+    const auto &given = exchange(line, lanes, value);
+    return std::accumulate(given.begin() + 1, given.end(), (unsigned)given[0], combine);
 }
 
 inline void thread_main() {
@@ -194,20 +226,24 @@ inline bool all_wait(const Thread *threads, size_t count, Wait wait) {
     return true;
 }
 
-// Lets the warps that are complete exchange their values; false if there is none.
-inline bool exchange(std::vector<Thread> &threads) {
-    bool any = false;
-    for (size_t first = 0; first + LANES <= threads.size(); first += LANES) {
-        Thread *warp = &threads[first];
-        if (all_wait(warp, LANES, Wait::Warp)) {
-            for (size_t i = 0; i < LANES; i++) {
-                warp[i].taken = warp[warp[i].source].given;
-                warp[i].wait = Wait::Nothing;
+// Lets the lanes of a warp run until all of them wait for the block or have ended, or one waits for lanes that do not come.
+inline void run_warp(std::vector<Thread> &threads, size_t first, Order order) {
+    Thread *warp = &threads[first];
+    for (;;) {
+        for (size_t i = 0; i < LANES; i++) {
+            running = &warp[order == Order::Ascending ? i : LANES - 1 - i];
+            if (!running->done && running->wait == Wait::Nothing) {
+                enter(*running);
             }
-            any = true;
+        }
+        if (!all_wait(warp, LANES, Wait::Warp)) {
+            return;
+        }
+        for (size_t i = 0; i < LANES; i++) {
+            of_lanes[first / LANES][i] = warp[i].given;
+            warp[i].wait = Wait::Nothing;
         }
     }
-    return any;
 }
 
 inline void release(std::vector<Thread> &threads) {
@@ -221,16 +257,10 @@ inline void release(std::vector<Thread> &threads) {
     }
 }
 
-// Lets every thread run until it waits or ends; false once all have ended.
+// Lets every warp run to the next barrier of the block; false once all have ended.
 inline bool advance(std::vector<Thread> &threads, Order order) {
-    for (size_t i = 0; i < threads.size(); i++) {
-        running = &threads[order == Order::Ascending ? i : threads.size() - 1 - i];
-        if (!running->done && running->wait == Wait::Nothing) {
-            enter(*running);
-        }
-    }
-    if (exchange(threads)) {
-        return true;
+    for (size_t i = 0; i < threads.size(); i += LANES) {
+        run_warp(threads, order == Order::Ascending ? i : threads.size() - LANES - i, order);
     }
     if (all_wait(threads.data(), threads.size(), Wait::Block)) {
         release(threads);
@@ -247,6 +277,7 @@ inline bool advance(std::vector<Thread> &threads, Order order) {
 inline void launch(unsigned blocks, unsigned threads_per_block, Order order, std::function<void()> body) {
     kernel = std::move(body);
     std::vector<Thread> threads(threads_per_block);
+    of_lanes.resize(threads_per_block / LANES);
     for (block_index.x = 0; block_index.x < blocks; block_index.x++) {
         memset(__start_shared_memory, 0xFF, __stop_shared_memory - __start_shared_memory);
         for (unsigned i = 0; i < threads_per_block; i++) {

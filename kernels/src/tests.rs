@@ -481,10 +481,11 @@ fn every_missing_barrier_is_noticed() {
     let layout = layout();
     // Not k = 4096: there each thread would add only to the coordinates that it clears.
     let format = Arc::new(Format::uniform(layout.clone(), codecs()[3]).unwrap());
-    let payloads: Vec<Payload> = (0..3).map(|r| payload(&format, Kind::Spread, r, 1.0)).collect();
-    let state = state(&layout, || 1.0);
+    let payloads: Vec<Payload> = (0..5).map(|r| payload(&format, Kind::Spread, r, 1.0)).collect();
+    // Small beside the sums, whose last bits tell their order.
+    let state = state(&layout, || 1e-3);
     let rule = rule(0.65, MergeOver::Senders);
-    let [zeros, spread, ties] = [Kind::Zero, Kind::Spread, Kind::Ties].map(|kind| tensors(&layout, kind, 4, 0.5));
+    let [zeros, spread, ties, outliers] = [Kind::Zero, Kind::Spread, Kind::Ties, Kind::Outliers].map(|kind| tensors(&layout, kind, 4, 0.5));
     let sign2 = Format::uniform(layout.clone(), codecs()[0]).unwrap();
     let is_right = |source: &str, order| {
         let kernels = Kernels { machine: Arc::new(Host::build(source, order)) };
@@ -494,13 +495,15 @@ fn every_missing_barrier_is_noticed() {
             check_training(&kernels);
             assert_eq!(compare(host, &state, &weighted(&payloads, &WEIGHTS), &rule), Ok(()));
             encodes(&spread, &format);
+            encodes(&outliers, &format);
             encodes(&spread, &sign2);
             encodes(&ties, &sign2);
         };
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(all)).is_ok()
     };
     assert!(is_right(SOURCE, Order::Ascending) && is_right(SOURCE, Order::Descending));
-    for (at, barrier) in SOURCE.match_indices("__syncthreads();") {
+    let barriers = ["__syncthreads();", "__syncwarp();"];
+    for (at, barrier) in barriers.into_iter().flat_map(|barrier| SOURCE.match_indices(barrier)) {
         let broken = [&SOURCE[..at], &SOURCE[at + barrier.len()..]].concat();
         assert!(!is_right(&broken, Order::Ascending) || !is_right(&broken, Order::Descending), "{}", &SOURCE[at - 200..at + 60]);
     }
