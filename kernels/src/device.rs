@@ -57,6 +57,13 @@ pub(crate) struct Device {
     pub last_run: Mutex<Option<(CudaEvent, CudaEvent)>>,
 }
 
+impl Drop for Device {
+    fn drop(&mut self) {
+        // no kernel is under way when its code is unloaded; there is nothing to do if waiting fails
+        _ = self.stream.synchronize();
+    }
+}
+
 impl Kernels {
     /// [`Kernels::load`], once per process and device; images are kept in `$XDG_CACHE_HOME/tributary` or `~/.cache/tributary`, if something can be.
     ///
@@ -89,6 +96,8 @@ impl Kernels {
         let info = devices.get(device).ok_or(KernelError::NoDevice { device, found: devices.len() })?;
         let image = cache.map_or_else(|| compile(info.arch), |cache| cached(info.arch, cache, compile))?;
         let context = CudaContext::new(device)?;
+        // SAFETY: all memory of this context is used on one stream, whose order is all that events would tell.
+        unsafe { context.disable_event_tracking() };
         let module = context.load_module(cudarc::nvrtc::Ptx::from_binary(image))?;
         let stream = context.default_stream();
         let tables = floor::put(&stream, tables())?;

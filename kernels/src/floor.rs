@@ -12,7 +12,7 @@ use std::time::Duration;
 use cudarc::driver::sys::{
     CU_MEMHOSTALLOC_DEVICEMAP, CU_MEMHOSTALLOC_PORTABLE, CUdevice_attribute as Attribute, CUevent_flags, CUresult, cuMemcpyAsync,
 };
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg, result as driver};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg, result as driver};
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 
 use crate::KernelError;
@@ -106,6 +106,31 @@ pub(crate) fn compile(source: &str, options: &[String]) -> Result<Vec<u8>, Strin
     Ok(image)
 }
 
+/// Makes a context the thread's. What went wrong where nobody could be told it, the first call tells and forgets.
+fn bind(context: &CudaContext) {
+    if context.bind_to_thread().is_err() {
+        _ = context.bind_to_thread();
+    }
+}
+
+/// Memory of the device.
+struct OnDevice {
+    slice: CudaSlice<u8>,
+    /// What was copied there.
+    bytes: Vec<u8>,
+}
+
+impl Drop for OnDevice {
+    fn drop(&mut self) {
+        // the slice is given back in the order of the thread's context, which may be another device's, or none
+        bind(self.slice.context());
+        // the copy may be under way; there is nothing to do if waiting fails
+        if !self.bytes.is_empty() {
+            _ = self.slice.stream().synchronize();
+        }
+    }
+}
+
 /// Page-locked memory of the host.
 struct Pinned {
     first: *mut c_void,
@@ -119,6 +144,7 @@ unsafe impl Sync for Pinned {}
 
 impl Drop for Pinned {
     fn drop(&mut self) {
+        bind(self.stream.context());
         // what is under way may still use it; there is nothing to do if waiting or freeing fails
         _ = self.stream.synchronize();
         // SAFETY: it was allocated in this context and is not used after this.
@@ -150,18 +176,19 @@ fn pinned(stream: &Arc<CudaStream>, bytes: usize) -> Result<Memory, KernelError>
 fn on_device(stream: &Arc<CudaStream>, bytes: usize) -> Result<Memory, DriverError> {
     let slice: CudaSlice<u8> = stream.alloc_zeros(bytes.max(1))?;
     let address = slice.device_ptr(stream).0;
-    Ok(Memory { address, bytes, place: Place::Device, _owner: Box::new(slice) })
+    Ok(Memory { address, bytes, place: Place::Device, _owner: Box::new(OnDevice { slice, bytes: Vec::new() }) })
 }
 
 /// Memory of the device with these bytes. They are kept as long: the driver may read them late.
 pub(crate) fn put(stream: &Arc<CudaStream>, bytes: Vec<u8>) -> Result<Memory, DriverError> {
     // SAFETY: all of it is overwritten next, or there is nothing to read.
     let slice: CudaSlice<u8> = unsafe { stream.alloc(bytes.len().max(1))? };
-    let address = slice.device_ptr(stream).0;
+    let (address, len) = (slice.device_ptr(stream).0, bytes.len());
+    let owner = OnDevice { slice, bytes };
     stream.context().bind_to_thread()?;
-    // SAFETY: `slice` has as many bytes, and `bytes` live as long as it.
-    unsafe { driver::memcpy_htod_async(address, &bytes, stream.cu_stream())? };
-    Ok(Memory { address, bytes: bytes.len(), place: Place::Device, _owner: Box::new((slice, bytes)) })
+    // SAFETY: the slice has as many bytes, and `owner` keeps them until the copy has ended.
+    unsafe { driver::memcpy_htod_async(address, &owner.bytes, stream.cu_stream())? };
+    Ok(Memory { address, bytes: len, place: Place::Device, _owner: Box::new(owner) })
 }
 
 impl Machine for Device {
@@ -199,11 +226,8 @@ impl Machine for Device {
     fn read(&self, memory: &Memory, at: usize, bytes: &mut [u8]) -> Result<(), KernelError> {
         self.context.bind_to_thread()?;
         match memory.place {
-            Place::Device => {
-                // SAFETY: `memory` has these bytes, and `bytes` is borrowed until the copy has ended.
-                unsafe { driver::memcpy_dtoh_async(bytes, memory.at(at, bytes.len()), self.stream.cu_stream())? };
-                self.stream.synchronize()?;
-            }
+            // SAFETY: `memory` has these bytes; the copy is in the order of the default stream, which is this one, and has ended when it returns.
+            Place::Device => unsafe { driver::memcpy_dtoh_sync(bytes, memory.at(at, bytes.len()))? },
             Place::Host => {
                 self.stream.synchronize()?;
                 // SAFETY: `memory` has these bytes, and no kernel is at work that could change them.

@@ -1,6 +1,7 @@
 //! The kernels against `compression`, bit for bit: one body of tests, run by the CPU under the host shim and by a device.
 #![allow(clippy::unwrap_used)]
 
+mod driver;
 mod host;
 mod train;
 
