@@ -9,7 +9,17 @@ cd "$(dirname "$0")/.."
 dest=$PWD/.libtorch
 version=2.11.0
 
+# several GPUs exchange over the NCCL that comes with python3's torch; it is looked for under a name without a version
+link_nccl() {
+    local package
+    package=$(python3 -c 'import importlib.util as u; print(u.find_spec("nvidia.nccl").submodule_search_locations[0])' 2>/dev/null || true)
+    if [ -e "$package/lib/libnccl.so.2" ]; then
+        ln -sf "$package/lib/libnccl.so.2" "$dest/lib/libnccl.so"
+    fi
+}
+
 if [ "$(cat "$dest/version" 2>/dev/null || true)" = "$version" ]; then
+    link_nccl
     exit 0
 fi
 if [ "$(uname -s)" != Linux ] || ! arch=$(uname -m) || [[ $arch != x86_64 && $arch != aarch64 ]]; then
@@ -54,4 +64,5 @@ PY
 # torch-sys passes -ltorch and -lgomp; the first needs no libtorch_cuda.so this way
 echo 'INPUT(libtorch_cpu.so)' > "$dest/lib/libtorch.so"
 ln -sf libgomp.so.1 "$dest/lib/libgomp.so"
+link_nccl
 echo "$version" > "$dest/version"
