@@ -241,24 +241,20 @@ __device__ inline u64 least_of_warp(u64 mine) {
 // For magnitudes l and h, a value f is nearer to h if 2f > l + h, and (f - l)^2 - (f - h)^2 = (h - l) (2f - l - h). So the sum of the squared errors is
 // that of (f - l)^2 less h - l times the sum of what 2f exceeds l + h by.
 __device__ inline u64 sign2_cost(int top, float unit, unsigned k, const float *table, const Shared &shared) {
-    // Side by side in a warp, each with a share of the values.
-    constexpr unsigned SHARES = THREADS / 64;
     // More than any cost is below zero.
     constexpr long long ABOVE_ZERO = 1ll << 40;
-    const unsigned candidate = threadIdx.x / SHARES;
-    const int code = candidate == 0 ? 0 : (top - 5 - LOWEST_OCTAVE) * (int)CODES_OF_OCTAVE + (int)candidate;
-    const bool is_one = candidate < PAIRS && (candidate == 0 || code > 0);
-    const int low = is_one ? fixed_point(table[4 * code], unit) : 0, high = is_one ? fixed_point(table[4 * code + 1], unit) : 0;
+    const int code = threadIdx.x == 0 ? 0 : (top - 5 - LOWEST_OCTAVE) * (int)CODES_OF_OCTAVE + (int)threadIdx.x;
+    if (threadIdx.x >= PAIRS || code < 0 || (code == 0 && threadIdx.x > 0)) {
+        return NEVER;
+    }
+    const int low = fixed_point(table[4 * code], unit), high = fixed_point(table[4 * code + 1], unit);
     unsigned excess = 0;
-    for (unsigned j = threadIdx.x % SHARES; j < k; j += SHARES) {
+    for (unsigned j = 0; j < k; j++) {
         const int over = shared.doubled[j] - (low + high);
         excess += over > 0 ? over : 0;
     }
-    for (unsigned distance = 1; distance < SHARES; distance *= 2) {
-        excess += __shfl_xor_sync(ALL_LANES, excess, distance);
-    }
     const long long cost = low * ((long long)k * low - 2ll * shared.sum) - (long long)(high - low) * excess;
-    return is_one ? (u64)(ABOVE_ZERO + cost) << 8 | code : NEVER;
+    return (u64)(ABOVE_ZERO + cost) << 8 | code;
 }
 
 // The same of `sign1`: the distance of its magnitude from the mean, times k.
