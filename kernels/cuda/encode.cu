@@ -46,7 +46,9 @@ struct alignas(16) Shared {
     u64 least[THREADS / WARP];
 };
 
-__device__ inline bool is_first_warp() { return threadIdx.x < WARP; }
+// Whether this is the warp that selects: another one in the next block, so that all schedulers of a multiprocessor have some.
+__device__ inline bool is_selecting_warp() { return threadIdx.x / WARP == blockIdx.x % (THREADS / WARP); }
+__device__ inline unsigned lane() { return threadIdx.x % WARP; }
 __device__ inline unsigned larger(unsigned a, unsigned b) { return a > b ? a : b; }
 
 // Keys of at least `key` are selected; of those one below it, `ties` with the lowest indices.
@@ -75,7 +77,7 @@ struct Keys {
 
     template <class F> __device__ Keys(F key_of) {
         for (unsigned i = 0; i < THREADS / WARP; i++) {
-            of_lane[i] = key_of(WARP * i + threadIdx.x);
+            of_lane[i] = key_of(WARP * i + lane());
         }
     }
 
@@ -103,7 +105,7 @@ __device__ inline void find_bound(unsigned k, Shared &shared) {
         const Cut cut = find_cut(least, largest + 1, k, k / 8, [&](unsigned key) { return keys.reaching(key); });
         bound = cut.key - (cut.ties > 0);
     }
-    if (threadIdx.x == 0) {
+    if (lane() == 0) {
         shared.largest = largest;
         shared.bound = bound;
     }
@@ -134,7 +136,7 @@ __device__ inline unsigned sum_before(unsigned mine) {
     unsigned sum = mine;
     for (unsigned distance = 1; distance < WARP; distance *= 2) {
         const unsigned other = __shfl_up_sync(ALL_LANES, sum, distance);
-        sum += threadIdx.x % WARP >= distance ? other : 0;
+        sum += lane() >= distance ? other : 0;
     }
     return sum - mine;
 }
@@ -144,13 +146,13 @@ __device__ inline void list_candidates(Shared &shared) {
     constexpr unsigned WORDS = CHUNK_ELEMENTS / 32 / WARP;
     unsigned words[WORDS], mine = 0;
     for (unsigned i = 0; i < WORDS; i++) {
-        words[i] = shared.bits.marked[WORDS * threadIdx.x + i];
+        words[i] = shared.bits.marked[WORDS * lane() + i];
         mine += __popc(words[i]);
     }
     unsigned to = sum_before(mine);
     for (unsigned i = 0; i < WORDS; i++) {
         for (unsigned word = words[i]; word; word &= word - 1) {
-            shared.indices[to++] = 32 * (WORDS * threadIdx.x + i) + __ffs(word) - 1;
+            shared.indices[to++] = 32 * (WORDS * lane() + i) + __ffs(word) - 1;
         }
     }
 }
@@ -171,14 +173,14 @@ __device__ inline unsigned fixed_value(float value, float unit) {
 
 // By one warp: of the candidates' `indices` those selected are left; sets `doubled` and `sum`.
 __device__ inline void keep_selected(const Cut &cut, float unit, Shared &shared) {
-    const unsigned before_me = (1u << threadIdx.x) - 1;
+    const unsigned before_me = (1u << lane()) - 1;
     unsigned kept = 0, ties = 0, sum = 0;
     for (unsigned first = 0; first < shared.candidates; first += WARP) {
-        const bool is_one = first + threadIdx.x < shared.candidates;
-        const unsigned index = is_one ? shared.indices[first + threadIdx.x] : 0;
+        const bool is_one = first + lane() < shared.candidates;
+        const unsigned index = is_one ? shared.indices[first + lane()] : 0;
         const float value = shared.values[index];
         const unsigned tied = __ballot_sync(ALL_LANES, is_one && key(value) + 1 == cut.key);
-        const bool is_early = tied >> threadIdx.x & 1 && ties + __popc(tied & before_me) < cut.ties;
+        const bool is_early = tied >> lane() & 1 && ties + __popc(tied & before_me) < cut.ties;
         const bool is_selected = is_one && (key(value) >= cut.key || is_early);
         const unsigned selected = __ballot_sync(ALL_LANES, is_selected);
         if (is_selected) {
@@ -191,7 +193,7 @@ __device__ inline void keep_selected(const Cut &cut, float unit, Shared &shared)
         kept += __popc(selected);
     }
     sum = __reduce_add_sync(ALL_LANES, sum);
-    if (threadIdx.x == 0) {
+    if (lane() == 0) {
         shared.sum = sum;
     }
 }
@@ -205,7 +207,7 @@ __device__ inline void select(unsigned k, float unit, Shared &shared) {
     if (candidates > k && candidates > THREADS) {
         cut = find_cut(low, high, k, 0, [&](unsigned key) { return values_reaching(key, shared); });
     }
-    if (is_first_warp()) {
+    if (is_selecting_warp()) {
         list_candidates(shared);
         __syncwarp();
         if (candidates > k && candidates <= THREADS) {
@@ -376,7 +378,7 @@ __device__ inline bool encode_chunk(const Job<T, E> &job, const Chunk &chunk, fl
     const float *table = tables + 1024 * part.quantizer;
     begin<AT_ONCE>(job, chunk, beta, shared);
     __syncthreads();
-    if (is_first_warp()) {
+    if (is_selecting_warp()) {
         find_bound(coding.k, shared);
     }
     __syncthreads();
@@ -391,7 +393,7 @@ __device__ inline bool encode_chunk(const Job<T, E> &job, const Chunk &chunk, fl
         select(coding.k, unit, shared);
         const u64 cost = part.quantizer == SIGN1 ? sign1_cost(top, unit, coding.k, table, shared) : sign2_cost(top, unit, coding.k, table, shared);
         const u64 least = least_of_warp(cost);
-        if (threadIdx.x % WARP == 0) {
+        if (lane() == 0) {
             shared.least[threadIdx.x / WARP] = least;
         }
         __syncthreads();
