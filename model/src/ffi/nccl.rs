@@ -66,7 +66,8 @@ impl Nccl {
     /// [`ModelError::Nccl`] says what is missing.
     pub(crate) fn connect(gpus: &[usize]) -> Result<Vec<Self>, ModelError> {
         if !is_present() {
-            let advice = "with torch 2.11.0 for python3, `make setup` links it; or put a link of that name to a libnccl.so.2 on LD_LIBRARY_PATH";
+            let advice =
+                "with torch 2.11.0 for python3, `make setup` links it; or put a link of that name to a libnccl.so.2 on LD_LIBRARY_PATH";
             return Err(ModelError::Nccl(format!("libnccl.so does not load; {advice}")));
         }
         let id = result::get_uniqueid().map_err(nccl)?;
