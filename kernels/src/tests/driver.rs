@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::CStr;
 use std::fs;
+use std::iter;
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
@@ -43,9 +44,12 @@ fn a_strict_driver_refuses_nothing() {
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     let mut run = Command::new(env::current_exe().unwrap());
     run.args(["--exact", "--include-ignored", "--nocapture", "--test-threads=1"]).args(ON_THE_DRIVER);
-    let ran = run.env("LD_LIBRARY_PATH", folder.path()).env("TRIBUTARY_GPU", "1").output().unwrap();
-    let said = [ran.stdout, ran.stderr].concat();
-    assert!(ran.status.success(), "{}: {}", ran.status, String::from_utf8_lossy(&said));
+    let others = env::var_os("LD_LIBRARY_PATH");
+    let others = others.iter().flat_map(|paths| env::split_paths(paths));
+    let path = env::join_paths(iter::once(folder.path().to_owned()).chain(others)).unwrap();
+    let ran = run.env("LD_LIBRARY_PATH", path).env("TRIBUTARY_GPU", "1").output().unwrap();
+    let said = String::from_utf8_lossy(&[ran.stdout, ran.stderr].concat()).into_owned();
+    assert!(ran.status.success() && said.contains("3 passed"), "{}: {said}", ran.status);
 }
 
 /// A function of the driver that is there for tests.
