@@ -2,12 +2,11 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::io;
-use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::image::SOURCE;
 use crate::machine::{Argument, Machine, Memory, Place};
-use crate::{KernelError, Kernels, device};
+use crate::{KernelError, Kernels, cpp, device};
 
 type RunKernel = unsafe extern "C" fn(*const c_char, u64, *const u64) -> *const c_char;
 
@@ -38,19 +37,8 @@ impl Kernels {
 
 fn load() -> io::Result<RunKernel> {
     let folder = tempfile::tempdir()?;
-    let files = [
-        ("kernels.cu", SOURCE),
-        ("cuda_host.h", include_str!("../host/cuda_host.h")),
-        ("dispatch.h", include_str!("../host/dispatch.h")),
-        ("library.cpp", include_str!("../host/library.cpp")),
-    ];
-    files.iter().try_for_each(|(name, content)| std::fs::write(folder.path().join(name), content))?;
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
-    let arguments = "-std=c++17 -O2 -ffp-contract=off -fPIC -shared library.cpp -o kernels.so";
-    let built = Command::new(compiler).args(arguments.split(' ')).current_dir(folder.path()).output()?;
-    if !built.status.success() {
-        return Err(io::Error::other(String::from_utf8_lossy(&built.stderr).into_owned()));
-    }
+    let library = ("library.cpp", include_str!("../host/library.cpp"));
+    cpp::build(folder.path(), SOURCE, &[library], "-O2 -fPIC -shared library.cpp -o kernels.so")?;
     let path = CString::new(folder.path().join("kernels.so").into_os_string().into_encoded_bytes())?;
     // SAFETY: both names are C strings; the library was made from this crate's sources and runs nothing when it is loaded, for good.
     let found = unsafe { libc::dlsym(libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL), c"run_kernel".as_ptr()) };

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 mod apply;
+#[cfg(any(test, feature = "emulation"))]
+mod cpp;
 mod device;
 mod elements;
 #[cfg(feature = "emulation")]

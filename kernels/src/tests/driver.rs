@@ -2,7 +2,6 @@
 
 use std::env;
 use std::ffi::CStr;
-use std::fs;
 use std::iter;
 use std::process::Command;
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use compression::{Codec, Format, Indices, Quantizer};
 
 use super::{Buffers, Kind, layout_of_sections, tensors};
 use crate::image::SOURCE;
-use crate::{Arch, Float, KernelError, Kernels, Place, Shard, compile};
+use crate::{Arch, Float, KernelError, Kernels, Place, Shard, compile, cpp};
 
 const ON_THE_DRIVER: [&str; 3] = [
     "tests::a_device_gives_the_same_bits",
@@ -27,21 +26,10 @@ fn a_strict_driver_refuses_nothing() {
         return eprintln!("skipped: {}", KernelError::NoNvrtc);
     }
     let folder = tempfile::tempdir().unwrap();
-    let files = [
-        ("kernels.cu", SOURCE),
-        ("cuda_host.h", include_str!("../../host/cuda_host.h")),
-        ("dispatch.h", include_str!("../../host/dispatch.h")),
-        ("library.cpp", include_str!("../../host/library.cpp")),
-        ("driver.cpp", include_str!("../../host/driver.cpp")),
-    ];
-    for (name, content) in files {
-        fs::write(folder.path().join(name), content).unwrap();
-    }
-    let compiler = env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let files = [("library.cpp", include_str!("../../host/library.cpp")), ("driver.cpp", include_str!("../../host/driver.cpp"))];
     // where a driver is installed, it is found by its first name too
-    let arguments = "-std=c++17 -O2 -Wall -Werror -ffp-contract=off -fPIC -shared library.cpp driver.cpp -o libcuda.so";
-    let built = Command::new(compiler).args(arguments.split(' ')).current_dir(folder.path()).output().unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let arguments = "-O2 -Wall -Werror -fPIC -shared library.cpp driver.cpp -o libcuda.so";
+    cpp::build(folder.path(), SOURCE, &files, arguments).unwrap();
     let mut run = Command::new(env::current_exe().unwrap());
     run.args(["--exact", "--include-ignored", "--nocapture", "--test-threads=1"]).args(ON_THE_DRIVER);
     let others = env::var_os("LD_LIBRARY_PATH");

@@ -7,9 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tempfile::TempDir;
 
-use crate::KernelError;
-use crate::device;
 use crate::machine::{Argument, Machine, Memory, Place};
+use crate::{KernelError, cpp, device};
 
 /// The order in which the threads of a block run between two barriers.
 #[derive(Clone, Copy, Debug)]
@@ -57,22 +56,9 @@ fn number(address: u64) -> usize {
 impl Host {
     pub fn build(source: &str, order: Order) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let files = [
-            ("kernels.cu", source),
-            ("cuda_host.h", include_str!("../../host/cuda_host.h")),
-            ("dispatch.h", include_str!("../../host/dispatch.h")),
-            ("main.cpp", include_str!("../../host/main.cpp")),
-        ];
-        for (name, content) in files {
-            fs::write(folder.path().join(name), content).unwrap();
-        }
-        // The sanitizers notice every access beyond a buffer; without the contraction of a * b + c the C++ says what the intrinsics say.
-        let arguments =
-            "-std=c++17 -O1 -Wall -Werror -ffp-contract=off -fsanitize=address,undefined -fno-sanitize-recover=all main.cpp -o run";
-        let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
-        let built = Command::new(&compiler).args(arguments.split(' ')).current_dir(folder.path()).output();
-        let built = built.unwrap_or_else(|error| panic!("cannot run the C++ compiler {compiler:?}: {error}; install one or set CXX"));
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        // The sanitizers notice every access beyond a buffer.
+        let arguments = "-O1 -Wall -Werror -fsanitize=address,undefined -fno-sanitize-recover=all main.cpp -o run";
+        cpp::build(folder.path(), source, &[("main.cpp", include_str!("../../host/main.cpp"))], arguments).unwrap();
         let buffers = Buffers::default();
         Self { folder, order, tables: put(&buffers, device::tables(), Place::Device), buffers }
     }
