@@ -2,8 +2,8 @@
 // a = beta * e + (before - after), top-k of each chunk, its scale, codes and indices, e = a - sent. The same bits as `compression::encode`.
 //
 // A block holds its chunk in shared memory. What is selected is found by counting: k of the threads' largest magnitudes bound the k-th largest of all from
-// below, so that few candidates are left; among those the threshold is found exactly. Both are one warp's work: its barriers cost nothing, and other
-// blocks have the multiprocessor meanwhile. Counts and bitmaps do not depend on the order of threads.
+// below, so that few candidates are left; among those the threshold is found exactly. Both are one warp's work, which needs no
+// barrier of the block, while other blocks have the multiprocessor. Counts and bitmaps do not depend on the order of threads.
 
 // A part of the tensors, and where its section lies.
 template <class T, class E> struct Job {
@@ -341,6 +341,7 @@ __device__ inline void quantize(const Part &part, const Coding &coding, unsigned
     }
 }
 
+// Groups of a thread that are loaded at once; for more there are no registers if five blocks share a multiprocessor.
 constexpr unsigned ABREAST = 2;
 
 // Sets a and each thread's largest key. All of the shared memory is ready for the chunk after the next barrier.
@@ -351,7 +352,6 @@ __device__ inline void begin(const Job<T, E> &job, const Chunk &chunk, float bet
         shared.candidates = 0;
     }
     unsigned largest = 0;
-    // As many groups at once as registers hold.
     for (unsigned first = 0; first < GROUPS; first += ABREAST) {
         float before[ABREAST][GROUP], after[ABREAST][GROUP], values[ABREAST][GROUP];
         for (unsigned i = 0; i < ABREAST; i++) {
