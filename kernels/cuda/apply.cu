@@ -61,21 +61,21 @@ struct Sums {
 
 // By one warp: brings a payload's bytes of this chunk into shared memory.
 __device__ inline void stage(const Reading &reading, const Source &source, unsigned *words) {
-    const unsigned lane = threadIdx.x % WARP, code_bytes = reading.coding.code_bytes;
+    const unsigned code_bytes = reading.coding.code_bytes;
     const u8 *codes = source.section + reading.codes, *indices = source.section + reading.indices - code_bytes;
-    for (unsigned i = lane; i < code_bytes + reading.coding.index_bytes; i += WARP) {
+    for (unsigned i = lane(); i < code_bytes + reading.coding.index_bytes; i += WARP) {
         ((u8 *)(words + BYTES))[i] = (i < code_bytes ? codes : indices)[i];
     }
     const u8 *values = source.section + reading.values;
     float value = 0.0f;
-    if (lane < 4) {
-        const u8 *entry = values + 4 * lane;
+    if (lane() < 4) {
+        const u8 *entry = values + 4 * lane();
         value = reading.has_table ? __uint_as_float(entry[0] | entry[1] << 8 | entry[2] << 16 | (unsigned)entry[3] << 24)
-                                  : reading.tables[4 * *values + lane];
-        words[PRODUCTS + lane] = __float_as_uint(__fmul_rn(source.factor, value));
+                                  : reading.tables[4 * *values + lane()];
+        words[PRODUCTS + lane()] = __float_as_uint(__fmul_rn(source.factor, value));
     }
     const unsigned zeros = __ballot_sync(ALL_LANES, value == 0.0f);
-    if (lane == 0) {
+    if (lane() == 0) {
         words[WEIGHT] = __float_as_uint(source.weight);
         words[ZEROS] = zeros;
     }
@@ -83,12 +83,12 @@ __device__ inline void stage(const Reading &reading, const Source &source, unsig
 
 // By one warp: of the first ones of a bitmap that starts at a bit, the zeros before each.
 __device__ inline void count_zeros(const unsigned *words, unsigned first, unsigned count, u16 *zeros) {
-    const unsigned lane = threadIdx.x % WARP, before_me = (1u << lane) - 1;
+    const unsigned before_me = (1u << lane()) - 1;
     const unsigned *next = words + first / 32;
     unsigned low = *next, ones = 0;
-    for (unsigned at = lane; ones < count; at += WARP) {
+    for (unsigned at = lane(); ones < count; at += WARP) {
         const unsigned high = *++next, word = __funnelshift_r(low, high, first % 32), j = ones + __popc(word & before_me);
-        if (word >> lane & 1 && j < count) {
+        if (word >> lane() & 1 && j < count) {
             zeros[j] = at - j;
         }
         low = high;
@@ -104,7 +104,7 @@ __device__ inline void decode(const Reading &reading, const unsigned *words, u16
     if (reading.is_elias_fano) {
         count_zeros(words, indices + 8 * ceil_div(coding.k * bits, 8), coding.k, sent);
     }
-    for (unsigned j = threadIdx.x % WARP; j < coding.k; j += WARP) {
+    for (unsigned j = lane(); j < coding.k; j += WARP) {
         const unsigned at = reading.code_bits * j, code = words[BYTES + at / 32] >> at % 32 & ((1u << reading.code_bits) - 1);
         const unsigned high = reading.is_elias_fano ? sent[j] << bits : j * reading.group;
         sent[j] = zeros >> code & 1 ? NOT_SENT : code << CODE_SHIFT | (high + number(words, indices, j, bits));
@@ -114,7 +114,7 @@ __device__ inline void decode(const Reading &reading, const unsigned *words, u16
 // By one warp.
 __device__ inline void add(const unsigned *words, const u16 *sent, unsigned k, Sums &sums) {
     const float weight = __uint_as_float(words[WEIGHT]);
-    for (unsigned j = threadIdx.x % WARP; j < k; j += WARP) {
+    for (unsigned j = lane(); j < k; j += WARP) {
         const unsigned value = sent[j], index = value % CHUNK_ELEMENTS;
         if (value != NOT_SENT) {
             sums.values[index] = __fadd_rn(sums.values[index], __uint_as_float(words[PRODUCTS + (value >> CODE_SHIFT)]));
@@ -176,7 +176,7 @@ template <bool AT_ONCE> __device__ inline bool take_step(const Step &step, const
             const float over = merge.over_all != 0.0f ? merge.over_all : is_sent ? weights[i] : 1.0f;
             const float stepped = __fsub_rn(element, __fmul_rn(merge.lr, __fdiv_rn(values[i], over)));
             element = is_sent ? stepped : element;
-            largest = key(element) > largest ? key(element) : largest;
+            largest = larger(largest, key(element));
         }
     }
     store_all<AT_ONCE>(theta, step.theta, chunk);

@@ -58,6 +58,8 @@ struct Chunk {
 
 __device__ inline unsigned ceil_div(unsigned a, unsigned b) { return (a + b - 1) / b; }
 __device__ inline unsigned at_most(unsigned a, unsigned b) { return a < b ? a : b; }
+__device__ inline unsigned larger(unsigned a, unsigned b) { return a > b ? a : b; }
+__device__ inline unsigned lane() { return threadIdx.x % WARP; }
 
 // The chunk of this block.
 __device__ inline Chunk locate(const Part &part) {

@@ -48,8 +48,6 @@ struct alignas(16) Shared {
 
 // Whether this is the warp that selects: another one in the next block, so that all schedulers of a multiprocessor have some.
 __device__ inline bool is_selecting_warp() { return threadIdx.x / WARP == blockIdx.x % (THREADS / WARP); }
-__device__ inline unsigned lane() { return threadIdx.x % WARP; }
-__device__ inline unsigned larger(unsigned a, unsigned b) { return a > b ? a : b; }
 
 // Keys of at least `key` are selected; of those one below it, `ties` with the lowest indices.
 struct Cut {

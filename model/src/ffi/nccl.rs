@@ -239,8 +239,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_nccl_is_missing_it_is_named() {
-        if !is_present() {
+    fn nccl_answers_or_is_named() {
+        if is_present() {
+            result::get_uniqueid().unwrap();
+        } else {
             let error = Nccl::connect(&[0, 1]).err().unwrap().to_string();
             assert!(error.contains("libnccl.so.2") && error.contains("LD_LIBRARY_PATH"), "{error}");
         }
