@@ -76,7 +76,7 @@ template <bool AT_ONCE, class T> __device__ inline Exponentials row_exponentials
     for (unsigned distance = WARP / 2; distance > 0; distance /= 2) {
         mine = join(mine, {__shfl_xor_sync(ALL_LANES, mine.largest, distance), __shfl_xor_sync(ALL_LANES, mine.sum, distance)});
     }
-    if (threadIdx.x % WARP == 0) {
+    if (lane() == 0) {
         of_warps[threadIdx.x / WARP] = mine;
     }
     __syncthreads();
