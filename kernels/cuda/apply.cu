@@ -140,8 +140,8 @@ __device__ inline void add_payloads(const Reading &reading, const Source *source
     constexpr unsigned WARPS = THREADS / WARP;
     const unsigned k = reading.coding.k, words_each = words_of(reading.coding), room = at_most((STAGE_WORDS - 1) / words_each, CHUNK_ELEMENTS / k);
     const unsigned warp = threadIdx.x / WARP;
-    for (unsigned group = 0; group < GROUPS; group++) {
-        ((float4 *)sums.values)[first_of(group) / GROUP] = ((float4 *)sums.weights)[first_of(group) / GROUP] = float4{0.0f, 0.0f, 0.0f, 0.0f};
+    for (unsigned group = 0; group < GROUPS<THREADS>; group++) {
+        ((float4 *)sums.values)[first_of<THREADS>(group) / GROUP] = ((float4 *)sums.weights)[first_of<THREADS>(group) / GROUP] = float4{0.0f, 0.0f, 0.0f, 0.0f};
     }
     for (unsigned first = 0; first < payloads; first += room) {
         const unsigned count = at_most(room, payloads - first);
@@ -162,26 +162,29 @@ __device__ inline void add_payloads(const Reading &reading, const Source *source
 
 // False if a new element is not finite.
 template <bool AT_ONCE> __device__ inline bool take_step(const Step &step, const Chunk &chunk, const Merge &merge, Sums &sums) {
-    float theta[MINE];
+    float theta[GROUPS<THREADS>][GROUP];
     // On their way while the payloads are decoded.
-    load_all<AT_ONCE>(step.theta, chunk, theta);
+    for (unsigned group = 0; group < GROUPS<THREADS>; group++) {
+        load<THREADS, AT_ONCE>(step.theta, chunk, group, theta[group]);
+    }
     add_payloads(reading(step.part, chunk, merge.tables), merge.sources + step.sources, merge.payloads, sums);
     unsigned largest = 0;
-    for (unsigned group = 0; group < GROUPS; group++) {
-        const float4 v = *(const float4 *)(sums.values + first_of(group)), w = *(const float4 *)(sums.weights + first_of(group));
+    for (unsigned group = 0; group < GROUPS<THREADS>; group++) {
+        const unsigned first = first_of<THREADS>(group);
+        const float4 v = *(const float4 *)(sums.values + first), w = *(const float4 *)(sums.weights + first);
         const float values[GROUP] = {v.x, v.y, v.z, v.w}, weights[GROUP] = {w.x, w.y, w.z, w.w};
         for (unsigned i = 0; i < GROUP; i++) {
-            float &element = theta[GROUP * group + i];
+            float &element = theta[group][i];
             const bool is_sent = weights[i] != 0.0f;
             const float over = merge.over_all != 0.0f ? merge.over_all : is_sent ? weights[i] : 1.0f;
             const float stepped = __fsub_rn(element, __fmul_rn(merge.lr, __fdiv_rn(values[i], over)));
             element = is_sent ? stepped : element;
             largest = larger(largest, key(element));
         }
-    }
-    store_all<AT_ONCE>(theta, step.theta, chunk);
-    if (step.shadow) {
-        store_all<AT_ONCE>(theta, step.shadow, chunk);
+        store<THREADS, AT_ONCE>(theta[group], step.theta, chunk, group);
+        if (step.shadow) {
+            store<THREADS, AT_ONCE>(theta[group], step.shadow, chunk, group);
+        }
     }
     return largest < INFINITE;
 }
@@ -194,8 +197,7 @@ apply(const Step *steps, const unsigned *owner, const Source *sources, unsigned 
     const Merge merge = {sources, payloads, lr, over_all, tables};
     const Step &step = steps[owner[blockIdx.x]];
     const Chunk chunk = locate(step.part);
-    const bool at_once = is_full(chunk) && is_aligned(step.theta + chunk.start) && (!step.shadow || is_aligned(step.shadow + chunk.start));
-    const bool is_finite = at_once ? take_step<true>(step, chunk, merge, sums) : take_step<false>(step, chunk, merge, sums);
+    const bool is_finite = chunk.coding.at_once ? take_step<true>(step, chunk, merge, sums) : take_step<false>(step, chunk, merge, sums);
     if (!is_finite) {
         atomicMin(fault, owner[blockIdx.x]);
     }

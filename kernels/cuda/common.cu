@@ -7,13 +7,12 @@ typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned long long u64;
 
-// Threads of every block; each works on groups of four consecutive elements of a chunk.
-constexpr unsigned THREADS = 256;
+// Threads of a block: of those that encode, and of all others. Each works on groups of four consecutive elements of a chunk.
+constexpr unsigned ENCODE_THREADS = 128, THREADS = 256;
 constexpr unsigned GROUP = 4;
 constexpr unsigned CHUNK_ELEMENTS = 4096;
-constexpr unsigned GROUPS = CHUNK_ELEMENTS / (THREADS * GROUP);
-// Elements of a thread.
-constexpr unsigned MINE = GROUPS * GROUP;
+// Groups of a thread.
+template <unsigned BLOCK> constexpr unsigned GROUPS = CHUNK_ELEMENTS / (BLOCK * GROUP);
 constexpr unsigned WARP = 32;
 constexpr unsigned ALL_LANES = 0xFFFFFFFF;
 constexpr unsigned PACKED_BITS = 12;
@@ -26,6 +25,8 @@ constexpr unsigned SIGN2 = 0, SIGN1 = 1, REFERENCE = 2;
 // and of indices.
 struct Coding {
     unsigned k, index_bits, code_bytes, index_bytes;
+    // Whether each group of such a chunk lies side by side, and aligned in every tensor, so that it is read and written at once.
+    unsigned at_once;
 };
 
 // Some rows of tiles of a tensor as a matrix of tiles, and how they are coded. One block works on each chunk. A part has fewer than 2^31 elements.
@@ -87,16 +88,19 @@ struct bf16 {
     u16 bits;
 };
 
-// The bits of the bf16 nearest to a finite value.
-__device__ inline unsigned bf16_bits(float value) {
-    const unsigned bits = __float_as_uint(value);
-    return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+#ifdef __CUDACC__
+// An instruction that has a name in CUDA C++ only with its headers; the CPU's is in host/cuda_host.h. Not a number stays so.
+__device__ inline unsigned cvt_rn_bf16x2(float high, float low) {
+    unsigned pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
 }
+#endif
 
 __device__ inline float widen(float value) { return value; }
 __device__ inline float widen(bf16 value) { return __uint_as_float((unsigned)value.bits << 16); }
 __device__ inline void narrow(float value, float &to) { to = value; }
-__device__ inline void narrow(float value, bf16 &to) { to.bits = bf16_bits(value); }
+__device__ inline void narrow(float value, bf16 &to) { to.bits = cvt_rn_bf16x2(0.0f, value); }
 
 // The lowest keys of what is not finite, and of what is not when rounded to bf16.
 constexpr unsigned INFINITE = 0x7F800000, ROUNDS_TO_INFINITE = 0x7F7F8000;
@@ -104,29 +108,20 @@ constexpr unsigned INFINITE = 0x7F800000, ROUNDS_TO_INFINITE = 0x7F7F8000;
 // The magnitude as an integer of the same order.
 __device__ inline unsigned key(float value) { return __float_as_uint(value) & 0x7FFFFFFF; }
 
-// A group of four lies side by side in a full chunk, whose rows have 64 or 4096 elements; where it is aligned too, it is read and written at once.
-__device__ inline bool is_full(const Chunk &chunk) {
-    return chunk.height * chunk.width == CHUNK_ELEMENTS && (chunk.height == 1 || (chunk.width == 64 && chunk.stride % GROUP == 0));
-}
-
 template <class T> __device__ inline bool is_aligned(const T *four) { return (u64)four % (GROUP * sizeof(T)) == 0; }
 
-// The index within the chunk of this thread's first element of a group, and of its element i.
-__device__ inline unsigned first_of(unsigned group) { return (group * THREADS + threadIdx.x) * GROUP; }
-__device__ inline unsigned index_of_mine(unsigned i) { return first_of(i / GROUP) + i % GROUP; }
+// The index within the chunk of this thread's first element of a group.
+template <unsigned BLOCK> __device__ inline unsigned first_of(unsigned group) { return (group * BLOCK + threadIdx.x) * GROUP; }
 
 __device__ inline unsigned position(const Chunk &chunk, unsigned index) { return chunk.start + index / chunk.width * chunk.stride + index % chunk.width; }
 
-// This thread's groups in a full chunk: the position of the first, and from each to the next.
-struct Groups {
-    unsigned first, step;
-};
-__device__ inline Groups groups_in_full(const Chunk &chunk) {
-    const unsigned index = first_of(0);
+// The position of this thread's group in a chunk that is read at once, whose rows have 64 or 4096 elements: that of its first group, and some steps.
+template <unsigned BLOCK> __device__ inline unsigned position_at_once(const Chunk &chunk, unsigned group) {
+    const unsigned index = first_of<BLOCK>(0);
     if (chunk.height == 1) {
-        return {chunk.start + index, THREADS * GROUP};
+        return chunk.start + index + group * BLOCK * GROUP;
     }
-    return {chunk.start + index / 64 * chunk.stride + index % 64, THREADS * GROUP / 64 * chunk.stride};
+    return chunk.start + index / 64 * chunk.stride + index % 64 + group * (BLOCK * GROUP / 64 * chunk.stride);
 }
 
 // Tensors are larger than caches, which need not keep what passes by.
@@ -141,46 +136,31 @@ __device__ inline void load_four(const bf16 *from, float *to) {
 }
 __device__ inline void store_four(const float *from, float *to) { __stcs((float4 *)to, float4{from[0], from[1], from[2], from[3]}); }
 __device__ inline void store_four(const float *from, bf16 *to) {
-    __stcs((uint2 *)to, uint2{bf16_bits(from[0]) | bf16_bits(from[1]) << 16, bf16_bits(from[2]) | bf16_bits(from[3]) << 16});
+    __stcs((uint2 *)to, uint2{cvt_rn_bf16x2(from[1], from[0]), cvt_rn_bf16x2(from[3], from[2])});
 }
 
 // A group of this thread, at once or element by element; zeros where the chunk has ended.
-template <bool AT_ONCE, class T> __device__ inline void load(const T *tensor, const Chunk &chunk, unsigned group, float *to) {
+template <unsigned BLOCK, bool AT_ONCE, class T> __device__ inline void load(const T *tensor, const Chunk &chunk, unsigned group, float *to) {
     if constexpr (AT_ONCE) {
-        const Groups groups = groups_in_full(chunk);
-        load_four(tensor + (groups.first + group * groups.step), to);
+        load_four(tensor + position_at_once<BLOCK>(chunk, group), to);
     } else {
-        const unsigned index = first_of(group);
+        const unsigned index = first_of<BLOCK>(group);
         for (unsigned i = 0; i < GROUP; i++) {
             to[i] = index + i < chunk.height * chunk.width ? widen(tensor[position(chunk, index + i)]) : 0.0f;
         }
     }
 }
 
-template <bool AT_ONCE, class T> __device__ inline void store(const float *from, T *tensor, const Chunk &chunk, unsigned group) {
+template <unsigned BLOCK, bool AT_ONCE, class T> __device__ inline void store(const float *from, T *tensor, const Chunk &chunk, unsigned group) {
     if constexpr (AT_ONCE) {
-        const Groups groups = groups_in_full(chunk);
-        store_four(from, tensor + (groups.first + group * groups.step));
+        store_four(from, tensor + position_at_once<BLOCK>(chunk, group));
     } else {
-        const unsigned index = first_of(group);
+        const unsigned index = first_of<BLOCK>(group);
         for (unsigned i = 0; i < GROUP; i++) {
             if (index + i < chunk.height * chunk.width) {
                 narrow(from[i], tensor[position(chunk, index + i)]);
             }
         }
-    }
-}
-
-// All groups of this thread.
-template <bool AT_ONCE, class T> __device__ inline void load_all(const T *tensor, const Chunk &chunk, float *to) {
-    for (unsigned group = 0; group < GROUPS; group++) {
-        load<AT_ONCE>(tensor, chunk, group, to + GROUP * group);
-    }
-}
-
-template <bool AT_ONCE, class T> __device__ inline void store_all(const float *from, T *tensor, const Chunk &chunk) {
-    for (unsigned group = 0; group < GROUPS; group++) {
-        store<AT_ONCE>(from + GROUP * group, tensor, chunk, group);
     }
 }
 

@@ -1,9 +1,9 @@
 // From θ before and after the inner steps and error feedback e to a payload's sections and the next e, in one pass over the elements:
 // a = beta * e + (before - after), top-k of each chunk, its scale, codes and indices, e = a - sent. The same bits as `compression::encode`.
 //
-// A block holds its chunk in shared memory. What is selected is found by counting: k of the threads' largest magnitudes bound the k-th largest of all from
-// below, so that few candidates are left; among those the threshold is found exactly. Both are one warp's work, which needs no
-// barrier of the block, while other blocks have the multiprocessor. Counts and bitmaps do not depend on the order of threads.
+// A block holds its chunk in shared memory. All of it loads and stores; what lies between is one warp's work, which needs no barrier, while other blocks have
+// the multiprocessor. What is selected is found by counting: k of the threads' largest magnitudes bound the k-th largest of all from below, so that few
+// candidates are left; among those the threshold is found exactly. Counts and bitmaps do not depend on the order of threads.
 
 // A part of the tensors, and where its section lies.
 template <class T, class E> struct Job {
@@ -21,33 +21,41 @@ constexpr unsigned CODES_OF_OCTAVE = 10;
 // Candidates of `sign2`: a pair of zeros, then the pairs of six octaves.
 constexpr unsigned PAIRS = 61;
 constexpr u64 NEVER = ~0ull;
+// Those of a lane.
+constexpr unsigned PAIRS_OF_LANE = 2;
+// Numbers of 16 bits that are read at once.
+constexpr unsigned EIGHT = 8;
+// Words of a bitmap of a chunk, and of a lane.
+constexpr unsigned MARK_WORDS = CHUNK_ELEMENTS / 32, WORDS_OF_LANE = MARK_WORDS / WARP;
+// Selected values for which shared memory leaves room for many blocks.
+constexpr unsigned FEW = 512;
 
-// Bitmaps and streams of numbers.
-struct alignas(16) Bits {
-    // One bit per element: the candidates.
-    unsigned marked[CHUNK_ELEMENTS / 32];
-    // Codes and indices as they will be in the section.
-    unsigned codes[CHUNK_ELEMENTS * 2 / 32], packed[CHUNK_ELEMENTS * PACKED_BITS / 32];
+// Codes and indices of at most MOST values as they will be in the section.
+template <unsigned MOST> struct Streams {
+    unsigned codes[MOST * 2 / 32], indices[MOST * PACKED_BITS / 32];
 };
 
-// What a chunk's threads share.
-struct alignas(16) Shared {
+// What a chunk's threads share; at most MOST of its values are selected.
+template <unsigned MOST> struct alignas(16) Shared {
     // a, then the next e.
     float values[CHUNK_ELEMENTS];
-    // Of the candidates, then of those selected, in ascending order; and twice what those are in fixed point.
-    u16 indices[CHUNK_ELEMENTS], doubled[CHUNK_ELEMENTS];
-    // Bits that are zero at first.
-    Bits bits;
-    // Keys: each thread's largest, the largest of all, and one that at least k reach.
-    unsigned largest_of[THREADS], largest, bound;
-    unsigned candidates;
-    // Of the selected in fixed point.
-    unsigned sum;
-    u64 least[THREADS / WARP];
+    // Keys: each thread's largest, the largest of all.
+    unsigned largest_of[ENCODE_THREADS], largest;
+    // The rest is the selecting warp's. Threads whose largest may be selected.
+    u16 reaching[ENCODE_THREADS];
+    // One bit per element: the candidates.
+    unsigned marked[MARK_WORDS];
+    // Of the candidates, then of those selected, in ascending order.
+    u16 indices[MOST];
+    union alignas(16) {
+        // Twice what the selected are in fixed point; zeros up to a multiple of EIGHT.
+        u16 doubled[MOST];
+        Streams<MOST> streams;
+    };
 };
 
 // Whether this is the warp that selects: another one in the next block, so that all schedulers of a multiprocessor have some.
-__device__ inline bool is_selecting_warp() { return threadIdx.x / WARP == blockIdx.x % (THREADS / WARP); }
+__device__ inline bool is_selecting_warp() { return threadIdx.x / WARP == blockIdx.x % (ENCODE_THREADS / WARP); }
 
 // Keys of at least `key` are selected; of those one below it, `ties` with the lowest indices.
 struct Cut {
@@ -71,62 +79,74 @@ template <class F> __device__ inline Cut find_cut(unsigned low, unsigned high, u
 
 // As many keys as a block has threads, held by one warp.
 struct Keys {
-    unsigned of_lane[THREADS / WARP];
+    unsigned of_lane[ENCODE_THREADS / WARP];
 
     template <class F> __device__ Keys(F key_of) {
-        for (unsigned i = 0; i < THREADS / WARP; i++) {
+        for (unsigned i = 0; i < ENCODE_THREADS / WARP; i++) {
             of_lane[i] = key_of(WARP * i + lane());
         }
     }
 
     __device__ unsigned reaching(unsigned key) const {
         unsigned count = 0;
-        for (unsigned i = 0; i < THREADS / WARP; i++) {
+        for (unsigned i = 0; i < ENCODE_THREADS / WARP; i++) {
             count += of_lane[i] >= key;
         }
         return __reduce_add_sync(ALL_LANES, count);
     }
 };
 
-// By one warp: sets `largest`, and `bound` from each thread's largest; zero for k beyond their number.
-__device__ inline void find_bound(unsigned k, Shared &shared) {
-    const Keys keys([&](unsigned i) { return shared.largest_of[i]; });
+// By one warp: the key that at least k of the elements reach, from each thread's largest; zero for k beyond their number. Sets `largest`.
+template <unsigned MOST> __device__ inline unsigned find_bound(const Keys &keys, unsigned k, Shared<MOST> &shared) {
     unsigned least = INFINITE, largest = 0;
-    for (unsigned i = 0; i < THREADS / WARP; i++) {
+    for (unsigned i = 0; i < ENCODE_THREADS / WARP; i++) {
         least = at_most(least, keys.of_lane[i]);
         largest = larger(largest, keys.of_lane[i]);
     }
     least = __reduce_min_sync(ALL_LANES, least);
     largest = __reduce_max_sync(ALL_LANES, largest);
-    unsigned bound = 0;
-    if (k <= THREADS) {
-        const Cut cut = find_cut(least, largest + 1, k, k / 8, [&](unsigned key) { return keys.reaching(key); });
-        bound = cut.key - (cut.ties > 0);
-    }
     if (lane() == 0) {
         shared.largest = largest;
-        shared.bound = bound;
     }
+    if (k > ENCODE_THREADS) {
+        return 0;
+    }
+    const Cut cut = find_cut(least, largest + 1, k, k / 8, [&](unsigned key) { return keys.reaching(key); });
+    return cut.key - (cut.ties > 0);
 }
 
-// Marks those of this thread's elements that reach the bound.
-__device__ inline void mark_candidates(Shared &shared) {
-    const float bound = __uint_as_float(shared.bound);
-    unsigned mask = 0;
-    for (unsigned group = 0; group < GROUPS; group++) {
-        const float4 four = *(const float4 *)(shared.values + first_of(group));
-        const float values[GROUP] = {four.x, four.y, four.z, four.w};
-        for (unsigned i = 0; i < GROUP; i++) {
-            mask |= (unsigned)(fabsf(values[i]) >= bound) << (GROUP * group + i);
+// By one warp: marks the elements that reach the bound, which only some threads have.
+template <unsigned MOST> __device__ inline void mark_candidates(const Keys &keys, unsigned bound, Shared<MOST> &shared) {
+    const unsigned before_me = (1u << lane()) - 1;
+    unsigned count = 0;
+    for (unsigned i = 0; i < ENCODE_THREADS / WARP; i++) {
+        const unsigned reaching = __ballot_sync(ALL_LANES, keys.of_lane[i] >= bound);
+        if (reaching >> lane() & 1) {
+            shared.reaching[count + __popc(reaching & before_me)] = WARP * i + lane();
+        }
+        count += __popc(reaching);
+    }
+    for (unsigned i = 0; i < WORDS_OF_LANE; i++) {
+        shared.marked[WARP * i + lane()] = 0;
+    }
+    __syncwarp();
+    const float least = __uint_as_float(bound);
+    for (unsigned i = lane(); i < count; i += WARP) {
+        const unsigned first = shared.reaching[i] * GROUP;
+        unsigned mask = 0;
+        for (unsigned group = 0; group < GROUPS<ENCODE_THREADS>; group++) {
+            const float4 four = *(const float4 *)(shared.values + group * ENCODE_THREADS * GROUP + first);
+            mask |= fabsf(four.x) >= least ? 1u << GROUP * group : 0;
+            mask |= fabsf(four.y) >= least ? 2u << GROUP * group : 0;
+            mask |= fabsf(four.z) >= least ? 4u << GROUP * group : 0;
+            mask |= fabsf(four.w) >= least ? 8u << GROUP * group : 0;
+        }
+        for (; mask; mask &= mask - 1) {
+            const unsigned bit = __ffs(mask) - 1, index = first + bit / GROUP * (ENCODE_THREADS * GROUP) + bit % GROUP;
+            atomicOr(&shared.marked[index / 32], 1u << index % 32);
         }
     }
-    if (mask) {
-        atomicAdd(&shared.candidates, __popc(mask));
-    }
-    for (; mask; mask &= mask - 1) {
-        const unsigned index = index_of_mine(__ffs(mask) - 1);
-        atomicOr(&shared.bits.marked[index / 32], 1u << index % 32);
-    }
+    __syncwarp();
 }
 
 // By one warp: the sum of the lanes' numbers before this one.
@@ -139,29 +159,54 @@ __device__ inline unsigned sum_before(unsigned mine) {
     return sum - mine;
 }
 
-// By one warp: sets the candidates' `indices`.
-__device__ inline void list_candidates(Shared &shared) {
-    constexpr unsigned WORDS = CHUNK_ELEMENTS / 32 / WARP;
-    unsigned words[WORDS], mine = 0;
-    for (unsigned i = 0; i < WORDS; i++) {
-        words[i] = shared.bits.marked[WORDS * lane() + i];
-        mine += __popc(words[i]);
-    }
-    unsigned to = sum_before(mine);
-    for (unsigned i = 0; i < WORDS; i++) {
-        for (unsigned word = words[i]; word; word &= word - 1) {
-            shared.indices[to++] = 32 * (WORDS * lane() + i) + __ffs(word) - 1;
+// The marked elements of a lane, side by side.
+struct Marks {
+    unsigned words[WORDS_OF_LANE];
+
+    __device__ Marks(const unsigned *marked) {
+        for (unsigned i = 0; i < WORDS_OF_LANE; i++) {
+            words[i] = marked[WORDS_OF_LANE * lane() + i];
         }
     }
-}
 
-// By all threads.
-__device__ inline unsigned values_reaching(unsigned least, const Shared &shared) {
-    unsigned count = 0;
-    for (unsigned first = 0; first < CHUNK_ELEMENTS; first += THREADS) {
-        count += __syncthreads_count(key(shared.values[first + threadIdx.x]) >= least);
+    __device__ unsigned count() const {
+        unsigned count = 0;
+        for (unsigned i = 0; i < WORDS_OF_LANE; i++) {
+            count += __popc(words[i]);
+        }
+        return count;
     }
-    return count;
+
+    // Calls with each one's index.
+    template <class F> __device__ void each(F f) const {
+        for (unsigned i = 0; i < WORDS_OF_LANE; i++) {
+            for (unsigned word = words[i]; word; word &= word - 1) {
+                f(32 * (WORDS_OF_LANE * lane() + i) + __ffs(word) - 1);
+            }
+        }
+    }
+
+    // How many indices are as asked.
+    template <class F> __device__ unsigned count_of(F is_one) const {
+        unsigned count = 0;
+        each([&](unsigned index) { count += is_one(index); });
+        return count;
+    }
+};
+
+// By one warp, each lane for the marks that are its own: leaves those at the k largest, of equal ones at those with the lowest indices.
+template <unsigned MOST> __device__ inline void thin_out(unsigned bound, unsigned k, Shared<MOST> &shared) {
+    const Marks marks(shared.marked);
+    const Cut cut = find_cut(bound, shared.largest + 1, k, 0, [&](unsigned least) {
+        return __reduce_add_sync(ALL_LANES, marks.count_of([&](unsigned index) { return key(shared.values[index]) >= least; }));
+    });
+    unsigned ties = sum_before(marks.count_of([&](unsigned index) { return key(shared.values[index]) + 1 == cut.key; }));
+    marks.each([&](unsigned index) {
+        const unsigned key_of = key(shared.values[index]);
+        if (key_of < cut.key && !(key_of + 1 == cut.key && ties++ < cut.ties)) {
+            shared.marked[index / 32] &= ~(1u << index % 32);
+        }
+    });
 }
 
 // A selected value's magnitude in fixed point, at most what 12 bits hold.
@@ -169,12 +214,12 @@ __device__ inline unsigned fixed_value(float value, float unit) {
     return (unsigned)fminf(__fmul_rn(fabsf(value), unit), (float)((2 << FIXED_BITS) - 1));
 }
 
-// By one warp: of the candidates' `indices` those selected are left; sets `doubled` and `sum`.
-__device__ inline void keep_selected(const Cut &cut, float unit, Shared &shared) {
+// By one warp: of the candidates' `indices` those selected are left; sets `doubled`. The sum of the selected in fixed point.
+template <unsigned MOST> __device__ inline unsigned keep_selected(const Cut &cut, unsigned candidates, float unit, Shared<MOST> &shared) {
     const unsigned before_me = (1u << lane()) - 1;
     unsigned kept = 0, ties = 0, sum = 0;
-    for (unsigned first = 0; first < shared.candidates; first += WARP) {
-        const bool is_one = first + lane() < shared.candidates;
+    for (unsigned first = 0; first < candidates; first += WARP) {
+        const bool is_one = first + lane() < candidates;
         const unsigned index = is_one ? shared.indices[first + lane()] : 0;
         const float value = shared.values[index];
         const unsigned tied = __ballot_sync(ALL_LANES, is_one && key(value) + 1 == cut.key);
@@ -191,30 +236,30 @@ __device__ inline void keep_selected(const Cut &cut, float unit, Shared &shared)
         kept += __popc(selected);
     }
     sum = __reduce_add_sync(ALL_LANES, sum);
-    if (lane() == 0) {
-        shared.sum = sum;
+    if (lane() < EIGHT - 1 && kept + lane() < MOST) {
+        shared.doubled[kept + lane()] = 0;
     }
+    __syncwarp();
+    return sum;
 }
 
-// Sets `indices`, `doubled` and `sum` for the k values of largest magnitude, of equal ones those with the lowest indices.
-__device__ inline void select(unsigned k, float unit, Shared &shared) {
-    mark_candidates(shared);
-    __syncthreads();
-    const unsigned low = shared.bound, high = shared.largest + 1, candidates = shared.candidates;
-    Cut cut = {low, 0};
-    if (candidates > k && candidates > THREADS) {
-        cut = find_cut(low, high, k, 0, [&](unsigned key) { return values_reaching(key, shared); });
+// By one warp: sets `indices` and `doubled` for the k values of largest magnitude, of equal ones those with the lowest indices. Their sum in fixed point.
+template <unsigned MOST> __device__ inline unsigned select(const Keys &keys, unsigned bound, unsigned k, float unit, Shared<MOST> &shared) {
+    mark_candidates(keys, bound, shared);
+    unsigned mine = Marks(shared.marked).count(), candidates = __reduce_add_sync(ALL_LANES, mine);
+    if (candidates > ENCODE_THREADS && candidates > k) {
+        thin_out(bound, k, shared);
+        mine = Marks(shared.marked).count(), candidates = k;
     }
-    if (is_selecting_warp()) {
-        list_candidates(shared);
-        __syncwarp();
-        if (candidates > k && candidates <= THREADS) {
-            const Keys keys([&](unsigned i) { return i < candidates ? key(shared.values[shared.indices[i]]) : 0; });
-            cut = find_cut(low, high, k, 0, [&](unsigned key) { return keys.reaching(key); });
-        }
-        keep_selected(cut, unit, shared);
+    unsigned to = sum_before(mine);
+    Marks(shared.marked).each([&](unsigned index) { shared.indices[to++] = index; });
+    __syncwarp();
+    Cut cut = {bound, 0};
+    if (candidates > k) {
+        const Keys keys([&](unsigned i) { return i < candidates ? key(shared.values[shared.indices[i]]) : 0; });
+        cut = find_cut(bound, shared.largest + 1, k, 0, [&](unsigned key) { return keys.reaching(key); });
     }
-    __syncthreads();
+    return keep_selected(cut, candidates, unit, shared);
 }
 
 // The floor of log2 of a magnitude, at most the highest octave; below the lowest one for zero and subnormals.
@@ -235,37 +280,84 @@ __device__ inline u64 least_of_warp(u64 mine) {
     return (u64)high << 32 | __reduce_min_sync(ALL_LANES, (unsigned)(mine >> 32) == high ? (unsigned)mine : ALL_LANES);
 }
 
-// This thread's scale code of `sign2`, in the lowest byte, below what it costs: the squared error of the selected values, less what all codes have in
-// common. The least is to be taken, which is the lowest code among equals. `table` is what the codes decode to.
+// Some numbers of a lane, one for each of its pairs.
+struct OfPairs {
+    unsigned of[PAIRS_OF_LANE];
+};
+
+// By one warp: the sum of what those of `doubled` exceed each `middle` by, from the sum of all.
 //
-// For magnitudes l and h, a value f is nearer to h if 2f > l + h, and (f - l)^2 - (f - h)^2 = (h - l) (2f - l - h). So the sum of the squared errors is
-// that of (f - l)^2 less h - l times the sum of what 2f exceeds l + h by.
-__device__ inline u64 sign2_cost(int top, float unit, unsigned k, const float *table, const Shared &shared) {
-    // More than any cost is below zero.
-    constexpr long long ABOVE_ZERO = 1ll << 40;
-    const int code = threadIdx.x == 0 ? 0 : (top - 5 - LOWEST_OCTAVE) * (int)CODES_OF_OCTAVE + (int)threadIdx.x;
-    if (threadIdx.x >= PAIRS || code < 0 || (code == 0 && threadIdx.x > 0)) {
-        return NEVER;
+// What x exceeds m by is (|x - m| + x - m) / 2. Sums of 2^10 such distances are exact in f32.
+template <unsigned MOST> __device__ inline OfPairs excesses(const OfPairs &middle, unsigned k, unsigned sum, const Shared<MOST> &shared) {
+    // The bits of 2^23, whose sum with a smaller number has that one's bits.
+    constexpr unsigned ABOVE = 0x4B000000, BATCH = 1024;
+    const unsigned count = ceil_div(k, EIGHT) * EIGHT;
+    OfPairs excess;
+    for (unsigned c = 0; c < PAIRS_OF_LANE; c++) {
+        excess.of[c] = sum - count * middle.of[c];
     }
-    const int low = fixed_point(table[4 * code], unit), high = fixed_point(table[4 * code + 1], unit);
-    unsigned excess = 0;
-    for (unsigned j = 0; j < k; j++) {
-        const int over = shared.doubled[j] - (low + high);
-        excess += over > 0 ? over : 0;
+    for (unsigned start = 0; start < count; start += BATCH) {
+        float distances[PAIRS_OF_LANE] = {};
+        for (unsigned j = start; j < at_most(start + BATCH, count); j += EIGHT) {
+            const uint4 eight = *(const uint4 *)(shared.doubled + j);
+            const unsigned twos[EIGHT / 2] = {eight.x, eight.y, eight.z, eight.w};
+            for (unsigned i = 0; i < EIGHT; i++) {
+                const float x = __uint_as_float(ABOVE | (twos[i / 2] >> 16 * (i % 2) & 0xFFFF));
+                for (unsigned c = 0; c < PAIRS_OF_LANE; c++) {
+                    distances[c] = __fadd_rn(distances[c], fabsf(__fsub_rn(x, __uint_as_float(ABOVE | middle.of[c]))));
+                }
+            }
+        }
+        for (unsigned c = 0; c < PAIRS_OF_LANE; c++) {
+            excess.of[c] += (unsigned)distances[c];
+        }
     }
-    const long long cost = low * ((long long)k * low - 2ll * shared.sum) - (long long)(high - low) * excess;
-    return (u64)(ABOVE_ZERO + cost) << 8 | code;
+    for (unsigned c = 0; c < PAIRS_OF_LANE; c++) {
+        excess.of[c] /= 2;
+    }
+    return excess;
 }
 
-// The same of `sign1`: the distance of its magnitude from the mean, times k.
-__device__ inline u64 sign1_cost(int top, float unit, unsigned k, const float *table, const Shared &shared) {
-    const int code = threadIdx.x, octave = (code - 1) / (int)CODES_OF_OCTAVE + LOWEST_OCTAVE;
-    u64 cost = NEVER;
-    if (code == 0 || (octave <= top && octave >= top - FIXED_BITS)) {
-        const long long error = (long long)k * fixed_point(table[4 * code], unit) - shared.sum;
-        cost = (u64)(error < 0 ? -error : error) << 8 | code;
+// By one warp: the scale code of `sign2` with the least squared error of the selected values, of equal ones the lowest. `sum` is that of the values in fixed
+// point, `table` what the codes decode to.
+//
+// For magnitudes l and h, a value f is nearer to h if 2f > l + h, and (f - l)^2 - (f - h)^2 = (h - l) (2f - l - h). So the sum of the squared errors is
+// that of (f - l)^2 less h - l times the sum of what 2f exceeds l + h by. What all codes have in common is left out.
+template <unsigned MOST>
+__device__ inline unsigned sign2_scale(int top, float unit, unsigned k, unsigned sum, const float *table, const Shared<MOST> &shared) {
+    // More than any cost is below zero.
+    constexpr long long ABOVE_ZERO = 1ll << 40;
+    int codes[PAIRS_OF_LANE], low[PAIRS_OF_LANE], high[PAIRS_OF_LANE];
+    OfPairs middle;
+    for (unsigned c = 0; c < PAIRS_OF_LANE; c++) {
+        const int pair = WARP * c + lane(), code = (top - 5 - LOWEST_OCTAVE) * (int)CODES_OF_OCTAVE + pair;
+        codes[c] = pair == 0 || pair >= (int)PAIRS || code < 0 ? 0 : code;
+        low[c] = fixed_point(table[4 * codes[c]], unit);
+        high[c] = fixed_point(table[4 * codes[c] + 1], unit);
+        middle.of[c] = low[c] + high[c];
     }
-    return cost;
+    const OfPairs excess = excesses(middle, k, 2 * sum, shared);
+    u64 least = NEVER;
+    for (unsigned c = 0; c < PAIRS_OF_LANE; c++) {
+        const long long cost = low[c] * ((long long)k * low[c] - 2ll * sum) - (long long)(high[c] - low[c]) * excess.of[c];
+        const u64 of_code = (u64)(ABOVE_ZERO + cost) << 8 | codes[c];
+        least = of_code < least ? of_code : least;
+    }
+    return least_of_warp(least) & 0xFF;
+}
+
+// By one warp: that of `sign1`, whose magnitude is nearest to the mean; both times k.
+__device__ inline unsigned sign1_scale(int top, float unit, unsigned k, unsigned sum, const float *table) {
+    u64 least = NEVER;
+    for (int code = lane(); code < 256; code += WARP) {
+        const int octave = (code - 1) / (int)CODES_OF_OCTAVE + LOWEST_OCTAVE;
+        if (code == 0 || (octave <= top && octave >= top - FIXED_BITS)) {
+            const long long error = (long long)k * fixed_point(table[4 * code], unit) - sum;
+            const u64 cost = (u64)(error < 0 ? -error : error) << 8 | code;
+            least = cost < least ? cost : least;
+        }
+    }
+    return least_of_warp(least) & 0xFF;
 }
 
 // What the value codes of a chunk stand for.
@@ -302,141 +394,144 @@ __device__ inline void put(unsigned *words, unsigned at, unsigned value) {
 }
 
 // Value j of the chunk, into the streams of codes and indices.
-__device__ inline void put_value(const Part &part, const Coding &coding, unsigned j, unsigned index, unsigned code, Shared &shared) {
-    put(shared.bits.codes, code_bits(part) * j, code);
-    put(shared.bits.packed, coding.index_bits * j, index & ((1u << coding.index_bits) - 1));
+template <unsigned MOST>
+__device__ inline void put_value(const Part &part, const Coding &coding, unsigned j, unsigned index, unsigned code, Streams<MOST> &streams) {
+    put(streams.codes, code_bits(part) * j, code);
+    put(streams.indices, coding.index_bits * j, index & ((1u << coding.index_bits) - 1));
     if (part.select == ELIAS_FANO) {
-        put(shared.bits.packed, 8 * ceil_div(coding.k * coding.index_bits, 8) + (index >> coding.index_bits) + j, 1);
+        put(streams.indices, 8 * ceil_div(coding.k * coding.index_bits, 8) + (index >> coding.index_bits) + j, 1);
     }
 }
 
-__device__ inline void clear(Bits &bits) {
-    for (unsigned i = threadIdx.x; i < sizeof(Bits) / sizeof(uint4); i += THREADS) {
-        ((uint4 *)&bits)[i] = {0, 0, 0, 0};
+__device__ inline void clear(unsigned *words, unsigned bytes) {
+    for (unsigned i = lane(); i < ceil_div(bytes, 4); i += WARP) {
+        words[i] = 0;
     }
 }
 
 __device__ inline void write_bytes(const unsigned *from, u8 *to, unsigned bytes) {
-    for (unsigned i = threadIdx.x; i < bytes; i += THREADS) {
+    for (unsigned i = lane(); i < bytes; i += WARP) {
         to[i] = ((const u8 *)from)[i];
     }
 }
 
-// The selected values become codes and indices; what is left of them is their next error feedback. A chunk that is sent as zeros has the lowest indices.
-__device__ inline void quantize(const Part &part, const Coding &coding, unsigned scale, const float *table, Shared &shared) {
+// By one warp: the selected values become codes and indices; what is left of them is their next error feedback. A chunk that is sent as zeros has the lowest
+// indices.
+template <unsigned MOST>
+__device__ inline void quantize(const Part &part, const Coding &coding, unsigned scale, const float *table, Shared<MOST> &shared) {
     const float low = table[4 * scale], high = part.quantizer == SIGN1 ? 0.0f : table[4 * scale + 1];
     const Coder coder = {part.quantizer, low, high, __fmul_rn(__fadd_rn(low, high), 0.5f)};
-    for (unsigned j = threadIdx.x; j < coding.k; j += THREADS) {
+    clear(shared.streams.codes, coding.code_bytes);
+    clear(shared.streams.indices, coding.index_bytes);
+    __syncwarp();
+    for (unsigned j = lane(); j < coding.k; j += WARP) {
         if (scale == 0) {
-            put_value(part, coding, j, j, 0, shared);
+            put_value(part, coding, j, j, 0, shared.streams);
         } else {
             const unsigned index = shared.indices[j];
             const float value = shared.values[index];
             const unsigned code = coder.code(value);
             shared.values[index] = __fsub_rn(value, coder.decode(code));
-            put_value(part, coding, j, index, code, shared);
+            put_value(part, coding, j, index, code, shared.streams);
         }
     }
+    __syncwarp();
 }
 
-// Groups of a thread that are loaded at once; for more there are no registers if five blocks share a multiprocessor.
+// Groups of a thread that are loaded at once.
 constexpr unsigned ABREAST = 2;
 
-// Sets a and each thread's largest key. All of the shared memory is ready for the chunk after the next barrier.
-template <bool AT_ONCE, class T, class E>
-__device__ inline void begin(const Job<T, E> &job, const Chunk &chunk, float beta, Shared &shared) {
-    clear(shared.bits);
-    if (threadIdx.x == 0) {
-        shared.candidates = 0;
-    }
+// Sets a and each thread's largest key.
+template <bool AT_ONCE, unsigned MOST, class T, class E>
+__device__ inline void begin(const Job<T, E> &job, const Chunk &chunk, float beta, Shared<MOST> &shared) {
     unsigned largest = 0;
-    for (unsigned first = 0; first < GROUPS; first += ABREAST) {
+    for (unsigned first = 0; first < GROUPS<ENCODE_THREADS>; first += ABREAST) {
         float before[ABREAST][GROUP], after[ABREAST][GROUP], values[ABREAST][GROUP];
         for (unsigned i = 0; i < ABREAST; i++) {
-            load<AT_ONCE>(job.before, chunk, first + i, before[i]);
-            load<AT_ONCE>(job.after, chunk, first + i, after[i]);
-            load<AT_ONCE>(job.feedback, chunk, first + i, values[i]);
+            load<ENCODE_THREADS, AT_ONCE>(job.before, chunk, first + i, before[i]);
+            load<ENCODE_THREADS, AT_ONCE>(job.after, chunk, first + i, after[i]);
+            load<ENCODE_THREADS, AT_ONCE>(job.feedback, chunk, first + i, values[i]);
         }
         for (unsigned i = 0; i < ABREAST; i++) {
             for (unsigned j = 0; j < GROUP; j++) {
                 values[i][j] = __fadd_rn(__fmul_rn(beta, values[i][j]), __fsub_rn(before[i][j], after[i][j]));
                 largest = larger(largest, key(values[i][j]));
             }
-            *(float4 *)(shared.values + first_of(first + i)) = float4{values[i][0], values[i][1], values[i][2], values[i][3]};
+            *(float4 *)(shared.values + first_of<ENCODE_THREADS>(first + i)) = float4{values[i][0], values[i][1], values[i][2], values[i][3]};
         }
     }
     shared.largest_of[threadIdx.x] = largest;
 }
 
+// By one warp: sends what is selected of the chunk, and leaves the rest. Nothing if a is not finite.
+template <unsigned MOST>
+__device__ inline void send(const Part &part, const Chunk &chunk, const float *table, unsigned infinite, u8 *section, Shared<MOST> &shared) {
+    const Coding &coding = chunk.coding;
+    const Keys keys([&](unsigned i) { return shared.largest_of[i]; });
+    const unsigned bound = find_bound(keys, coding.k, shared);
+    __syncwarp();
+    if (shared.largest >= infinite) {
+        return;
+    }
+    const int top = octave_of(shared.largest);
+    unsigned scale = 0;
+    if (top >= LOWEST_OCTAVE) {
+        const float unit = unit_of(top);
+        const unsigned sum = select(keys, bound, coding.k, unit, shared);
+        scale = part.quantizer == SIGN1 ? sign1_scale(top, unit, coding.k, sum, table) : sign2_scale(top, unit, coding.k, sum, table, shared);
+    }
+    quantize(part, coding, scale, table, shared);
+    if (lane() == 0) {
+        section[part.scales + chunk.number] = scale;
+    }
+    write_bytes(shared.streams.codes, section + codes_at(part, chunk), coding.code_bytes);
+    write_bytes(shared.streams.indices, section + indices_at(part, chunk), coding.index_bytes);
+}
+
 // False if a is not finite; then nothing is written.
-template <bool AT_ONCE, class T, class E>
-__device__ inline bool encode_chunk(const Job<T, E> &job, const Chunk &chunk, float beta, const float *tables, Shared &shared) {
-    const Part &part = job.part;
-    const Coding coding = chunk.coding;
-    const float *table = tables + 1024 * part.quantizer;
+template <bool AT_ONCE, unsigned MOST, class T, class E>
+__device__ inline bool encode_chunk(const Job<T, E> &job, const Chunk &chunk, float beta, const float *tables, Shared<MOST> &shared) {
+    // A next error feedback in bf16 must be finite too.
+    constexpr unsigned infinite = sizeof(E) == 2 ? ROUNDS_TO_INFINITE : INFINITE;
     begin<AT_ONCE>(job, chunk, beta, shared);
     __syncthreads();
     if (is_selecting_warp()) {
-        find_bound(coding.k, shared);
+        send(job.part, chunk, tables + 1024 * job.part.quantizer, infinite, job.section, shared);
     }
     __syncthreads();
-    // A next error feedback in bf16 must be finite too.
-    if (shared.largest >= (sizeof(E) == 2 ? ROUNDS_TO_INFINITE : INFINITE)) {
+    if (shared.largest >= infinite) {
         return false;
     }
-    const int top = octave_of(shared.largest);
-    const bool is_zero = top < LOWEST_OCTAVE;
-    if (!is_zero) {
-        const float unit = unit_of(top);
-        select(coding.k, unit, shared);
-        const u64 cost = part.quantizer == SIGN1 ? sign1_cost(top, unit, coding.k, table, shared) : sign2_cost(top, unit, coding.k, table, shared);
-        const u64 least = least_of_warp(cost);
-        if (lane() == 0) {
-            shared.least[threadIdx.x / WARP] = least;
-        }
-        __syncthreads();
-    }
-    // Warps that have a value.
-    if (threadIdx.x / WARP * WARP < coding.k) {
-        const unsigned scale = is_zero ? 0 : least_of_warp(shared.least[threadIdx.x % (THREADS / WARP)]) & 0xFF;
-        quantize(part, coding, scale, table, shared);
-        if (threadIdx.x == 0) {
-            job.section[part.scales + chunk.number] = scale;
-        }
-    }
-    __syncthreads();
-    if (threadIdx.x < larger(coding.code_bytes, coding.index_bytes)) {
-        write_bytes(shared.bits.codes, job.section + codes_at(part, chunk), coding.code_bytes);
-        write_bytes(shared.bits.packed, job.section + indices_at(part, chunk), coding.index_bytes);
-    }
-    for (unsigned group = 0; group < GROUPS; group++) {
-        store<AT_ONCE>(shared.values + first_of(group), job.next_feedback, chunk, group);
+    for (unsigned group = 0; group < GROUPS<ENCODE_THREADS>; group++) {
+        store<ENCODE_THREADS, AT_ONCE>(shared.values + first_of<ENCODE_THREADS>(group), job.next_feedback, chunk, group);
     }
     return true;
 }
 
-template <class T, class E>
+template <unsigned MOST, class T, class E>
 __device__ inline void encode(const Job<T, E> *jobs, const unsigned *owner, float beta, const float *tables, unsigned *fault) {
-    __shared__ Shared shared;
+    __shared__ Shared<MOST> shared;
     const Job<T, E> &job = jobs[owner[blockIdx.x]];
     const Chunk chunk = locate(job.part);
-    const bool at_once = is_full(chunk) && is_aligned(job.before + chunk.start) && is_aligned(job.after + chunk.start) &&
-                         is_aligned(job.feedback + chunk.start) && is_aligned(job.next_feedback + chunk.start);
-    const bool is_finite = at_once ? encode_chunk<true>(job, chunk, beta, tables, shared) : encode_chunk<false>(job, chunk, beta, tables, shared);
+    const bool is_finite =
+        chunk.coding.at_once ? encode_chunk<true>(job, chunk, beta, tables, shared) : encode_chunk<false>(job, chunk, beta, tables, shared);
     if (!is_finite && threadIdx.x == 0) {
         atomicMin(fault, owner[blockIdx.x]);
     }
 }
 
-// jobs: the parts. owner: the part of each block. tables: what each (quantizer, scale code, value code) decodes to, 2 * 256 * 4. fault: the lowest number
+// jobs: the parts, of whose chunks at most MOST values are selected. owner: the part of each block. tables: what each (quantizer, scale code, value code) decodes to, 2 * 256 * 4. fault: the lowest number
 // of a part where a is not finite, if there is one; such a chunk's section and error feedback are left alone.
-#define ENCODE(NAME, T, E)                                                                                                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS, 5)                                                                                     \
+#define ENCODE(NAME, MOST, BLOCKS, T, E)                                                                                                         \
+    extern "C" __global__ void __launch_bounds__(ENCODE_THREADS, BLOCKS)                                                                         \
     NAME(const Job<T, E> *jobs, const unsigned *owner, float beta, const float *tables, unsigned *fault) {                                       \
-        encode(jobs, owner, beta, tables, fault);                                                                                                \
+        encode<MOST>(jobs, owner, beta, tables, fault);                                                                                          \
     }
-// By the elements of θ, then of e.
-ENCODE(encode_f32_f32, float, float)
-ENCODE(encode_f32_bf16, float, bf16)
-ENCODE(encode_bf16_f32, bf16, float)
-ENCODE(encode_bf16_bf16, bf16, bf16)
+// By the elements of θ, then of e. Where `any` number is selected, fewer blocks share a multiprocessor.
+#define ENCODE_OF(SUFFIX, T, E)                                                                                                                  \
+    ENCODE(encode_##SUFFIX, FEW, 10, T, E)                                                                                                       \
+    ENCODE(encode_any_##SUFFIX, CHUNK_ELEMENTS, 6, T, E)
+ENCODE_OF(f32_f32, float, float)
+ENCODE_OF(f32_bf16, float, bf16)
+ENCODE_OF(bf16_f32, bf16, float)
+ENCODE_OF(bf16_bf16, bf16, bf16)

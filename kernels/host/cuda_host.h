@@ -70,6 +70,14 @@ static inline unsigned __float_as_uint(float value) {
     std::memcpy(&bits, &value, sizeof bits);
     return bits;
 }
+// Two numbers rounded to the nearest bf16, ties to even, as PTX's instruction of this name.
+static inline unsigned cvt_rn_bf16x2(float high, float low) {
+    const auto round = [](float value) {
+        const unsigned bits = __float_as_uint(value);
+        return value != value ? 0x7FFF : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+    };
+    return round(high) << 16 | round(low);
+}
 
 // Only one thread runs at a time.
 static inline unsigned atomicAdd(unsigned *at, unsigned value) {

@@ -6,6 +6,9 @@
 #include <stdexcept>
 #include <string>
 
+// Threads of a kernel's blocks.
+static unsigned threads_of(const std::string &kernel) { return kernel.rfind("encode", 0) == 0 ? ENCODE_THREADS : THREADS; }
+
 static float as_float(u64 bits) { return __uint_as_float((unsigned)bits); }
 
 template <class M> static std::function<void()> with_apply(M &memory, const u64 *arguments) {
@@ -62,15 +65,17 @@ template <class T, class M, class F> static std::function<void()> with_rotary(M 
 template <class M> static std::function<void()> with_arguments(const std::string &kernel, M &memory, const u64 *arguments) {
     if (kernel == "apply") {
         return with_apply(memory, arguments);
-    } else if (kernel == "encode_f32_f32") {
-        return with_encode<float, float>(memory, arguments, encode_f32_f32);
-    } else if (kernel == "encode_f32_bf16") {
-        return with_encode<float, bf16>(memory, arguments, encode_f32_bf16);
-    } else if (kernel == "encode_bf16_f32") {
-        return with_encode<bf16, float>(memory, arguments, encode_bf16_f32);
-    } else if (kernel == "encode_bf16_bf16") {
-        return with_encode<bf16, bf16>(memory, arguments, encode_bf16_bf16);
     }
+#define WITH_ENCODE(SUFFIX, T, E)                                                                                                                  \
+    if (kernel == "encode_" #SUFFIX) {                                                                                                           \
+        return with_encode<T, E>(memory, arguments, encode_##SUFFIX);                                                                            \
+    } else if (kernel == "encode_any_" #SUFFIX) {                                                                                                \
+        return with_encode<T, E>(memory, arguments, encode_any_##SUFFIX);                                                                        \
+    }
+    WITH_ENCODE(f32_f32, float, float)
+    WITH_ENCODE(f32_bf16, float, bf16)
+    WITH_ENCODE(bf16_f32, bf16, float)
+    WITH_ENCODE(bf16_bf16, bf16, bf16)
 #define TRAINING_OF(SUFFIX, T)                                                                                                                   \
     if (kernel == "cross_entropy_" #SUFFIX) {                                                                                                    \
         return with_cross_entropy<T>(memory, arguments, cross_entropy_##SUFFIX);                                                                 \

@@ -20,6 +20,7 @@
 #include <vector>
 
 typedef unsigned long long u64;
+extern "C" unsigned block_of(const char *kernel);
 extern "C" const char *run_kernel(const char *kernel, u64 blocks, const u64 *arguments);
 
 enum Result { SUCCESS = 0, OUT_OF_MEMORY = 2, NOT_FOUND = 500 };
@@ -27,7 +28,6 @@ enum Attribute { MAJOR = 75, MINOR = 76, MEMORY_POOLS = 115 };
 
 constexpr int DEVICES = 2, ARCH = 90;
 constexpr u64 MEMORY = 1 << 30, PAGE = 4096, ALIGNMENT = 256, ARENA = 0x100000000000, ARENA_END = ARENA + (1ull << 40);
-constexpr unsigned THREADS = 256;
 
 struct Context {
     int owners;
@@ -233,7 +233,7 @@ DOES(cuModuleGetFunction, (const Kernel **kernel, Module *module, const char *na
 })
 DOES(cuLaunchKernel, (const Kernel *kernel, unsigned blocks, unsigned y, unsigned z, unsigned threads, unsigned, unsigned, unsigned, void *, void **from), {
     const char *name = kernel->first.c_str();
-    if (blocks == 0 || blocks > 0x7FFFFFFF || y != 1 || z != 1 || threads != THREADS) {
+    if (blocks == 0 || blocks > 0x7FFFFFFF || y != 1 || z != 1 || threads != block_of(name)) {
         refuse("%s: %u blocks of %u threads", name, blocks, threads);
     }
     std::vector<u64> words(kernel->second.size());

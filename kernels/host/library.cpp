@@ -12,12 +12,15 @@ struct Addresses {
     template <class T> T *take(u64 address) { return (T *)address; }
 };
 
+// Threads of a kernel's blocks.
+extern "C" unsigned block_of(const char *kernel) { return threads_of(kernel); }
+
 // Runs a kernel; null, or what went wrong. One call at a time.
 extern "C" const char *run_kernel(const char *kernel, u64 blocks, const u64 *arguments) {
     static std::string wrong;
     try {
         Addresses addresses;
-        host::launch(blocks, THREADS, host::Order::Ascending, with_arguments(kernel, addresses, arguments));
+        host::launch(blocks, threads_of(kernel), host::Order::Ascending, with_arguments(kernel, addresses, arguments));
         return nullptr;
     } catch (const std::exception &error) {
         wrong = error.what();

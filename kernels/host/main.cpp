@@ -58,7 +58,7 @@ static void run(host::Order order, const std::string &kernel) {
     const Buffer words = memory.buffers.back();
     memory.buffers.pop_back();
     const u64 *arguments = (const u64 *)words.data();
-    host::launch(arguments[0], THREADS, order, with_arguments(kernel, memory, arguments + 1));
+    host::launch(arguments[0], threads_of(kernel), order, with_arguments(kernel, memory, arguments + 1));
     for (const Buffer &buffer : memory.buffers) {
         const u64 size = buffer.size();
         fwrite(&size, 1, sizeof size, stdout);

@@ -5,7 +5,7 @@ use compression::{Format, MergeOver, Rule, State, TransitionError, Weighted, che
 use crate::KernelError;
 use crate::elements::{Elements, Float, check_tensors};
 use crate::machine::{Argument, Fault, Machine, NULL};
-use crate::part::{Grid, section_starts};
+use crate::part::{Grid, is_aligned, section_starts};
 
 /// θ in a machine's memory.
 #[derive(Clone, Debug)]
@@ -32,12 +32,11 @@ pub(crate) fn step(machine: &dyn Machine, theta: &Theta, payloads: &[Weighted<'_
     let addresses: Vec<u64> = sections.iter().map(|memory| memory.address).collect();
     let (mut grid, mut steps, mut tensor_of_part) = (Grid::default(), Vec::new(), Vec::new());
     for part in (0..format.sections()).flat_map(|section| format.parts(section)) {
+        let elements = theta.tensors[part.tensor].address_of(part.start());
         let shadow = theta.shadow.get(part.tensor).map_or(NULL, |shadow| shadow.address_of(part.start()));
         let first_source = tensor_of_part.len() * payloads.len();
-        steps.extend(grid.add(part)?);
-        steps.extend(
-            [theta.tensors[part.tensor].address_of(part.start()), shadow, first_source as u64].map(u64::to_le_bytes).as_flattened(),
-        );
+        steps.extend(grid.add(part, is_aligned(elements, Float::F32) && is_aligned(shadow, Float::Bf16))?);
+        steps.extend([elements, shadow, first_source as u64].map(u64::to_le_bytes).as_flattened());
         tensor_of_part.push(part.tensor);
     }
     let steps = machine.put(steps)?;

@@ -2,12 +2,12 @@
 
 use std::io::Write;
 
-use compression::{Codec, EncodeError, Format, Header, Part, Quantizer, Select, write_sections};
+use compression::{CHUNK_ELEMENTS, Codec, EncodeError, Format, Header, Part, Quantizer, Select, write_sections};
 
 use crate::KernelError;
 use crate::elements::{Elements, Float, check_tensors};
 use crate::machine::{Argument, Fault, Machine, Memory, Place};
-use crate::part::{Grid, section_starts};
+use crate::part::{Grid, is_aligned, section_starts};
 
 /// A pseudo-gradient and error feedback in a machine's memory; each one tensor after the other in layout order.
 #[derive(Clone, Debug)]
@@ -22,11 +22,17 @@ pub struct PseudoGradient {
     pub next_feedback: Vec<Elements>,
 }
 
+/// Values of a chunk for which there is a kernel that selects them while many blocks share a multiprocessor, its `FEW`.
+const FEW: usize = 512;
+
 /// What one launch works on.
-#[derive(Default)]
 pub(crate) struct Launch {
+    /// Of θ and of error feedback.
+    floats: [Float; 2],
     grid: Grid,
     jobs: Vec<u8>,
+    /// Values that are selected of a chunk, at most.
+    most: usize,
     /// Of each part, the tensor.
     tensors: Vec<usize>,
 }
@@ -40,9 +46,17 @@ pub(crate) struct Running {
 }
 
 impl Launch {
+    /// A launch without parts, for θ and error feedback of these types.
+    pub fn new(floats: [Float; 2]) -> Self {
+        Self { floats, grid: Grid::default(), jobs: Vec::new(), most: 0, tensors: Vec::new() }
+    }
+
     /// Adds a part: addresses of its first element before, after, of error feedback and of the next one; and of its section.
     pub fn add(&mut self, part: &Part, elements: [u64; 4], section: u64) -> Result<(), KernelError> {
-        self.jobs.extend(self.grid.add(part)?);
+        let [theta, feedback] = self.floats;
+        let is_aligned = elements.into_iter().zip([theta, theta, feedback, feedback]).all(|(address, float)| is_aligned(address, float));
+        self.jobs.extend(self.grid.add(part, is_aligned)?);
+        self.most = self.most.max(part.codec.chunk_k(CHUNK_ELEMENTS));
         self.jobs.extend(elements.into_iter().chain([section]).flat_map(u64::to_le_bytes));
         self.tensors.push(part.tensor);
         Ok(())
@@ -53,19 +67,19 @@ impl Launch {
         self.grid.blocks()
     }
 
-    /// Starts the kernel for θ and error feedback of these types; waits for nothing.
+    /// Starts the kernel; waits for nothing.
     ///
     /// # Safety
-    /// At the addresses of each part are all elements of its chunks, in these types, and all bytes of its section. Until the kernel has ended, nobody
+    /// At the addresses of each part are all elements of its chunks, in the launch's types, and all bytes of its section. Until the kernel has ended, nobody
     /// else uses what it writes or writes what it reads, but for work that the machine's order puts behind it.
-    pub unsafe fn start(self, machine: &dyn Machine, [theta, feedback]: [Float; 2], beta: f32) -> Result<Running, KernelError> {
+    pub unsafe fn start(self, machine: &dyn Machine, beta: f32) -> Result<Running, KernelError> {
         let (jobs, owner, fault) = (machine.put(self.jobs)?, machine.put(self.grid.owner())?, Fault::none(machine)?);
         let [on_jobs, on_owner, on_tables, on_fault] =
             [&jobs, &owner, machine.tables(), &fault.0].map(|memory| Argument::Address(memory.address));
         let arguments = [on_jobs, on_owner, Argument::F32(beta), on_tables, on_fault];
         // SAFETY: these are the arguments of the kernels `encode_*`. They read and write the elements of the parts' chunks in the types that the kernel is
         // called after, and write the bytes of the parts in their sections, for which the caller vouches. `Running` keeps the rest.
-        unsafe { machine.run(kernel(theta, feedback), self.grid.blocks(), &arguments)? };
+        unsafe { machine.run(kernel(self.floats, self.most), self.grid.blocks(), &arguments)? };
         Ok(Running { fault, tensors: self.tensors, _memory: [jobs, owner] })
     }
 }
@@ -96,7 +110,7 @@ pub(crate) fn sections(machine: &dyn Machine, format: &Format, gradient: &Pseudo
     tensors.into_iter().try_for_each(|(tensors, float)| check_tensors(format.layout(), tensors, float))?;
     let (starts, bytes) = section_starts(format, 0..format.sections());
     let sections = machine.zeros(bytes, Place::Device)?;
-    let mut launch = Launch::default();
+    let mut launch = Launch::new([theta, feedback]);
     for (section, start) in starts.into_iter().enumerate() {
         for part in format.parts(section) {
             let elements = tensors.map(|(tensors, _)| tensors[part.tensor].address_of(part.start()));
@@ -104,7 +118,7 @@ pub(crate) fn sections(machine: &dyn Machine, format: &Format, gradient: &Pseudo
         }
     }
     // SAFETY: the tensors have the elements of all parts, `sections` the bytes; whoever made `gradient` lends the former, and the latter are this function's.
-    let running = unsafe { launch.start(machine, [theta, feedback], beta)? };
+    let running = unsafe { launch.start(machine, beta)? };
     match running.finish(machine)? {
         None => machine.get(&sections),
         Some(tensor) => Err(not_finite(format, tensor)),
@@ -131,11 +145,16 @@ pub(crate) fn is_supported(codec: &Codec) -> bool {
     matches!(codec.select, Select::TopK { .. }) && codec.quantizer != Quantizer::Reference
 }
 
-fn kernel(theta: Float, feedback: Float) -> &'static str {
-    match (theta, feedback) {
-        (Float::F32, Float::F32) => "encode_f32_f32",
-        (Float::F32, Float::Bf16) => "encode_f32_bf16",
-        (Float::Bf16, Float::F32) => "encode_bf16_f32",
-        (Float::Bf16, Float::Bf16) => "encode_bf16_bf16",
+/// The kernel for these types that selects at most so many values of a chunk.
+fn kernel(floats: [Float; 2], most: usize) -> &'static str {
+    match (floats, most <= FEW) {
+        ([Float::F32, Float::F32], true) => "encode_f32_f32",
+        ([Float::F32, Float::Bf16], true) => "encode_f32_bf16",
+        ([Float::Bf16, Float::F32], true) => "encode_bf16_f32",
+        ([Float::Bf16, Float::Bf16], true) => "encode_bf16_bf16",
+        ([Float::F32, Float::F32], false) => "encode_any_f32_f32",
+        ([Float::F32, Float::Bf16], false) => "encode_any_f32_bf16",
+        ([Float::Bf16, Float::F32], false) => "encode_any_bf16_f32",
+        ([Float::Bf16, Float::Bf16], false) => "encode_any_bf16_bf16",
     }
 }

@@ -18,7 +18,7 @@ use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 use crate::KernelError;
 use crate::device::{Device, DeviceInfo};
 use crate::image::Arch;
-use crate::machine::{Argument, Machine, Memory, Place, THREADS};
+use crate::machine::{Argument, Machine, Memory, Place, block};
 
 /// An event that tells when it was reached.
 const WITH_TIME: CUevent_flags = CUevent_flags::CU_EVENT_DEFAULT;
@@ -256,11 +256,11 @@ impl Machine for Device {
                 Argument::F32(value) => launch.arg(value),
             };
         }
-        let shape = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
+        let shape = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (block(kernel), 1, 1), shared_mem_bytes: 0 };
         let event =
             || if self.is_measuring.load(Ordering::Relaxed) { self.stream.record_event(Some(WITH_TIME)).map(Some) } else { Ok(None) };
         let begin = event()?;
-        // SAFETY: the caller vouches for the arguments, and every kernel has blocks of so many threads and no dynamic shared memory.
+        // SAFETY: the caller vouches for the arguments, and `kernel` has blocks of so many threads and no dynamic shared memory.
         unsafe { launch.launch(shape)? };
         if let Some(run) = begin.zip(event()?) {
             *self.last_run.lock().unwrap_or_else(PoisonError::into_inner) = Some(run);

@@ -5,8 +5,16 @@ use std::time::Duration;
 
 use crate::KernelError;
 
-/// Threads of every block, the kernels' `THREADS`.
+/// Threads of every block but the encoding kernels', the source's `THREADS`.
 pub(crate) const THREADS: u32 = 256;
+
+/// Threads of the encoding kernels' blocks, the source's `ENCODE_THREADS`.
+const ENCODE_THREADS: u32 = 128;
+
+/// Threads of a kernel's blocks.
+pub(crate) fn block(kernel: &str) -> u32 {
+    if kernel.starts_with("encode") { ENCODE_THREADS } else { THREADS }
+}
 
 /// Where memory lies that kernels work on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

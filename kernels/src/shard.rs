@@ -157,7 +157,7 @@ impl Shard {
     /// Starts to encode what the share has of these tensors, each of which comes once in a round; the error feedback moves on.
     pub fn encode(&mut self, tensors: &[(usize, Elements)], beta: f32) {
         self.try_round(|shard, round| {
-            let mut launch = Launch::default();
+            let mut launch = Launch::new([Float::F32; 2]);
             for (own, after) in shard.own(tensors)? {
                 let [before, feedback] = [&shard.before, &*shard.feedback.memory].map(|memory| memory.address + own.byte() as u64);
                 let elements = [before, after.address_of(own.part.start()), feedback, feedback];
@@ -167,7 +167,7 @@ impl Shard {
             if launch.blocks() > 0 {
                 // SAFETY: `before` and `feedback` have the elements of all own parts and `coded` the bytes of their sections, and nobody else knows of them;
                 // whoever made `after`, which has the layout's length and type, lends it.
-                round.running.push(unsafe { launch.start(&*shard.machine, [Float::F32; 2], beta)? });
+                round.running.push(unsafe { launch.start(&*shard.machine, beta)? });
             }
             Ok(())
         });

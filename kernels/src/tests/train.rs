@@ -83,6 +83,16 @@ fn check_swiglu(kernels: &Kernels) {
     }
 }
 
+/// What is not a number must show in the loss: the GPU's own one, whose bits are all ones, rounds up to -0 if they are taken for a number.
+fn check_not_a_number(kernels: &Kernels) {
+    for float in FLOATS {
+        let (memory, [from, to]) = put(kernels, [&[f32::from_bits(0x7FFF_FFFF), 1.0], &[0.0]], float);
+        // SAFETY: all memory is this function's and as large as it must be.
+        unsafe { kernels.swiglu(float, [from, to], [1, 1]).unwrap() };
+        assert!(memory.read()[1][0].is_nan(), "{float:?}");
+    }
+}
+
 fn check_rotary(kernels: &Kernels) {
     let mut random = Random(9);
     for (rows, length, heads, rotated, width) in [(1, 1, 1, 1, 2), (6, 3, 4, 3, 6), (5, 5, 3, 2, 16), (9, 3, 5, 0, 8)] {
@@ -120,4 +130,5 @@ pub fn check_training(kernels: &Kernels) {
     check_cross_entropy(kernels);
     check_swiglu(kernels);
     check_rotary(kernels);
+    check_not_a_number(kernels);
 }
