@@ -43,12 +43,13 @@ $(DENY):
 unit: setup $(NVRTC)
 	TRIBUTARY_NVRTC=$(CURDIR)/$(NVRTC) $(CARGO) test --workspace --quiet
 
-# the kernels on this machine's GPUs against the CPU, bit for bit; then how fast they are, and training; with a python3 that has torch, beside PyTorch
+# the kernels on this machine's GPUs against the CPU, bit for bit, and training; then how fast they are; with a python3 that has torch, beside PyTorch
+ON_GPU := TRIBUTARY_NVRTC=$(CURDIR)/$(NVRTC) TRIBUTARY_GPU=1
 test-gpu: setup $(NVRTC)
-	TRIBUTARY_NVRTC=$(CURDIR)/$(NVRTC) TRIBUTARY_GPU=1 $(CARGO) test --release -p kernels -- --nocapture
-	TRIBUTARY_NVRTC=$(CURDIR)/$(NVRTC) $(CARGO) run --release -p kernels --example gpu_bench
-	$(CARGO) run --release -p model --example train_bench
-	$(CARGO) run --release -p trainer --example round_bench
+	$(ON_GPU) $(CARGO) test --release -p kernels -p model --lib -- --nocapture device gpus
+	$(ON_GPU) $(CARGO) run --release -p kernels --example gpu_bench
+	$(ON_GPU) $(CARGO) run --release -p model --example train_bench
+	$(ON_GPU) $(CARGO) run --release -p trainer --example round_bench
 
 # the chain's client against a real Subtensor runtime: a development chain whose root is //Alice, never one that matters
 test-chain: setup

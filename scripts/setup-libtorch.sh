@@ -9,17 +9,24 @@ cd "$(dirname "$0")/.."
 dest=$PWD/.libtorch
 version=2.11.0
 
-# several GPUs exchange over the NCCL that comes with python3's torch; it is looked for under a name without a version
-link_nccl() {
-    local package
-    package=$(python3 -c 'import importlib.util as u; print(u.find_spec("nvidia.nccl").submodule_search_locations[0])' 2>/dev/null || true)
-    if [ -e "$package/lib/libnccl.so.2" ]; then
-        ln -sf "$package/lib/libnccl.so.2" "$dest/lib/libnccl.so"
+# What comes with python3's torch for GPUs, linked to where our binaries look, under the names that they ask for: NVIDIA's compiler of kernels, and NCCL for
+# the exchange of several GPUs.
+link_nvidia() {
+    local packages
+    packages=$(python3 -c 'import importlib.util as u; print(u.find_spec("nvidia").submodule_search_locations[0])' 2>/dev/null || true)
+    if [ -e "$packages/nccl/lib/libnccl.so.2" ]; then
+        ln -sf "$packages/nccl/lib/libnccl.so.2" "$dest/lib/libnccl.so"
     fi
+    local library
+    for library in "$packages"/cu13/lib/libnvrtc.so.13 "$packages"/cu13/lib/libnvrtc-builtins.so.13.*; do
+        if [ -e "$library" ]; then
+            ln -sf "$library" "$dest/lib/"
+        fi
+    done
 }
 
 if [ "$(cat "$dest/version" 2>/dev/null || true)" = "$version" ]; then
-    link_nccl
+    link_nvidia
     exit 0
 fi
 if [ "$(uname -s)" != Linux ] || ! arch=$(uname -m) || [[ $arch != x86_64 && $arch != aarch64 ]]; then
@@ -64,5 +71,5 @@ PY
 # torch-sys passes -ltorch and -lgomp; the first needs no libtorch_cuda.so this way
 echo 'INPUT(libtorch_cpu.so)' > "$dest/lib/libtorch.so"
 ln -sf libgomp.so.1 "$dest/lib/libgomp.so"
-link_nccl
+link_nvidia
 echo "$version" > "$dest/version"

@@ -7,13 +7,13 @@ use tch::{Device, Tensor};
 
 use crate::ModelError;
 
-/// A batch on the ranks' devices, each rank's part on its own.
+/// A checked batch, cut into the ranks' parts.
 pub struct Staged {
     /// Per rank, [sequences, length + 1].
     pub(crate) windows: Vec<Tensor>,
 }
 
-/// Puts batches onto the devices of [`crate::Ranks`], on any thread, also while those work: a copy then takes place between two pieces of their work.
+/// Prepares batches for [`crate::Ranks`], on any thread, also while those work: a copy to a GPU then takes place between two pieces of its work.
 #[derive(Clone, Debug)]
 pub struct Stager {
     pub(crate) architecture: Architecture,
@@ -21,7 +21,7 @@ pub struct Stager {
 }
 
 impl Stager {
-    /// Checks the sequences, which are as [`crate::Llama::sequence_losses`] takes them, and copies them.
+    /// Checks the sequences, which are as [`crate::Llama::sequence_losses`] takes them, and copies them to where [`crate::Ranks::stager`] says.
     ///
     /// # Errors
     /// For sequences that do not fit the model, [`ModelError::Uneven`], or if libtorch fails.

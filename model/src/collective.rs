@@ -23,6 +23,9 @@ pub(crate) trait Collective: Send {
     /// The sum over all ranks, with the same bits on every rank.
     fn all_reduce(&self, values: Tensor) -> Result<Tensor, ModelError>;
 
+    /// Whether nothing was aborted: what an exchange that was ended left behind is no result.
+    fn check(&self) -> Result<(), ModelError>;
+
     /// Ends this and every later exchange on every rank, because this one cannot take part any more.
     fn abort(&self, reason: &str);
 }
@@ -64,6 +67,10 @@ impl Collective for Alone {
 
     fn all_reduce(&self, values: Tensor) -> Result<Tensor, ModelError> {
         Ok(values)
+    }
+
+    fn check(&self) -> Result<(), ModelError> {
+        Ok(())
     }
 
     fn abort(&self, _: &str) {}

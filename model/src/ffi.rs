@@ -77,6 +77,10 @@ pub(crate) struct Update<'a> {
 
 /// AdamW in one pass over all tensors, in place; `step` is the 1-based step as an f32 scalar, gradients are divided by `gradient_scale` first.
 pub(crate) fn fused_adamw(updates: &[Update], step: &Tensor, gradient_scale: &Tensor, rule: &AdamW) -> Result<(), TchError> {
+    // libtorch reads the first one on a GPU, whether there is one or not
+    if updates.is_empty() {
+        return Ok(());
+    }
     let column = |pick: fn(&Update) -> *const C_tensor| updates.iter().map(pick).collect::<Vec<_>>();
     let parameters = column(|u| u.parameter.as_ptr());
     let gradients = column(|u| u.gradient.as_ptr());

@@ -112,7 +112,10 @@ impl InnerOptimizer {
         let own = || Tensor::f_stack(&[add_up(&losses)?, ffi::squared_norm(&gradients)?], 0);
         let totals = model.weights.collective.all_reduce(own().map_err(ModelError::torch)?)?;
         let read = || Ok([totals.f_double_value(&[0])?, totals.f_double_value(&[1])?]);
-        Ok((gradients, read().map_err(ModelError::torch)?))
+        let totals = read().map_err(ModelError::torch)?;
+        // on a GPU an exchange that was ended is noticed only here, once the numbers have been waited for
+        model.weights.collective.check()?;
+        Ok((gradients, totals))
     }
 
     /// AdamW with `gradients / divisor`, in place; counts the step.

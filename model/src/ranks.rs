@@ -4,9 +4,9 @@ use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use protocol::{Architecture, Inner};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use tch::{Kind, Tensor};
 
 use crate::batch::{Staged, Stager, check_even};
@@ -24,6 +24,8 @@ use crate::{Activations, Device, Devices, InnerOptimizer, Llama, ModelError, Opt
 pub struct Ranks {
     architecture: Architecture,
     ranks: Vec<Rank>,
+    /// A thread for each of several ranks, always the same: libtorch and what it calls keep much by thread, such as cuDNN's plans of attention.
+    threads: Option<ThreadPool>,
     /// Why nothing can be computed any more.
     lost: Option<ModelError>,
 }
@@ -59,8 +61,9 @@ impl Ranks {
         };
         // all are looked for before any is used: libtorch settles at its first call whether there are GPUs
         devices.as_slice().iter().try_for_each(|device| device.prepare().map(drop))?;
-        let ranks = devices.as_slice().iter().zip(collectives(devices)?).map(rank).collect::<Result<_, _>>()?;
-        Ok(Self { architecture: architecture.clone(), ranks, lost: None })
+        let ranks: Vec<_> = devices.as_slice().iter().zip(collectives(devices)?).map(rank).collect::<Result<_, _>>()?;
+        let threads = (ranks.len() > 1).then(|| pool(ranks.len())).transpose()?;
+        Ok(Self { architecture: architecture.clone(), ranks, threads, lost: None })
     }
 
     /// Sets every parameter, as [`Llama::load`].
@@ -123,9 +126,14 @@ impl Ranks {
         self.step_staged(staged, position)
     }
 
-    /// What puts batches onto the devices before they are needed.
+    /// What prepares batches before they are needed, and puts them onto the device if there is one rank. Several fetch their parts themselves: a copy
+    /// that waits for one GPU while that waits for another in an exchange could keep the other from joining.
     pub fn stager(&self) -> Stager {
-        Stager { architecture: self.architecture.clone(), devices: self.ranks.iter().map(|rank| rank.model.device).collect() }
+        let devices = match &self.ranks[..] {
+            [rank] => vec![rank.model.device],
+            several => vec![tch::Device::Cpu; several.len()],
+        };
+        Stager { architecture: self.architecture.clone(), devices }
     }
 
     /// [`Ranks::step_at`] on a batch that [`Ranks::stager`] put there.
@@ -140,6 +148,7 @@ impl Ranks {
         let windows: Vec<_> = batch.windows.into_iter().map(Mutex::new).collect();
         let step = |number: usize, rank: &mut Rank| {
             let windows = windows[number].lock().unwrap_or_else(PoisonError::into_inner);
+            let windows = windows.f_to_device(rank.model.device).map_err(ModelError::torch)?;
             rank.optimizer.step_on(&mut rank.model, &windows, position)
         };
         Ok(self.everywhere(step)?[0])
@@ -172,23 +181,14 @@ impl Ranks {
     /// Does the same on every rank, all at once. The results are in the order of the ranks.
     fn everywhere<T: Send>(&mut self, work: impl Fn(usize, &mut Rank) -> Result<T, ModelError> + Sync) -> Result<Vec<T>, ModelError> {
         self.check()?;
-        if let [rank] = &mut self.ranks[..] {
-            return Ok(vec![work(0, rank)?]);
-        }
-        let (work, threads) = (&work, tch::get_num_threads());
-        let results: Vec<Result<T, ModelError>> = thread::scope(|scope| {
-            let start = |(number, rank)| {
-                let rank: &mut Rank = rank;
-                scope.spawn(move || {
-                    // a new thread has as many as there are cores
-                    tch::set_num_threads(threads);
-                    guarded(number, rank, work)
-                })
-            };
-            let started: Vec<_> = self.ranks.iter_mut().enumerate().map(start).collect();
-            let joined =
-                started.into_iter().enumerate().map(|(number, thread)| thread.join().unwrap_or_else(|panic| Err(lost(number, &*panic))));
-            joined.collect()
+        let Some(threads) = &self.threads else { return Ok(vec![work(0, &mut self.ranks[0])?]) };
+        let cores = tch::get_num_threads();
+        let ranks: Vec<_> = self.ranks.iter_mut().map(Mutex::new).collect();
+        let results: Vec<Result<T, ModelError>> = threads.broadcast(|thread| {
+            // a new thread has as many as there are cores
+            tch::set_num_threads(cores);
+            let mut rank = ranks[thread.index()].lock().unwrap_or_else(PoisonError::into_inner);
+            guarded(thread.index(), &mut rank, &work)
         });
         let refused = cause(&results);
         if let Some(error) = refused.filter(|error| !is_common(error)) {
@@ -196,6 +196,12 @@ impl Ranks {
         }
         results.into_iter().collect::<Result<_, _>>().map_err(|error| self.lost.clone().unwrap_or(error))
     }
+}
+
+/// As many threads as ranks.
+fn pool(ranks: usize) -> Result<ThreadPool, ModelError> {
+    let pool = ThreadPoolBuilder::new().num_threads(ranks).thread_name(|rank| format!("rank-{rank}")).build();
+    pool.map_err(|error| ModelError::Torch(format!("{ranks} threads cannot be started: {error}")))
 }
 
 /// Does one rank's work. If that fails, the others are told, so that none of them waits for it.
@@ -259,6 +265,10 @@ mod tests {
     use super::*;
 
     fn ranks(number: usize) -> (Ranks, Vec<Vec<u32>>) {
+        ranks_on(&vec!["cpu"; number].join(","), Activations::Recomputed)
+    }
+
+    fn ranks_on(devices: &str, activations: Activations) -> (Ranks, Vec<Vec<u32>>) {
         let architecture = Architecture {
             vocab_size: 10,
             hidden_size: 8,
@@ -273,9 +283,8 @@ mod tests {
             tied_embeddings: true,
             init_std: 0.1,
         };
-        let devices = vec!["cpu"; number].join(",").parse().unwrap();
         let inner = crate::optimizer::tests::rule();
-        let mut ranks = Ranks::new(&architecture, &Inner { batch: 6, ..inner }, &devices, Activations::Recomputed).unwrap();
+        let mut ranks = Ranks::new(&architecture, &Inner { batch: 6, ..inner }, &devices.parse().unwrap(), activations).unwrap();
         let mut theta = ranks.ranks[0].model.weights.packing.blank();
         theta.iter_mut().flatten().enumerate().for_each(|(i, x)| *x = (i as f32).sin() / 4.0);
         ranks.load(&theta).unwrap();
@@ -357,6 +366,27 @@ mod tests {
                 let distance = relative(&found.0, &plain.0);
                 assert!(distance > least && distance < most, "{number} ranks, {compute:?}: {distance:e}");
                 assert!(found.1.iter().zip(&plain.1).all(|(a, b)| (a - b).abs() < 0.05), "{number} ranks, {compute:?}");
+            }
+        }
+    }
+
+    /// One GPU and, where there are, two, against the CPU. Says so where there is none, rather than passing unseen, and fails there if TRIBUTARY_GPU is set.
+    #[test]
+    fn gpus_train_as_the_cpu_does() {
+        let gpus = kernels::devices().len();
+        if gpus == 0 {
+            assert!(std::env::var_os("TRIBUTARY_GPU").is_none(), "there is no CUDA device here");
+            eprintln!("no CUDA device: skipped");
+        }
+        for (number, devices) in [(1, "cuda:0"), (2, "cuda:0,1")].into_iter().filter(|(number, _)| *number <= gpus) {
+            for activations in [Activations::Kept, Activations::Recomputed] {
+                let (mut expected, batch) = ranks(1);
+                let expected = trained(&mut expected, &batch);
+                let found = trained(&mut ranks_on(devices, activations).0, &batch);
+                let distance = relative(&found.0, &expected.0);
+                assert!(distance < 2e-2, "{devices}, {activations:?}: {distance:e}");
+                assert!(found.1.iter().zip(&expected.1).all(|(a, b)| (a - b).abs() < 0.05), "{devices}, {activations:?}");
+                eprintln!("{number} GPUs, {activations:?}: losses and norms within {distance:.1e} of the CPU's");
             }
         }
     }

@@ -133,6 +133,10 @@ impl Collective for Threads {
         self.exchange(values, |all| sum(all.iter().map(|values| Ok(values.shallow_clone()))))?.finish()
     }
 
+    fn check(&self) -> Result<(), ModelError> {
+        self.meeting.state().check()
+    }
+
     fn abort(&self, reason: &str) {
         self.meeting.state().lost.get_or_insert((self.rank, reason.to_owned()));
         self.meeting.news.notify_all();
@@ -193,7 +197,9 @@ mod tests {
             let mut ranks = ranks.into_iter();
             let waiting: Vec<_> = ranks.by_ref().take(2).map(|rank| scope.spawn(move || rank.all_reduce(value()).map(drop))).collect();
             let last = ranks.next().unwrap();
+            assert_eq!(last.check(), Ok(()));
             last.abort("no memory");
+            assert_eq!(last.check().unwrap_err(), expected);
             assert_eq!(last.all_reduce(value()).unwrap_err(), expected);
             waiting.into_iter().for_each(|thread| assert_eq!(thread.join().unwrap(), Err(expected.clone())));
         });

@@ -2,8 +2,9 @@
 //!
 //!     train_bench [CONFIG] [DEVICE]      # configs/1b.toml cuda:0
 //!
-//! On a GPU also what they are without the kernels of this project. The model and the micro-batch are the config's; one inner step here is one micro-batch. `pytorch.py` beside this file does the same steps, eager
-//! and compiled, run by `python3` (set PYTHON for another one) where that has torch; set PYTORCH to its path if it lies elsewhere.
+//! On a GPU also what they are without the kernels of this project. The model and the micro-batch are the config's; one inner step here is one
+//! micro-batch. `pytorch.py` beside this file does the same steps, eager and compiled, run by `python3` (set PYTHON for another one) where that has torch; set
+//! PYTORCH to its path if it lies elsewhere.
 
 use std::error::Error;
 use std::process::Command;
@@ -23,9 +24,11 @@ fn pytorch(architecture: &Architecture, sequences: u32, device: &str) -> Result<
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
     let shape = serde_json::to_string(architecture)?;
     let output = Command::new(python).args([path, shape, sequences.to_string(), device.into()]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned().into());
+        return Err(said.trim().to_owned().into());
     }
+    eprint!("{said}");
     let found: Value = serde_json::from_slice(&output.stdout)?;
     if found["parameters"].as_f64() != Some(parameters(architecture)) {
         return Err(format!("another model than ours: {found}").into());
@@ -44,13 +47,17 @@ fn main() -> Result<()> {
     let (config, name) = (next("configs/1b.toml"), next("cuda:0"));
     let RunConfig { model: shape, inner, .. } = RunConfig::parse(&std::fs::read_to_string(&config)?)?;
     let device: Device = name.parse()?;
-    let ours = probe::step_rate(&shape, inner.micro_batch, device)?;
-    let libtorch = probe::step_rate_of_libtorch(&shape, inner.micro_batch, device)?;
-    let products = probe::product_rate(device)?;
+    // first, while this process has no memory of the device
     let theirs = pytorch(&shape, inner.micro_batch, &name).unwrap_or_else(|error| {
         eprintln!("no PyTorch: {error}");
         Rates::new()
     });
+    let ours = probe::step_rate(&shape, inner.micro_batch, device)?;
+    let libtorch = probe::step_rate_of_libtorch(&shape, inner.micro_batch, device)?;
+    if libtorch.is_none() && device != Device::Cpu {
+        eprintln!("these are libtorch's operations alone: the kernels cannot be loaded, see kernels/README.md");
+    }
+    let products = probe::product_rate(device)?;
     let (size, sequences, length) = (parameters(&shape), inner.micro_batch, shape.sequence_length);
     println!(
         "{config}: {size:.4e} parameters, {sequences} sequences of {length} tokens on {name}; products at {:.3} TFLOP/s",

@@ -1,7 +1,10 @@
 //! Ranks that are GPUs of this machine, over NCCL. No machine with two GPUs has run this yet.
 
 use std::ffi::c_void;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError};
 use cudarc::nccl::result::{self, NcclError, NcclStatus};
@@ -11,18 +14,40 @@ use tch::{Device, Kind, TchError, Tensor};
 use crate::ModelError;
 use crate::collective::{Collective, Pending};
 
-/// One rank's communicator.
-struct Communicator(ncclComm_t);
+/// How long a call of NCCL may take before it is ended from another thread.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-// SAFETY: NCCL's communicators may be used by any thread, one at a time; a mutex around each of them sees to that.
+/// One rank's communicator.
+struct Communicator {
+    handle: ncclComm_t,
+    /// Held during calls that use the communicator: one at a time may.
+    calling: Mutex<()>,
+    /// Whether it was aborted, and is no more.
+    is_over: AtomicBool,
+}
+
+// SAFETY: NCCL's communicators may be used by any thread, one at a time; `calling` sees to that.
 unsafe impl Send for Communicator {}
+// SAFETY: as above.
+unsafe impl Sync for Communicator {}
 
 /// What all ranks share.
 struct Group {
-    /// `None` once it was aborted.
-    communicators: Vec<Mutex<Option<Communicator>>>,
+    communicators: Vec<Communicator>,
+    launches: Mutex<Launches>,
+    /// All ranks have started an exchange, or one gave up.
+    news: Condvar,
+}
+
+/// How far the ranks are.
+#[derive(Default)]
+struct Launches {
+    /// Ranks that have started the next exchange.
+    started: usize,
+    /// Exchanges that all have started.
+    done: u64,
     /// The rank that gave up, and why.
-    lost: Mutex<Option<(usize, String)>>,
+    lost: Option<(usize, String)>,
 }
 
 /// One rank. Exchanges have a stream of their own beside libtorch's, which is the device's default one; so they go on while libtorch computes.
@@ -72,32 +97,35 @@ impl Nccl {
         }
         let id = result::get_uniqueid().map_err(nccl)?;
         let streams = gpus.iter().map(|&gpu| streams(gpu)).collect::<Result<Vec<_>, _>>().map_err(driver)?;
-        let communicators = std::thread::scope(|scope| {
+        let communicators = thread::scope(|scope| {
             let contexts = streams.iter().map(|(compute, _)| compute.context().clone()).enumerate();
             let started: Vec<_> =
                 contexts.map(|(rank, context)| scope.spawn(move || communicator(rank, gpus.len(), id, &context))).collect();
-            let ended = |thread: std::thread::ScopedJoinHandle<'_, Result<Communicator, ModelError>>| {
+            let ended = |thread: thread::ScopedJoinHandle<'_, Result<Communicator, ModelError>>| {
                 thread.join().unwrap_or_else(|_| Err(ModelError::Nccl("a thread panicked while connecting".to_owned())))
             };
             started.into_iter().map(ended).collect::<Result<Vec<_>, _>>()
         })?;
-        let communicators = communicators.into_iter().map(|communicator| Mutex::new(Some(communicator))).collect();
-        let group = Arc::new(Group { communicators, lost: Mutex::default() });
+        let group = Arc::new(Group { communicators, launches: Mutex::default(), news: Condvar::new() });
         let rank = |(rank, (compute, exchange))| Self { group: group.clone(), rank, compute, exchange };
         Ok(streams.into_iter().enumerate().map(rank).collect())
     }
 
-    /// Starts `operation` on `len` elements as soon as libtorch's work so far is done.
+    /// Starts `operation` on `len` elements as soon as libtorch's work so far is done, and waits until all ranks have started it.
+    ///
+    /// NCCL's kernels wait for each other on the GPUs. A rank that went on alone could call what waits for its GPU, such as an allocation, while it holds
+    /// what another rank needs to start its own kernel, and both would wait for ever.
     fn start(&self, operation: Operation, from: Tensor, to: Tensor, len: usize) -> Result<Pending<'_>, ModelError> {
         let kind = kind(&from).map_err(ModelError::torch)?;
         self.exchange.join(&self.compute).map_err(driver)?;
+        let communicator = &self.group.communicators[self.rank];
         {
-            let communicator = locked(&self.group.communicators[self.rank]);
-            let Some(Communicator(communicator)) = *communicator else { return Err(self.group.why()) };
+            let _calling = locked(&communicator.calling);
+            self.group.check()?;
             let stream = self.exchange.cu_stream().cast();
             // SAFETY: both tensors are contiguous, on this rank's GPU, of this kind, and long enough for `len` elements as the operation counts
-            // them; they live until the exchange's stream is done or libtorch's waits for the end. The lock keeps the communicator from being freed.
-            unsafe { operation(from.data_ptr(), to.data_ptr(), len, kind, communicator, stream) }.map_err(nccl)?;
+            // them; they live until the exchange's stream is done or libtorch's waits for the end. Nothing was aborted, and the lock keeps it so.
+            unsafe { operation(from.data_ptr(), to.data_ptr(), len, kind, communicator.handle, stream) }.map_err(nccl)?;
         }
         let done = self.exchange.record_event(None).map_err(|error| {
             // the tensors go now, so nothing may work on them
@@ -105,6 +133,7 @@ impl Nccl {
             driver(error)
         })?;
         let under_way = UnderWay { _from: from, to, done, compute: self.compute.clone() };
+        self.group.meet()?;
         Ok(Pending::new(move || {
             under_way.compute.wait(&under_way.done).map_err(driver)?;
             Ok(under_way.to.shallow_clone())
@@ -155,25 +184,67 @@ impl Collective for Nccl {
         self.start(sum_up, values, sum, len)?.finish()
     }
 
+    fn check(&self) -> Result<(), ModelError> {
+        self.group.check()
+    }
+
     fn abort(&self, reason: &str) {
-        locked(&self.group.lost).get_or_insert((self.rank, reason.to_owned()));
+        locked(&self.group.launches).lost.get_or_insert((self.rank, reason.to_owned()));
+        self.group.news.notify_all();
         self.group.abort();
     }
 }
 
+impl Launches {
+    fn check(&self) -> Result<(), ModelError> {
+        self.lost.clone().map_or(Ok(()), |(rank, reason)| Err(ModelError::RankLost { rank, reason }))
+    }
+}
+
 impl Group {
-    fn why(&self) -> ModelError {
-        let (rank, reason) = locked(&self.lost).clone().unwrap_or_default();
-        ModelError::RankLost { rank, reason }
+    fn check(&self) -> Result<(), ModelError> {
+        locked(&self.launches).check()
+    }
+
+    /// Waits until all ranks are here.
+    fn meet(&self) -> Result<(), ModelError> {
+        let mut launches = locked(&self.launches);
+        let number = launches.done;
+        launches.started += 1;
+        if launches.started == self.communicators.len() {
+            launches.started = 0;
+            launches.done += 1;
+            self.news.notify_all();
+        }
+        while launches.done == number {
+            launches.check()?;
+            launches = self.news.wait(launches).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
     }
 
     /// Ends what is on its way, on every GPU.
     fn abort(&self) {
-        for communicator in &self.communicators {
-            if let Some(Communicator(communicator)) = locked(communicator).take() {
-                // SAFETY: the communicator was taken out, so nothing uses it afterwards. There is nothing to do if that fails.
-                _ = unsafe { result::comm_abort(communicator) };
+        self.communicators.iter().for_each(Communicator::abort);
+    }
+}
+
+impl Communicator {
+    /// Ends what is on its way, also a call that is still within NCCL after [`PATIENCE`]: it waits there for another rank, and this is what frees it.
+    fn abort(&self) {
+        let start = Instant::now();
+        let _calling = loop {
+            match self.calling.try_lock() {
+                Ok(calling) => break Some(calling),
+                Err(TryLockError::Poisoned(poisoned)) => break Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if start.elapsed() > PATIENCE => break None,
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(1)),
             }
+        };
+        if !self.is_over.swap(true, Ordering::Relaxed) {
+            // SAFETY: it is aborted once, and `check` keeps everybody from using it afterwards: `lost` was set before, or nobody is left. There is
+            // nothing to do if that fails.
+            _ = unsafe { result::comm_abort(self.handle) };
         }
     }
 }
@@ -200,10 +271,10 @@ fn streams(gpu: usize) -> Result<(Arc<CudaStream>, Arc<CudaStream>), DriverError
 /// Waits for all other ranks to do the same.
 fn communicator(rank: usize, size: usize, id: ncclUniqueId, context: &CudaContext) -> Result<Communicator, ModelError> {
     context.bind_to_thread().map_err(driver)?;
-    let mut communicator = std::ptr::null_mut();
-    // SAFETY: `communicator` is valid for one write, and every rank below `size` calls this with the same id.
-    unsafe { result::comm_init_rank(&mut communicator, size as i32, id, rank as i32) }.map_err(nccl)?;
-    Ok(Communicator(communicator))
+    let mut handle = std::ptr::null_mut();
+    // SAFETY: `handle` is valid for one write, and every rank below `size` calls this with the same id.
+    unsafe { result::comm_init_rank(&mut handle, size as i32, id, rank as i32) }.map_err(nccl)?;
+    Ok(Communicator { handle, calling: Mutex::default(), is_over: AtomicBool::new(false) })
 }
 
 fn kind(tensor: &Tensor) -> Result<ncclDataType_t, TchError> {
@@ -236,7 +307,45 @@ fn driver(error: DriverError) -> ModelError {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
+
+    /// A group of ranks without communicators.
+    fn group(size: usize) -> Group {
+        let communicator = || Communicator { handle: std::ptr::null_mut(), calling: Mutex::default(), is_over: AtomicBool::new(true) };
+        Group { communicators: (0..size).map(|_| communicator()).collect(), launches: Mutex::default(), news: Condvar::new() }
+    }
+
+    #[test]
+    fn no_rank_goes_on_before_all_have_started() {
+        let (group, started) = (group(3), AtomicUsize::new(0));
+        let rank = || {
+            for round in 0..1000 {
+                started.fetch_add(1, Ordering::SeqCst);
+                group.meet().unwrap();
+                assert!(started.load(Ordering::SeqCst) >= 3 * (round + 1));
+            }
+        };
+        thread::scope(|scope| (0..3).for_each(|_| _ = scope.spawn(rank)));
+    }
+
+    #[test]
+    fn a_rank_that_gives_up_frees_those_that_wait() {
+        let group = group(3);
+        thread::scope(|scope| {
+            let waiting = [(); 2].map(|()| scope.spawn(|| group.meet()));
+            while locked(&group.launches).started < 2 {
+                thread::yield_now();
+            }
+            locked(&group.launches).lost = Some((2, "no memory".into()));
+            group.news.notify_all();
+            group.abort();
+            let expected = ModelError::RankLost { rank: 2, reason: "no memory".into() };
+            waiting.into_iter().for_each(|thread| assert_eq!(thread.join().unwrap(), Err(expected.clone())));
+            assert_eq!(group.check(), Err(expected));
+        });
+    }
 
     #[test]
     fn nccl_answers_or_is_named() {
