@@ -55,6 +55,10 @@ pub async fn run(args: AmendArgs) -> Result<()> {
     }
     let announcement = Announcement::Amendment { run: run.id, from_round: args.from_round, change };
     run.chain.commit(&keypair, run.manifest.chain.netuid, &announcement.encode()).await?;
-    println!("committed: {change:?} from round {} on", args.from_round);
+    let words = match change {
+        Change::OuterLr(lr) => format!("an outer learning rate of {lr}"),
+        Change::Top(payloads) => format!("at most {payloads} payloads per record"),
+    };
+    say!("committed: {words} from round {} on", args.from_round);
     Ok(())
 }

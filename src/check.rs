@@ -10,19 +10,28 @@ use storage::{Bill, Month, Prices};
 
 use crate::{context, output, store::month};
 
+/// Validators that read every payload, unless a command is told otherwise.
+pub const VALIDATORS: u32 = 3;
 /// Seconds of a block, here and on Subtensor.
 pub const BLOCK_SECONDS: u64 = 12;
 /// What a node of one and of eight GPUs needs is shown.
 const GPUS: [u64; 2] = [1, 8];
-/// Bytes of training state per parameter: f32 master weights 4, bf16 copy 2, f32 gradient 4, AdamW's two f32 moments 8, f32 error feedback 4.
-const STATE_BYTES: u64 = 4 + 2 + 4 + 8 + 4;
+/// Bytes per parameter that GPUs share: f32 master weights 4, f32 gradient 4, AdamW's two f32 moments 8.
+const TRAINING_BYTES: u64 = 4 + 4 + 8;
+/// The same, unless they lie with the host: f32 weights before the inner steps 4, f32 error feedback 4.
+const ENCODING_BYTES: u64 = 4 + 4;
+/// Bytes per parameter of the copy that is computed with, in bf16. Its layers are whole on each GPU where activations are kept.
+const COPY_BYTES: u64 = 2;
+/// Logits that exist at once at most, in bf16, whose place their gradients take (`model`).
+const LOGITS_AT_ONCE: u64 = 1 << 29;
 
 /// Options of `tributary check`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Memory per GPU is 22 bytes per parameter, sharded evenly (f32 weights 4, bf16 copy 2, gradients 4, AdamW moments 8, error feedback 4),
-and activations of one micro-batch: 34 bytes per token, layer and unit of hidden size (Korthikanti et al., arXiv 2205.05198, eq. 1 with
-flash attention and without recomputation), and 6 per token and entry of the vocabulary (bf16 and f32 logits).
+Memory per GPU is 24 bytes per parameter, sharded evenly (f32 weights 4, gradients 4, AdamW moments 8, weights before the inner steps 4, error feedback
+4; the last two are the host's with `mine --offload`), 2 per parameter of the bf16 copy (sharded with `mine --recompute`), and activations of one
+micro-batch: 34 bytes per token, layer and unit of hidden size (Korthikanti et al., arXiv 2205.05198, eq. 1 with flash attention and without
+recomputation; with it, 34 for one layer and 2 for each), and at most 1 GiB of logits.
 
 A month is 30 days of whole rounds at the published prices of R2 and S3, all buckets together: what is stored once retention lets go of as much as comes (after a month,
 if everything is kept), requests, and what leaves the stores: each validator reads every payload, each miner and an aggregator a bundle.
@@ -37,7 +46,7 @@ pub struct CheckArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub peers: Option<u32>,
     /// Validators that read every payload.
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = VALIDATORS)]
     pub validators: u32,
     /// Print JSON.
     #[arg(long)]
@@ -60,7 +69,7 @@ pub struct Costs {
     pub parameters: u64,
     /// Parameters without both tables.
     pub parameters_without_embeddings: u64,
-    /// Of a node with one GPU and with eight.
+    /// Of a node with one GPU and with eight, at most and at least.
     pub memory_per_gpu: Vec<Memory>,
     /// Miners whose payloads a round applies.
     pub peers: u64,
@@ -108,11 +117,41 @@ pub struct Monthly {
     pub bill: Bill,
 }
 
+/// What `tributary mine` may be told so that GPUs need less memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Saving {
+    /// Error feedback and the weights before the inner steps lie with the host.
+    pub offload: bool,
+    /// Layers are computed again on the way back.
+    pub recompute: bool,
+}
+
+impl Saving {
+    /// All there are, the cheapest first.
+    pub const ALL: [Self; 4] = [
+        Self { offload: false, recompute: false },
+        Self { offload: true, recompute: false },
+        Self { offload: false, recompute: true },
+        Self { offload: true, recompute: true },
+    ];
+}
+
+impl fmt::Display for Saving {
+    /// As options of `mine`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let options = [(self.offload, "--offload"), (self.recompute, "--recompute")];
+        f.write_str(&options.into_iter().filter_map(|(given, option)| given.then_some(option)).collect::<Vec<_>>().join(" "))
+    }
+}
+
 /// Bytes on each GPU of a node that trains.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Memory {
     /// GPUs of the node.
     pub gpus: u64,
+    /// What makes it less.
+    #[serde(flatten)]
+    pub saving: Saving,
     /// Weights, gradients, moments, error feedback.
     pub state_bytes: u64,
     /// Activations of one micro-batch.
@@ -138,7 +177,9 @@ impl Costs {
             name: manifest.name.clone(),
             parameters,
             parameters_without_embeddings: parameters - tables * (model.vocab_size * model.hidden_size) as u64,
-            memory_per_gpu: GPUS.map(|gpus| Memory::of(manifest, gpus)).into(),
+            memory_per_gpu: GPUS
+                .map(|gpus| [Saving::default(), Saving { offload: true, recompute: true }].map(|saving| Memory::of(manifest, gpus, saving)))
+                .concat(),
             peers,
             payload_bytes,
             ratio_to_f32: 4.0 * parameters as f64 / payload_bytes as f64,
@@ -162,10 +203,12 @@ impl Costs {
 
 impl Memory {
     /// What a run's training takes on each of so many GPUs.
-    pub fn of(manifest: &Manifest, gpus: u64) -> Self {
+    pub fn of(manifest: &Manifest, gpus: u64, saving: Saving) -> Self {
         let parameters = manifest.layout().parameters() as u64;
-        let state_bytes = parameters.saturating_mul(STATE_BYTES + residual_bytes(manifest)).div_ceil(gpus);
-        Self { gpus, state_bytes, activation_bytes: activation_bytes(manifest) }
+        let encoding = if saving.offload { 0 } else { ENCODING_BYTES };
+        let copies = if saving.recompute { 1 } else { gpus };
+        let state_bytes = parameters.saturating_mul(TRAINING_BYTES + encoding + copies * COPY_BYTES).div_ceil(gpus);
+        Self { gpus, saving, state_bytes, activation_bytes: activation_bytes(manifest, saving) }
     }
 
     /// What it takes on all of them together.
@@ -185,11 +228,19 @@ pub fn round_blocks(manifest: &Manifest) -> u64 {
     times.train.saturating_add(times.reveal).saturating_add(times.judge)
 }
 
+/// Bytes that lie with the host if they do not with the GPUs.
+pub fn offloaded_bytes(costs: &Costs) -> u64 {
+    costs.parameters.saturating_mul(ENCODING_BYTES)
+}
+
 /// Activations of one micro-batch; the formula is in the command's help.
-fn activation_bytes(manifest: &Manifest) -> u64 {
+fn activation_bytes(manifest: &Manifest, saving: Saving) -> u64 {
     let model = &manifest.model;
-    let per_token = (34 * model.layers as u64).saturating_mul(model.hidden_size as u64).saturating_add(6 * model.vocab_size as u64);
-    u64::from(manifest.inner.micro_batch).saturating_mul(model.sequence_length as u64).saturating_mul(per_token)
+    let tokens = u64::from(manifest.inner.micro_batch).saturating_mul(model.sequence_length as u64);
+    let layers = model.layers as u64;
+    let per_unit = if saving.recompute { 34 + 2 * layers } else { 34 * layers };
+    let of_layers = tokens.saturating_mul(per_unit.saturating_mul(model.hidden_size as u64));
+    of_layers.saturating_add(2 * tokens.saturating_mul(model.vocab_size as u64).min(LOGITS_AT_ONCE))
 }
 
 impl fmt::Display for Costs {
@@ -198,8 +249,12 @@ impl fmt::Display for Costs {
         let mut table = output::Table::new(2, &[&self.name, "valid"]);
         let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
         row("parameters", format!("{} ({} without embeddings)", count(self.parameters), count(self.parameters_without_embeddings)));
-        for Memory { gpus, state_bytes, activation_bytes } in &self.memory_per_gpu {
-            let name = if *gpus == 1 { "memory of 1 GPU".to_owned() } else { format!("memory of each of {gpus} GPUs") };
+        for Memory { gpus, saving, state_bytes, activation_bytes } in &self.memory_per_gpu {
+            let name = match (saving == &Saving::default(), gpus) {
+                (false, _) => format!("  {saving}"),
+                (true, 1) => "memory of 1 GPU".to_owned(),
+                (true, _) => format!("memory of each of {gpus} GPUs"),
+            };
             row(&name, format!("{} and about {} of activations", bytes(*state_bytes), bytes(*activation_bytes)));
         }
         let ratios = format!("f32 / {:.0}, bf16 / {:.0}", self.ratio_to_f32, self.ratio_to_bf16);
@@ -239,7 +294,11 @@ mod tests {
         assert_eq!(costs.tokens_per_miner, 30 * 192 * 2048);
         assert_eq!(costs.tokens_per_round, 20 * 30 * 192 * 2048);
         assert_eq!(costs.down_bytes_per_round, 20 * costs.up_bytes_per_round);
-        assert_eq!(costs.memory_per_gpu[1].state_bytes, 22 * 72_747_327_488 / 8);
+        assert_eq!(costs.memory_per_gpu[2].state_bytes, (24 / 8 + 2) * 72_747_327_488);
+        // what configs/72b.toml says of GPUs of 192 GB
+        let least = costs.memory_per_gpu[3];
+        assert_eq!(least.state_bytes, 18 * 72_747_327_488 / 8);
+        assert!(least.total() < 8 * 192_000_000_000, "{least:?}");
         // of each 4096 elements, 64 values of 2 bits and indices of 7.44, and a scale code of about 2
         let chunk_bits = 64.0 * (2.0 + 7.44) + 2.0;
         assert!((costs.ratio_to_f32 - 131_072.0 / chunk_bits).abs() < 1.0, "{}", costs.ratio_to_f32);

@@ -65,9 +65,9 @@ pub async fn run(args: LaunchArgs) -> Result<()> {
         );
     }
     if args.json {
-        println!("{}", serde_json::json!({ "run": launched.id, "url": launched.url }));
+        say!("{}", serde_json::json!({ "run": launched.id, "url": launched.url }));
     } else {
-        println!("run {}\njoin with --run {}", launched.id, launched.url);
+        say!("run {}\njoin with --run {}", launched.id, launched.url);
     }
     Ok(())
 }

@@ -5,6 +5,11 @@ use std::io::Write;
 
 use serde::Serialize;
 
+/// Prints a line as `println!` does, by [`say`].
+macro_rules! say {
+    ($($words:tt)*) => { $crate::output::say(format_args!($($words)*)) };
+}
+
 /// Prints a line. Whoever closed our standard output does not want to hear more, so that is no error.
 pub fn say(line: impl Display) {
     let _ = writeln!(std::io::stdout(), "{line}");

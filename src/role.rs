@@ -134,7 +134,6 @@ pub fn aggregate(args: AggregateArgs) -> Result<()> {
 impl RoleArgs {
     /// Opens what every role needs and runs `role` until it ends or a signal asks for it.
     fn start<F: Future<Output = Result<()>>>(self, role: impl FnOnce(Node) -> F) -> Result<()> {
-        init_logging();
         let (stopper, shutdown) = signals::stop_on_signals().context("watching for signals")?;
         model::set_threads(self.threads);
         context::block_on(async {
@@ -158,12 +157,6 @@ impl RoleArgs {
             outcome
         })
     }
-}
-
-/// Warnings and errors go to standard error; `RUST_LOG` asks for more.
-fn init_logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }
 
 fn print_event(event: &Event, json: bool) -> std::io::Result<()> {

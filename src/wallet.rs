@@ -276,7 +276,10 @@ fn read_descriptor(descriptor: u32) -> Result<Zeroizing<String>> {
     let name = || format!("file descriptor {descriptor}");
     let file = File::open(format!("/dev/fd/{descriptor}")).with_context(name)?;
     let mut line = Zeroizing::new(String::with_capacity(MAX_LINE as usize));
-    BufReader::new(file.take(MAX_LINE)).read_line(&mut line).with_context(name)?;
+    let read = BufReader::new(file.take(MAX_LINE)).read_line(&mut line).with_context(name)?;
+    if read as u64 == MAX_LINE {
+        bail!("{}: its first line is longer than {} bytes", name(), MAX_LINE - 1);
+    }
     let length = line.trim_end_matches(['\r', '\n']).len();
     line.truncate(length);
     Ok(line)

@@ -144,7 +144,7 @@ pub enum Event {
         /// Bytes to be sent.
         of: u64,
     },
-    /// A payload went up.
+    /// A payload is sealed; its upload follows.
     Sealed {
         /// The round.
         round: u64,

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, TryLockError},
     io::{self, Write},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -126,7 +127,7 @@ impl Home {
         header.resize(header.len().next_multiple_of(8), b' ');
         let length = (header.len() as u64).to_le_bytes();
         let parts = [&length[..], &header].into_iter().chain(tensors.iter().map(|(_, data)| bytemuck::cast_slice(data)));
-        write_parts_durably(&path, parts).map_err(io)
+        write_parts_durably(&path, parts, PRIVATE).map_err(io)
     }
 
     /// Reads them back; `None` if there is none.
@@ -234,14 +235,24 @@ fn parse_saved<T: DeserializeOwned>(bytes: &[u8]) -> Result<Saved<T>, String> {
     Ok(Saved { meta: serde_json::from_str(meta).map_err(|e| e.to_string())?, tensors: file.tensors().into_iter().map(read).collect() })
 }
 
+/// Permissions of what only a node itself may read: a payload is a secret until the round closes.
+const PRIVATE: u32 = 0o600;
+/// Those of other files, less what the user's mask takes away.
+const PUBLIC: u32 = 0o666;
+
 /// Writes beside, syncs, renames, syncs the directory.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    write_parts_durably(path, [bytes].into_iter())
+    write_parts_durably(path, [bytes].into_iter(), PUBLIC)
 }
 
-fn write_parts_durably<'a>(path: &Path, mut parts: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
+fn write_parts_durably<'a>(path: &Path, mut parts: impl Iterator<Item = &'a [u8]>, mode: u32) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
-    let mut file = File::create(&temporary)?;
+    // what a crash left there may have other permissions
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::options().write(true).create_new(true).mode(mode).open(&temporary)?;
     parts.try_for_each(|part| file.write_all(part))?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;

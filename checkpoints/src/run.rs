@@ -68,7 +68,9 @@ pub enum RunError {
         netuid: u16,
     },
     /// The data set at hand is not the run's.
-    #[error("the data set has digest {found}, the run trains on {expected}; fetch the run's own with --data")]
+    #[error(
+        "the data set has digest {found}, the run trains on {expected}; leave out --data to download the run's own, or name a folder that holds it"
+    )]
     WrongData {
         /// Digest of the data set at hand.
         found: Digest,
@@ -84,7 +86,9 @@ pub enum RunError {
         expected: Digest,
     },
     /// The state found here differs from what most validators' stake signed.
-    #[error("round {round}: this node's root {ours} differs from the signed root {theirs}; it must resynchronize")]
+    #[error(
+        "round {round}: this node's root {ours} differs from the signed root {theirs}; see that this build is the run's, and check this machine's memory"
+    )]
     Diverged {
         /// The round.
         round: u64,

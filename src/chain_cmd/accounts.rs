@@ -64,14 +64,14 @@ pub(super) async fn register(RegisterArgs { place }: &RegisterArgs) -> Result<()
     let hotkey = wallet.hotkey_public(&place.keys.hotkey)?;
     if let Some(ledger) = operated(&place.chain)? {
         let uid = ledger.enroll(ledger.config().netuid, hotkey, wallet.coldkey_public()?)?;
-        println!("{hotkey} has uid {uid} from the next block on");
+        say!("{hotkey} has uid {uid} from the next block on");
         return Ok(());
     }
     let chain = open(&place.chain).await?;
     let burn = chain.subnet(place.netuid).await?.burn;
     eprintln!("a registration on subnet {} costs {:.6} TAO now", place.netuid, burn as f64 / chain::RAO_PER_TAO as f64);
     let uid = chain.burned_register(&place.password.coldkey(&wallet)?, place.netuid, hotkey).await?;
-    println!("{hotkey} has uid {uid}");
+    say!("{hotkey} has uid {uid}");
     Ok(())
 }
 
@@ -81,11 +81,11 @@ pub(super) async fn stake(StakeArgs { place, tao }: &StakeArgs) -> Result<()> {
     let hotkey = wallet.hotkey_public(&place.keys.hotkey)?;
     if let Some(ledger) = operated(&place.chain)? {
         ledger.endow(ledger.config().netuid, hotkey, rao(*tao)?)?;
-        println!("{hotkey} has {tao} TAO more at stake from the next block on");
+        say!("{hotkey} has {tao} TAO more at stake from the next block on");
         return Ok(());
     }
     let chain = open(&place.chain).await?;
     chain.add_stake(&place.password.coldkey(&wallet)?, place.netuid, hotkey, rao(*tao)?).await?;
-    println!("{hotkey} has {tao} TAO more at stake");
+    say!("{hotkey} has {tao} TAO more at stake");
     Ok(())
 }

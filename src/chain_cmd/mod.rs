@@ -147,19 +147,19 @@ async fn look_after(command: LedgerCommand) -> Result<()> {
                 std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
             }
             let ledger = Ledger::create(&args.path, &args.config(owner, coldkey))?;
-            println!("ledger:{} with genesis {}", args.path.display(), ledger.genesis().await?);
+            say!("ledger:{} with genesis {}", args.path.display(), ledger.genesis().await?);
         }
         LedgerCommand::Fund { path, coldkey, tao } => {
             open(&path)?.fund(coldkey, rao(tao)?)?;
-            println!("{coldkey} has {tao} TAO more from the next block on");
+            say!("{coldkey} has {tao} TAO more from the next block on");
         }
         LedgerCommand::Register(args) => accounts::register(&args).await?,
         LedgerCommand::Stake(args) => accounts::stake(&args).await?,
-        LedgerCommand::Advance { path, blocks } => println!("block {}", open(&path)?.advance(blocks)?.number),
+        LedgerCommand::Advance { path, blocks } => say!("block {}", open(&path)?.advance(blocks)?.number),
         LedgerCommand::Show { chain, netuid, json } => show(&*accounts::open(&chain).await?, netuid, json).await?,
         LedgerCommand::Audit { path } => {
             open(&path)?.audit()?;
-            println!("every block and every signature holds");
+            say!("every block and every signature holds");
         }
     }
     Ok(())
@@ -184,12 +184,12 @@ async fn show(chain: &dyn Chain, netuid: u16, json: bool) -> Result<()> {
                     "incentive": n.incentive, "dividends": n.dividends, "emission": n.emission })
             })
             .collect();
-        println!("{}", serde_json::json!({ "block": head.number, "hash": head.hash, "neurons": neurons }));
+        say!("{}", serde_json::json!({ "block": head.number, "hash": head.hash, "neurons": neurons }));
         return Ok(());
     }
     let earnings = chain.subnet(netuid).await?.earnings;
-    println!("block {} {}", head.number, head.hash);
-    println!(
+    say!("block {} {}", head.number, head.hash);
+    say!(
         "{:>5} {:<48} {:>14} {:>6} {:>9} {:>9} {:>14}",
         "uid",
         "hotkey",
@@ -204,7 +204,7 @@ async fn show(chain: &dyn Chain, netuid: u16, json: bool) -> Result<()> {
         let permit = if n.permit { "yes" } else { "no" };
         let hotkey = n.hotkey.ss58();
         let (stake, earned) = (tao(n.stake), tao(n.emission));
-        println!("{:>5} {hotkey:<48} {stake:>14.3} {permit:>6} {:>9} {:>9} {earned:>14.6}", n.uid, n.incentive, n.dividends);
+        say!("{:>5} {hotkey:<48} {stake:>14.3} {permit:>6} {:>9} {:>9} {earned:>14.6}", n.uid, n.incentive, n.dividends);
     }
     Ok(())
 }

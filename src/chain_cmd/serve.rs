@@ -32,7 +32,7 @@ pub fn run(args: ServeArgs) -> Result<()> {
     context::block_on(async {
         let ledger = Arc::new(super::open(&args.path)?);
         let listener = TcpListener::bind(args.listen).await.with_context(|| args.listen.to_string())?;
-        println!("ledger {} at http://{}", args.path.display(), listener.local_addr()?);
+        say!("ledger {} at http://{}", args.path.display(), listener.local_addr()?);
         Ok(chain::serve(ledger, listener, async move { shutdown.wait().await }).await?)
     })
 }

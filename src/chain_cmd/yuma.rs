@@ -24,9 +24,9 @@ pub fn run(args: &YumaArgs) -> Result<()> {
     let (inputs, params) = yuma::parse(&text).with_context(place)?;
     let outputs = yuma::epoch(&inputs, &params);
     if args.json {
-        println!("{}", serde_json::to_string(&outputs)?);
+        say!("{}", serde_json::to_string(&outputs)?);
     } else {
-        print!("{}", table(&outputs));
+        say!("{}", table(&outputs).trim_end());
     }
     Ok(())
 }

@@ -65,7 +65,7 @@ pub async fn finish(lab: &Lab, story: &Story, json: bool) -> Result<()> {
     let summary = report.summary();
     fs::write(lab.dir.join("summary.json"), serde_json::to_vec_pretty(&summary)?)?;
     if json {
-        println!("{summary}");
+        say!("{summary}");
     } else {
         report.print();
     }
@@ -216,12 +216,12 @@ impl Report<'_> {
     /// For people.
     fn print(&self) {
         let Self { lab, story, replica, held_out, .. } = self;
-        println!("\n{} of {} rounds in {:.0} s", replica.run.manifest.name, story.next_round(), story.seconds());
-        println!("held-out loss   {:.3} → {held_out:.3} bits per byte", story.start.unwrap_or(8.0));
-        println!("root            {} (replayed from genesis: equal)", replica.root);
+        say!("\n{} of {} rounds in {:.0} s", replica.run.manifest.name, story.next_round(), story.seconds());
+        say!("held-out loss   {:.3} → {held_out:.3} bits per byte", story.start.unwrap_or(8.0));
+        say!("root            {} (replayed from genesis: equal)", replica.root);
         let cpu = story.cpu();
         let percent = |seconds: f64| 100.0 * seconds / cpu.total();
-        println!(
+        say!(
             "CPU time        {:.0} s: train {:.1} %, compress {:.1} %, exchange {:.1} %, judge {:.1} %, step {:.1} %, hash {:.1} %",
             cpu.total(),
             percent(cpu.train),
@@ -231,24 +231,24 @@ impl Report<'_> {
             percent(cpu.step),
             percent(cpu.hash)
         );
-        println!("honest miners   {:.1} % of the miners' weight on the chain\n", 100.0 * self.honest_share());
+        say!("honest miners   {:.1} % of the miners' weight on the chain\n", 100.0 * self.honest_share());
         self.print_nodes();
-        println!("\nit writes: {}\n", self.sample.replace('\n', "\n           "));
+        say!("\nit writes: {}\n", self.sample.replace('\n', "\n           "));
         let file = |name: &str| lab.dir.join(name).display().to_string();
-        println!("checkpoint      {}", self.checkpoint.display());
-        println!("loss curve      {}, {}", file("loss.svg"), file("loss.csv"));
-        println!("summary, sample {}, {}", file("summary.json"), file("sample.txt"));
-        println!("log of the run  {}, warnings in {}", lab.events().display(), lab.logs().display());
+        say!("checkpoint      {}", self.checkpoint.display());
+        say!("loss curve      {}, {}", file("loss.svg"), file("loss.csv"));
+        say!("summary, sample {}, {}", file("summary.json"), file("sample.txt"));
+        say!("log of the run  {}, warnings in {}", lab.events().display(), lab.logs().display());
         let beside = lab.chain.starts_with("ledger:") && lab.s3.is_none();
         let chain = if beside { String::new() } else { format!(" --chain {} --lab", lab.chain) };
         if let Some(address) = lab.s3 {
-            println!("its store       tributary store serve --dir {} --listen {address}", store::folder(&lab.dir).display());
+            say!("its store       tributary store serve --dir {} --listen {address}", store::folder(&lab.dir).display());
         }
-        println!("look closer     tributary status --run '{}'{chain}", lab.run);
+        say!("look closer     tributary status --run '{}'{chain}", lab.run);
     }
 
     fn print_nodes(&self) {
-        println!(
+        say!(
             "{:<13} {:<10} {:>4} {:>8} {:>7} {:>10} {:>10} {:>13}",
             "node",
             "role",
@@ -266,7 +266,7 @@ impl Report<'_> {
             let earned = self.neuron(node).map_or(0.0, |n| n.emission as f64 / RAO_PER_TAO as f64);
             let role = format!("{:?}", node.role).to_lowercase();
             let (up, down) = (bytes_in_words(usage.up), bytes_in_words(usage.down));
-            println!("{:<13} {role:<10} {:>4} {score:>8} {weight:>7} {up:>10} {down:>10} {earned:>13.3}", node.name, node.uid);
+            say!("{:<13} {role:<10} {:>4} {score:>8} {weight:>7} {up:>10} {down:>10} {earned:>13.3}", node.name, node.uid);
         }
     }
 }

@@ -40,7 +40,7 @@ pub struct Machine {
 /// A CUDA device.
 #[derive(Debug, Serialize)]
 pub struct Gpu {
-    /// Its name for `--device`.
+    /// Its name for `--devices`.
     pub device: String,
     /// As the driver calls it.
     pub name: String,

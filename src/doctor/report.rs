@@ -61,7 +61,7 @@ impl Report {
             let measured = if run.pace.measured { "* " } else { "" };
             table.row([
                 run.name.clone(),
-                if run.mines { "yes" } else { "no" }.into(),
+                if run.mines { format!("yes {}", run.saving).trim_end().into() } else { "no".into() },
                 run.binds.unwrap_or("-").into(),
                 rooms.collect::<Vec<_>>().join(", "),
                 format!("{measured}{}", tokens(run.pace.tokens_per_second)),
@@ -129,6 +129,7 @@ impl fmt::Display for Report {
 mod tests {
     use super::super::machine::Pace;
     use super::*;
+    use crate::check::Saving;
 
     const RATES: Rates = Rates { copy_bytes: 4e12, product_flops: 8e14, step_flops: 4e14 };
 
@@ -142,6 +143,7 @@ mod tests {
             name: "run".into(),
             mines: false,
             binds: Some("memory"),
+            saving: Saving::default(),
             rooms: vec![Room { of: "GPU", needed_bytes: 2_000_000_000, there_bytes: 1_000_000_000 }],
             pace: Pace { tokens_per_second: 1e5, measured: true },
             needed_tokens_per_second: None,

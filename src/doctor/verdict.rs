@@ -4,13 +4,16 @@ use protocol::Manifest;
 use serde::Serialize;
 
 use super::machine::Pace;
-use crate::check::{BLOCK_SECONDS, Costs, Memory};
+use crate::check::{BLOCK_SECONDS, Costs, Memory, Saving, offloaded_bytes};
 use crate::plan::link::Link;
 use crate::plan::round::{Node, Source, Term, timeline};
 use crate::plan::size::{Host, home_bytes};
 
 /// Blocks after which what is said on Subtensor is final; none of a miner's own terms depends on it.
 const FINALITY: u64 = 3;
+
+/// What computing layers again adds to an inner step's arithmetic: a second pass forward, beside one forward and two backward.
+const RECOMPUTING: f64 = 1.0 / 3.0;
 
 /// What a machine has, in figures.
 #[derive(Clone, Debug)]
@@ -61,6 +64,8 @@ pub struct Verdict {
     pub binds: Option<&'static str>,
     /// In the memory of the devices that train and of the host, and on the disk.
     pub rooms: Vec<Room>,
+    /// What GPUs have to save for that.
+    pub saving: Saving,
     /// How fast it trains.
     #[serde(flatten)]
     pub pace: Pace,
@@ -83,7 +88,11 @@ pub struct Verdict {
 }
 
 /// Judges one run. `pace` is how fast all devices that train are on its tokens.
-pub fn verdict(manifest: &Manifest, costs: &Costs, means: &Means, pace: Pace) -> Verdict {
+pub fn verdict(manifest: &Manifest, costs: &Costs, means: &Means, mut pace: Pace) -> Verdict {
+    let saving = saving(manifest, means);
+    if saving.recompute {
+        pace.tokens_per_second *= 1.0 / (1.0 + RECOMPUTING);
+    }
     let node = Node { cores: means.cores, disk: means.disk, tokens_per_second: Some(pace.tokens_per_second), finality: FINALITY };
     let round = timeline(manifest, costs, &means.link, &node, Source::Raw);
     let [sealing, applying] = [seconds(round.sealing()), seconds(round.applying())];
@@ -94,7 +103,7 @@ pub fn verdict(manifest: &Manifest, costs: &Costs, means: &Means, pace: Pace) ->
     // as many as come to their end
     let inner_steps = of_inner_steps.min((window / step) as u32);
     let training = f64::from(inner_steps) * step;
-    let rooms = rooms(manifest, costs, means);
+    let rooms = rooms(manifest, costs, means, saving);
     let short = rooms.iter().find_map(Room::short);
     let late = applying + training + sealing > (manifest.round.train * BLOCK_SECONDS) as f64;
     let binds = match () {
@@ -109,6 +118,7 @@ pub fn verdict(manifest: &Manifest, costs: &Costs, means: &Means, pace: Pace) ->
         mines: inner_steps > 0 && short.is_none() && !late,
         binds,
         rooms,
+        saving,
         pace,
         needed_tokens_per_second: (window > 0.0).then(|| costs.tokens_per_miner as f64 / window),
         inner_steps,
@@ -121,10 +131,20 @@ pub fn verdict(manifest: &Manifest, costs: &Costs, means: &Means, pace: Pace) ->
     }
 }
 
+/// The cheapest way to fit into the GPUs, or the one that needs least if none does.
+fn saving(manifest: &Manifest, means: &Means) -> Saving {
+    let fits = |saving: &Saving| Memory::of(manifest, means.gpus, *saving).total() <= means.gpu_bytes;
+    match means.gpus {
+        0 => Saving::default(),
+        _ => Saving::ALL.into_iter().find(fits).unwrap_or(Saving { offload: true, recompute: true }),
+    }
+}
+
 /// GPUs hold the training's state, the host what goes to the disk and comes from stores. Without GPUs the host holds both.
-fn rooms(manifest: &Manifest, costs: &Costs, means: &Means) -> Vec<Room> {
-    let training = Memory::of(manifest, means.gpus.max(1)).total();
-    let host = Host::of(costs).miner_bytes;
+fn rooms(manifest: &Manifest, costs: &Costs, means: &Means, saving: Saving) -> Vec<Room> {
+    let training = Memory::of(manifest, means.gpus.max(1), saving).total();
+    let offloaded = if saving.offload { offloaded_bytes(costs) } else { 0 };
+    let host = Host::of(costs).miner_bytes.saturating_add(offloaded);
     let room = |of, needed_bytes, there_bytes| Room { of, needed_bytes, there_bytes };
     let disk = room("disk", home_bytes(costs), means.disk_bytes);
     if means.gpus == 0 {
@@ -209,7 +229,8 @@ mod tests {
     #[test]
     fn gpus_host_and_disk_must_have_room() {
         let one_b = one_b();
-        let [training, host] = [Memory::of(&one_b.0, 1).total(), Host::of(&one_b.1).miner_bytes];
+        let of_gpu = |saving| Memory::of(&one_b.0, 1, saving).total();
+        let (training, host) = (of_gpu(Saving::default()), Host::of(&one_b.1).miner_bytes);
         let small = |change: fn(&mut Means, u64), bytes| {
             let mut means = server();
             change(&mut means, bytes);
@@ -217,7 +238,17 @@ mod tests {
             (verdict.mines, verdict.binds)
         };
         let gpu: fn(&mut Means, u64) = |means, bytes| means.gpu_bytes = bytes;
-        assert_eq!([small(gpu, training), small(gpu, training - 1)], [(true, None), (false, Some("memory"))]);
+        // each way to save is taken when the one before it does not do
+        for (number, saving) in Saving::ALL.into_iter().enumerate() {
+            let verdict = judge(&one_b, &Means { gpu_bytes: of_gpu(saving), ..server() }, 1e6);
+            assert_eq!((verdict.mines, verdict.saving), (true, saving));
+            let [_, host_room, _] = verdict.rooms[..] else { panic!("{verdict:?}") };
+            assert_eq!(host_room.needed_bytes, host + if saving.offload { 8 * one_b.1.parameters } else { 0 });
+            assert_eq!(verdict.pace.tokens_per_second, if number < 2 { 1e6 } else { 750_000.0 });
+        }
+        let least = of_gpu(Saving::ALL[3]);
+        assert!(Saving::ALL.map(of_gpu).is_sorted_by(|more, less| more > less) && training > least);
+        assert_eq!([small(gpu, least).1, small(gpu, least - 1).1], [None, Some("memory")]);
         let ram: fn(&mut Means, u64) = |means, bytes| means.host_bytes = bytes;
         assert_eq!([small(ram, host), small(ram, host - 1)], [(true, None), (false, Some("memory"))]);
         let cpu: fn(&mut Means, u64) = |means, bytes| (means.gpus, means.gpu_bytes, means.host_bytes) = (0, 0, bytes);
@@ -229,10 +260,11 @@ mod tests {
     #[test]
     fn gpus_share_the_state_and_each_has_its_activations() {
         let eight_b = run(include_str!("../../configs/8b.toml"));
-        let rooms = |gpus| rooms(&eight_b.0, &eight_b.1, &Means { gpus, ..server() });
+        let rooms = |gpus| rooms(&eight_b.0, &eight_b.1, &Means { gpus, ..server() }, Saving::default());
         let (one, eight) = (rooms(1)[0], rooms(8)[0]);
-        let activations = Memory::of(&eight_b.0, 8).activation_bytes;
-        let more = eight.needed_bytes - one.needed_bytes - 7 * activations;
+        let activations = Memory::of(&eight_b.0, 8, Saving::default()).activation_bytes;
+        // and its copy of all layers
+        let more = eight.needed_bytes - one.needed_bytes - 7 * (activations + 2 * eight_b.1.parameters);
         assert!(more < 8, "rounding up: {more}");
         assert_eq!((rooms(1).len(), rooms(0).len(), rooms(0)[0].of), (3, 2, "host"));
     }

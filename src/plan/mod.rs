@@ -13,7 +13,10 @@ use clap::Args;
 use protocol::Manifest;
 use storage::{Budget, Rates};
 
-use crate::{check::Costs, context, output};
+use crate::{
+    check::{Costs, VALIDATORS},
+    context, output,
+};
 use link::Link;
 use report::Report;
 use round::Node;
@@ -42,7 +45,7 @@ pub struct PlanArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     peers: Option<u32>,
     /// Validators.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "N", default_value_t = VALIDATORS, value_parser = clap::value_parser!(u32).range(1..=4096))]
     validators: u32,
     /// Round trip to the store, in ms.
     #[arg(long, value_name = "MS", default_value_t = 50.0)]

@@ -64,9 +64,9 @@ impl Host {
     }
 }
 
-/// Bytes of a miner's home: θ; error feedback, moments and payload, twice while they are written anew.
+/// Bytes of a miner's home: θ, error feedback, moments and payload, each twice while it is written anew.
 pub fn home_bytes(costs: &Costs) -> u64 {
-    costs.parameters.saturating_mul(4 + 2 * 12).saturating_add(costs.payload_bytes.saturating_mul(2))
+    costs.parameters.saturating_mul(2 * (4 + 12)).saturating_add(costs.payload_bytes.saturating_mul(2))
 }
 
 /// What a store charges for a month.

@@ -56,7 +56,6 @@ pub struct KeyArgs {
 
 /// Serves until a signal asks to stop.
 pub fn run(args: ServeArgs) -> Result<()> {
-    init_logging();
     let (_stopper, mut shutdown) = signals::stop_on_signals().context("watching for signals")?;
     context::block_on(async {
         let reading = if args.private { Reading::Signed } else { Reading::Anonymous };
@@ -81,10 +80,4 @@ pub fn key(args: &KeyArgs) -> Result<()> {
         output::say(format!("BUCKET=s3://{bucket}?endpoint={}", args.endpoint));
     }
     Ok(())
-}
-
-/// Warnings and errors go to standard error; `RUST_LOG` asks for more. The protocol's crate calls every absent object an error.
-fn init_logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn,s3s=off".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }

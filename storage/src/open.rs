@@ -56,7 +56,12 @@ pub(crate) fn parse(address: &str, access: Access) -> Result<Url, StorageError> 
     let refuse = |problem: &str| StorageError::BadUrl { url: address.to_owned(), problem: problem.to_owned() };
     let url = match Url::parse(address) {
         Ok(url) => url,
-        Err(_) if access == Access::Foreign || address.is_empty() || address.contains("://") => return Err(refuse("it is not a URL")),
+        // it may contain a secret whose `/` made it unreadable
+        Err(problem) if address.contains("://") => {
+            let scheme = address.split("://").next().unwrap_or_default();
+            return Err(StorageError::BadUrl { url: format!("{scheme}://…"), problem: format!("it is not a URL: {problem}") });
+        }
+        Err(_) if access == Access::Foreign || address.is_empty() => return Err(refuse("it is not a URL")),
         Err(_) => {
             let path = std::path::absolute(address).map_err(|e| refuse(&e.to_string()))?;
             Url::from_file_path(path).map_err(|()| refuse("it is not a path"))?

@@ -37,6 +37,14 @@ struct Shared {
     head: watch::Sender<Block>,
 }
 
+/// A node's address as it may be shown: scheme and host. Before the host there may be a password, behind it the key of whoever pays for the node.
+pub(super) fn shown(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
+}
+
 impl Link {
     /// Connects to the first of `urls` that answers, and follows the chain until dropped.
     pub(super) async fn open(urls: Vec<String>, patience: Patience) -> Result<Self, ChainError> {
@@ -148,12 +156,12 @@ impl Shared {
             match self.connect(url).await {
                 Ok((head, node)) if self.is_current(&head) => return Ok(self.take(&mut current, node)),
                 Ok((head, node)) => {
-                    reasons.push(format!("{url}: it lags, its newest finalized block is {}", head.number));
+                    reasons.push(format!("{}: it lags, its newest finalized block is {}", node.url, head.number));
                     if lagging.as_ref().is_none_or(|(best, _)| head.number > best.number) {
                         lagging = Some((head, node));
                     }
                 }
-                Err(fault) => reasons.push(format!("{url}: {fault}")),
+                Err(fault) => reasons.push(format!("{}: {fault}", shown(url))),
             }
         }
         // where all are late, the chain itself may have halted
@@ -176,7 +184,7 @@ impl Shared {
         let node = Node::connect(url, &self.config, &self.patience).await?;
         let (found, expected) = (node.genesis(), *self.genesis.get_or_init(|| node.genesis()));
         if found != expected {
-            return Err(ChainError::WrongGenesis { url: url.to_owned(), found, expected }.into());
+            return Err(ChainError::WrongGenesis { url: node.url, found, expected }.into());
         }
         let head = tokio::time::timeout(self.patience.request, node.head()).await;
         let head = head.unwrap_or_else(|_| Err(Fault::Node("it does not name its newest block".into())))?;
@@ -252,5 +260,23 @@ async fn follow(shared: Arc<Shared>) {
         }
         pause = if shared.head.borrow().number > before { first } else { (pause * 2).min(longest_pause) };
         tokio::time::sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn no_secret_of_an_address_is_shown() {
+        for (url, expected) in [
+            ("wss://me:secret@node.example:443/path", "wss://node.example:443"),
+            ("wss://node.example/v1/secret?key=secret#secret", "wss://node.example"),
+            ("ws://127.0.0.1:9944", "ws://127.0.0.1:9944"),
+            ("me:secret@node.example", "node.example"),
+            ("wss://me:sec@ret@node.example", "wss://node.example"),
+        ] {
+            assert_eq!(shown(url), expected);
+        }
     }
 }

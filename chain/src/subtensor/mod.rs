@@ -79,7 +79,7 @@ impl Subtensor {
     pub async fn open_with(urls: &str, patience: Patience) -> Result<Self, ChainError> {
         let urls: Vec<String> = urls.split(',').map(|url| url.trim().to_owned()).collect();
         if urls.iter().any(|url| !(url.starts_with("ws://") || url.starts_with("wss://"))) {
-            return Err(ChainError::Url(urls.join(",")));
+            return Err(ChainError::Url(urls.iter().map(|url| link::shown(url)).collect::<Vec<_>>().join(",")));
         }
         let link = Link::open(urls, patience).await?;
         let beacon = BeaconKey::quicknet();

@@ -17,6 +17,7 @@ use subxt::rpcs::methods::legacy::{LegacyRpcMethods, NumberOrHex};
 use subxt::{OnlineClient, OnlineClientAtBlock, SubstrateConfig};
 
 use super::fault::Fault;
+use super::link::shown;
 use super::patience::Patience;
 use super::record::Record;
 use crate::{Block, Commitment, Neuron};
@@ -31,6 +32,7 @@ const MOST_ENTRIES: usize = 1 << 16;
 
 /// A node and what reads need of it.
 pub(super) struct Node {
+    /// As it may be shown.
     pub(super) url: String,
     client: OnlineClient<SubstrateConfig>,
     pub(super) rpc: LegacyRpcMethods<RpcConfigFor<SubstrateConfig>>,
@@ -122,7 +124,7 @@ impl Node {
             let rpc = LegacyRpcMethods::new(client.clone());
             let backend = Arc::new(LegacyBackend::builder().storage_page_size(PAGE).build(client));
             let client = OnlineClient::from_backend_with_config(config.clone(), backend).await?;
-            Ok(Self { url: url.to_owned(), client, rpc })
+            Ok(Self { url: shown(url), client, rpc })
         };
         tokio::time::timeout(patience.connecting, connect).await.unwrap_or_else(|_| Err(Fault::Node("it does not answer".into())))
     }
