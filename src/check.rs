@@ -28,13 +28,17 @@ const LOGITS_AT_ONCE: u64 = 1 << 29;
 /// Options of `tributary check`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Memory per GPU is 24 bytes per parameter, sharded evenly (f32 weights 4, gradients 4, AdamW moments 8, weights before the inner steps 4, error feedback
-4; the last two are the host's with `mine --offload`), 2 per parameter of the bf16 copy (sharded with `mine --recompute`), and activations of one
-micro-batch: 34 bytes per token, layer and unit of hidden size (Korthikanti et al., arXiv 2205.05198, eq. 1 with flash attention and without
-recomputation; with it, 34 for one layer and 2 for each), and at most 1 GiB of logits.
+Memory per GPU is 24 bytes per parameter, sharded evenly (f32 weights 4, gradients 4, AdamW moments
+8, weights before the inner steps 4, error feedback 4; the last two are the host's with
+`mine --offload`), 2 per parameter of the bf16 copy (sharded with `mine --recompute`), and
+activations of one micro-batch: 34 bytes per token, layer and unit of hidden size (Korthikanti et
+al., arXiv 2205.05198, eq. 1 with flash attention and without recomputation; with it, 34 for one
+layer and 2 for each), and at most 1 GiB of logits.
 
-A month is 30 days of whole rounds at the published prices of R2 and S3, all buckets together: what is stored once retention lets go of as much as comes (after a month,
-if everything is kept), requests, and what leaves the stores: each validator reads every payload, each miner and an aggregator a bundle.
+A month is 30 days of whole rounds at the published prices of R2 and S3, all buckets together: what
+is stored once retention lets go of as much as comes (after a month, if everything is kept),
+requests, and what leaves the stores: each validator reads every payload, each miner and an
+aggregator a bundle.
 
 Examples:
   tributary check configs/72b.toml

@@ -168,6 +168,7 @@ GIVES(cuInit, (unsigned), {
         refuse("to start");
     }
 })
+GIVES(cuDriverGetVersion, (int *version), *version = 13000)
 // NVRTC asks for the driver's cache, and does without.
 extern "C" Result cuGetExportTable(const void **, const void *) { return NOT_FOUND; }
 GIVES(cuGetErrorString, (int, const char **text), *text = "as the test wanted")

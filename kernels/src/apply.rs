@@ -1,6 +1,6 @@
 //! A record's outer step: what `cuda/apply.cu` needs to know, prepared.
 
-use compression::{Format, MergeOver, Rule, State, TransitionError, Weighted, check_payloads, check_record, clip_factors, norms};
+use compression::{Format, MergeOver, Rule, TransitionError, Weighted, check_payloads, clip_factors, norms};
 
 use crate::KernelError;
 use crate::elements::{Elements, Float, check_tensors};
@@ -84,27 +84,4 @@ fn sources(format: &Format, payloads: &[Weighted<'_>], addresses: &[u64]) -> Vec
         }
     }
     sources
-}
-
-/// [`compression::transition`] with its arithmetic done by a machine; the same checks, the same errors, but for the lossy merges that only the CPU can do.
-pub(crate) fn transition(machine: &dyn Machine, state: &mut State, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), KernelError> {
-    check_record(state, payloads, rule)?;
-    if rule.resparsify.is_some() {
-        return Err(KernelError::Lossy);
-    }
-    if !payloads.is_empty() {
-        let memory =
-            state.tensors().iter().map(|tensor| machine.put(bytemuck::cast_slice(tensor).to_vec())).collect::<Result<Vec<_>, _>>()?;
-        let tensors = memory.iter().zip(state.tensors()).map(|(memory, tensor)| {
-            // SAFETY: `memory` holds as many elements, outlives the step, and nobody else knows of it.
-            unsafe { Elements::new(memory.address, tensor.len(), Float::F32) }
-        });
-        step(machine, &Theta { tensors: tensors.collect(), shadow: Vec::new() }, payloads, rule)?;
-        let stepped = memory.iter().map(|memory| machine.get(memory)).collect::<Result<Vec<_>, _>>()?;
-        for (theta, bytes) in state.tensors_mut().iter_mut().zip(stepped) {
-            bytemuck::cast_slice_mut(theta).copy_from_slice(&bytes);
-        }
-    }
-    state.round += 1;
-    Ok(())
 }

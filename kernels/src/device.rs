@@ -10,7 +10,7 @@ use std::time::Duration;
 
 #[cfg(doc)]
 use compression::TransitionError;
-use compression::{Format, Header, Rule, State, Weighted};
+use compression::{Format, Header, Rule, Weighted};
 use cudarc::driver::{CudaContext, CudaEvent, CudaModule, CudaStream};
 
 use crate::apply::{self, Theta};
@@ -18,6 +18,9 @@ use crate::encode::{self, PseudoGradient};
 use crate::image::{Arch, cached, compile};
 use crate::machine::{Machine, Memory};
 use crate::{KernelError, floor};
+
+/// The CUDA version of NVRTC, whose images older drivers do not load; as [`KernelError::OldDriver`] has it.
+const OLDEST_DRIVER: i32 = 13_000;
 
 /// A CUDA device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,11 +89,15 @@ impl Kernels {
     /// Compiles the kernels for device number `device`, or takes their image from the folder `cache`, and loads them. A cached image needs no NVRTC.
     ///
     /// # Errors
-    /// [`KernelError::NoDriver`], [`KernelError::NoDevice`], [`KernelError::NoNvrtc`], [`KernelError::Compile`], [`KernelError::Cache`] or
+    /// [`KernelError::NoDriver`], [`KernelError::OldDriver`], [`KernelError::NoDevice`], [`KernelError::NoNvrtc`], [`KernelError::Compile`], [`KernelError::Cache`] or
     /// [`KernelError::Driver`].
     pub fn load(device: usize, cache: Option<&Path>) -> Result<Self, KernelError> {
         if !floor::driver_is_present() {
             return Err(KernelError::NoDriver);
+        }
+        let version = floor::driver_version()?;
+        if version < OLDEST_DRIVER {
+            return Err(KernelError::OldDriver { version });
         }
         let devices = floor::devices()?;
         let info = devices.get(device).ok_or(KernelError::NoDevice { device, found: devices.len() })?;
@@ -147,15 +154,6 @@ impl Kernels {
     /// [`TransitionError::NonFinite`] afterwards: the record is void, and θ has to be read back from where it was last kept.
     pub fn step(&self, theta: &Theta, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), KernelError> {
         apply::step(&*self.machine, theta, payloads, rule)
-    }
-
-    /// [`compression::transition`] with its step on the device: θ is copied there and back.
-    ///
-    /// # Errors
-    /// [`KernelError::Transition`] as [`compression::transition`], [`KernelError::Lossy`], [`KernelError::TooManyChunks`] or [`KernelError::Driver`]; the
-    /// state is unchanged then.
-    pub fn transition(&self, state: &mut State, payloads: &[Weighted<'_>], rule: &Rule) -> Result<(), KernelError> {
-        apply::transition(&*self.machine, state, payloads, rule)
     }
 }
 

@@ -10,7 +10,8 @@ use std::sync::{Arc, Once, PoisonError};
 use std::time::Duration;
 
 use cudarc::driver::sys::{
-    CU_MEMHOSTALLOC_DEVICEMAP, CU_MEMHOSTALLOC_PORTABLE, CUdevice_attribute as Attribute, CUevent_flags, CUresult, cuMemcpyAsync,
+    CU_MEMHOSTALLOC_DEVICEMAP, CU_MEMHOSTALLOC_PORTABLE, CUdevice_attribute as Attribute, CUevent_flags, CUresult, cuDriverGetVersion,
+    cuMemcpyAsync,
 };
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg, result as driver};
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
@@ -27,6 +28,14 @@ const WITH_TIME: CUevent_flags = CUevent_flags::CU_EVENT_DEFAULT;
 pub(crate) fn driver_is_present() -> bool {
     // SAFETY: loads and unloads NVIDIA's own library, whose initializers may run at any time.
     unsafe { cudarc::driver::sys::is_culib_present() }
+}
+
+/// The newest CUDA version that the driver knows, times 1000. The driver must be present.
+pub(crate) fn driver_version() -> Result<i32, DriverError> {
+    let mut version = 0;
+    // SAFETY: `version` is valid for one write.
+    unsafe { cuDriverGetVersion(&mut version) }.result()?;
+    Ok(version)
 }
 
 /// Whether NVRTC can be loaded, from the library path or from the folder that TRIBUTARY_NVRTC names; without it [`compile`] would panic.

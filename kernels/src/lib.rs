@@ -37,6 +37,12 @@ pub enum KernelError {
     /// The driver's library is not on this machine.
     #[error("libcuda.so.1 cannot be loaded: install the NVIDIA driver, or run on the CPU")]
     NoDriver,
+    /// The driver cannot load what NVRTC makes.
+    #[error("the NVIDIA driver is for CUDA {}.{}, the kernels need 13.0: install driver 580 or newer, or run on the CPU", .version / 1000, .version % 1000 / 10)]
+    OldDriver {
+        /// The newest CUDA that it knows, as it says: 1000 times the major version and 10 times the minor one.
+        version: i32,
+    },
     /// NVRTC's library is not on this machine.
     #[error(
         "libnvrtc.so.13 cannot be loaded: put it on the library path, or `pip download --no-deps nvidia-cuda-nvrtc==13.0.88`, unzip the wheel \
@@ -68,7 +74,9 @@ pub enum KernelError {
         source: std::io::Error,
     },
     /// The device's memory has no room.
-    #[error("the GPU's memory has no room for encoding: mine with --offload, on more --devices, or end what else uses the GPU")]
+    #[error(
+        "the GPU's memory has no room for the kernels and what they need: mine with --offload, on more --devices, or end what else uses the GPU"
+    )]
     OutOfMemory,
     /// The host's memory has no room that could be page-locked.
     #[error(

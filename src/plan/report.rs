@@ -119,7 +119,7 @@ impl Report {
         let Joining { snapshot_bytes, upload_seconds, join_seconds, join_bytes } = &self.joining;
         row("snapshot, up", format!("{} in both forms, {}", bytes(*snapshot_bytes), duration(*upload_seconds as u64)));
         row("joining, at worst", format!("{}, {}", bytes(*join_bytes), duration(*join_seconds as u64)));
-        row("memory of each of 8 GPUs", format!("{} and activations", bytes(self.device_bytes_of_8)));
+        row("memory of each of 8 GPUs", format!("{} and activations, with --offload --recompute", bytes(self.device_bytes_of_8)));
         let Host { miner_bytes, validator_bytes } = self.host;
         row("memory of the host", format!("{} of a miner, {} of a validator", bytes(miner_bytes), bytes(validator_bytes)));
         let StoreMonth { rounds, stored_bytes, egress_bytes, bills } = &self.month;
