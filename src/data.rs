@@ -136,7 +136,7 @@ impl PrepareArgs {
 }
 
 /// Says what text is without telling where on this machine it lies.
-fn describe(text: &[String]) -> String {
+pub fn describe(text: &[String]) -> String {
     if text.is_empty() {
         return "books, READMEs and doc comments of the Rust ecosystem".into();
     }

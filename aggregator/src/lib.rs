@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use checkpoints::{Event, Events, Follower, Identity, Progress, Role, Run, RunError, Shutdown, Step};
+use checkpoints::{Event, Events, Follower, Identity, Phase, Progress, Role, Run, RunError, Shutdown, Step};
 use protocol::ObjectKey;
 
 /// A running aggregator.
@@ -31,10 +31,11 @@ impl Aggregator {
     }
 
     /// Publishes a record's payloads as one bundle, then makes the new state durable.
-    async fn publish(&self, step: &Step) -> Result<(), RunError> {
+    async fn publish(&mut self, step: &Step) -> Result<(), RunError> {
         let round = step.record.value.round;
         // a record that applies nothing has no bundle
-        if let Ok(bundle) = compression::encode_bundle(&step.payloads.iter().collect::<Vec<_>>()) {
+        let payloads: Vec<_> = step.payloads.iter().collect();
+        if let Ok(bundle) = self.node.watch.compute(Phase::Compress, || compression::encode_bundle(&payloads)) {
             let bytes = bundle.len() as u64;
             match self.node.bucket.put_large(&ObjectKey::Bundle(round), bundle.into()).await {
                 Ok(()) => self.node.events.tell(Event::Published { round, what: "bundle".into(), bytes }).await,

@@ -247,12 +247,7 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn write_parts_durably<'a>(path: &Path, mut parts: impl Iterator<Item = &'a [u8]>, mode: u32) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
-    // what a crash left there may have other permissions
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = File::options().write(true).create_new(true).mode(mode).open(&temporary)?;
+    let mut file = File::options().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
     parts.try_for_each(|part| file.write_all(part))?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;

@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use checkpoints::{Expected, Home, HomeError, Trust, read_snapshot, write_durably, write_snapshot};
 use common::Net;
@@ -120,6 +121,14 @@ fn every_damaged_byte_and_every_truncation_is_noticed() {
     // another meaning under a good checksum
     home.save("miner.safetensors", &17, &[]).unwrap();
     assert!(matches!(load(&home), Err(HomeError::Damaged { .. })));
+}
+
+/// A miner keeps its payload there before it may be known.
+#[test]
+fn what_a_home_saves_nobody_else_reads() {
+    let (_dir, home) = home();
+    home.save("miner.safetensors", &17, &[]).unwrap();
+    assert_eq!(fs::metadata(home.dir().join("miner.safetensors")).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[test]

@@ -2,12 +2,13 @@
 //! made once: a lead that restarts finds what it had published and commits the same again.
 
 use checkpoints::{Close, Event};
+use compression::Payload;
 use protocol::{
     Announcement, Applied, Digest, Document, ObjectKey, Record, SealList, Sealed, Signed, Validator as Ranked, Vote,
     score::{Entry, ScoreSheet},
 };
-
 use storage::StorageError;
+use tokio::task::spawn_blocking;
 
 use crate::{Validator, ValidatorError};
 
@@ -35,13 +36,47 @@ impl Validator {
         let sheet = ScoreSheet { run, round, seal_list, entries, standing };
         let fits = |there: &ScoreSheet| there.seal_list == seal_list && there.follows(&before, &judge, &pay);
         let Some(sheet) = self.publish_once(&ObjectKey::ScoreSheet(round), sheet, fits).await? else { return Ok(()) };
-        let Some(record) = self.make_record(&sheet, close, ranks).await? else { return Ok(()) };
+        let Some((record, payloads)) = self.make_record(&sheet, close, ranks).await? else { return Ok(()) };
         let same = record.clone();
         let Some(record) = self.publish_once(&ObjectKey::Record(round), record, |there| *there == same).await? else { return Ok(()) };
-        self.announce(Announcement::Record { run, round, digest: record.digest() }).await
+        self.announce(Announcement::Record { run, round, digest: record.digest() }).await?;
+        self.publish_bundle(round, payloads).await;
+        Ok(())
     }
 
-    async fn make_record(&mut self, sheet: &Signed<ScoreSheet>, close: &Close, ranks: &[Ranked]) -> Result<Option<Record>, ValidatorError> {
+    /// Publishes a record's payloads as one bundle, beside what follows: at size that takes longer than the round has for its record. A miner may
+    /// have shown its payload to this validator only.
+    async fn publish_bundle(&mut self, round: u64, payloads: Vec<Payload>) {
+        // a record that applies nothing has no bundle
+        if payloads.is_empty() {
+            return;
+        }
+        if self.bundling.as_ref().is_some_and(|task| !task.is_finished()) {
+            self.node.warn(format!("bundle of round {round}: the one before is still going up, so this one is left out")).await;
+            return;
+        }
+        let (bucket, events) = (self.node.bucket.clone(), self.node.events.clone());
+        self.bundling = Some(tokio::spawn(async move {
+            let encoded = spawn_blocking(move || compression::encode_bundle(&payloads.iter().collect::<Vec<_>>())).await;
+            let uploaded = match encoded {
+                Ok(Ok(bundle)) => bucket.put_large(&ObjectKey::Bundle(round), bundle.into()).await.map_err(|error| error.to_string()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(error) = uploaded {
+                let message = format!("bundle of round {round}: {error}; whoever cannot get a payload will wait");
+                events.tell(Event::Warning { message }).await;
+            }
+        }));
+    }
+
+    /// The record and the payloads that it applies.
+    async fn make_record(
+        &mut self,
+        sheet: &Signed<ScoreSheet>,
+        close: &Close,
+        ranks: &[Ranked],
+    ) -> Result<Option<(Record, Vec<Payload>)>, ValidatorError> {
         let (run, replica) = (&self.node.run, &self.node.replica);
         let select = sheet.value.select(&replica.terms.judge, &run.manifest.pay);
         let applied: Vec<Applied> =
@@ -51,14 +86,7 @@ impl Validator {
             return Ok(None);
         };
         let (_, root) = replica.next_state(&applied, &payloads, &mut self.node.watch)?;
-        // a miner may show its payload to this validator only; a record that applies nothing has no bundle
-        if let Ok(bundle) = compression::encode_bundle(&payloads.iter().collect::<Vec<_>>()) {
-            let round = replica.anchor.round;
-            if let Err(error) = self.node.bucket.put_large(&ObjectKey::Bundle(round), bundle.into()).await {
-                self.node.warn(format!("bundle of round {round}: {error}; whoever cannot get a payload will wait")).await;
-            }
-        }
-        Ok(Some(Record {
+        let record = Record {
             run: run.id,
             round: replica.anchor.round,
             previous: replica.anchor.record,
@@ -69,7 +97,8 @@ impl Validator {
             applied,
             base_root: replica.root,
             root,
-        }))
+        };
+        Ok(Some((record, payloads)))
     }
 
     /// Signs and uploads a document, or returns the one that is already there. `None`, with a warning, if that one does not fit: it may

@@ -74,6 +74,8 @@ pub struct Validator {
     pace: Pace,
     /// The snapshot that is going up.
     pub(crate) publishing: Option<JoinHandle<()>>,
+    /// The bundle that is going up.
+    pub(crate) bundling: Option<JoinHandle<()>>,
 }
 
 /// How far a closed round's record is.
@@ -128,6 +130,7 @@ impl Validator {
             sketcher,
             pace: Pace::default(),
             publishing: None,
+            bundling: None,
         })
     }
 

@@ -293,8 +293,10 @@ template <unsigned MOST> __device__ inline OfPairs excesses(const OfPairs &middl
     constexpr unsigned ABOVE = 0x4B000000, BATCH = 1024;
     const unsigned count = ceil_div(k, EIGHT) * EIGHT;
     OfPairs excess;
+    float middles[PAIRS_OF_LANE];
     for (unsigned c = 0; c < PAIRS_OF_LANE; c++) {
         excess.of[c] = sum - count * middle.of[c];
+        middles[c] = __uint_as_float(ABOVE | middle.of[c]);
     }
     for (unsigned start = 0; start < count; start += BATCH) {
         float distances[PAIRS_OF_LANE] = {};
@@ -304,7 +306,7 @@ template <unsigned MOST> __device__ inline OfPairs excesses(const OfPairs &middl
             for (unsigned i = 0; i < EIGHT; i++) {
                 const float x = __uint_as_float(ABOVE | (twos[i / 2] >> 16 * (i % 2) & 0xFFFF));
                 for (unsigned c = 0; c < PAIRS_OF_LANE; c++) {
-                    distances[c] = __fadd_rn(distances[c], fabsf(__fsub_rn(x, __uint_as_float(ABOVE | middle.of[c]))));
+                    distances[c] = __fadd_rn(distances[c], fabsf(__fsub_rn(x, middles[c])));
                 }
             }
         }

@@ -33,4 +33,4 @@ pub use objects::ObjectKey;
 pub use refusal::Refusal;
 pub use retention::{Keep, Keeping, Retention};
 pub use sealing::{Opener, PayloadKey, SealContext, sealed_len};
-pub use signed::{Document, DocumentError, SIGNED_OVERHEAD, Signed};
+pub use signed::{Document, DocumentError, Signed};

@@ -6,9 +6,6 @@
 
 use crate::{Digest, Domain, Hotkey, Keypair, verify};
 
-/// Bytes before the body.
-pub const SIGNED_OVERHEAD: u64 = 96;
-
 /// Why a signed document's bytes are refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentError {

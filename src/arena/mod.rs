@@ -99,8 +99,7 @@ impl DataArgs {
         let data = std::path::absolute(folder)?.join("data");
         if !data.join("dataset.json").exists() {
             eprintln!("preparing text");
-            let description = "books, READMEs and doc comments of this machine's Rust toolchain and crates";
-            let mut options = PrepareOptions::new(Source::Machine, description, Tokenizer::Bytes);
+            let mut options = PrepareOptions::new(Source::Machine, crate::data::describe(&[]), Tokenizer::Bytes);
             options.collect.max_bytes = Some(12_000_000);
             dataset::prepare(&options, &data)?;
         }

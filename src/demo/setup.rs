@@ -17,7 +17,7 @@ use tokio::process::Command;
 
 use super::store::{self, RUN_BUCKET, Store, StoreServer};
 use super::{DemoArgs, subtensor};
-use crate::{cli, context, launch};
+use crate::{cli, context, data, launch};
 
 const MARKER: &str = "demo.json";
 const WALLET: &str = "demo";
@@ -213,11 +213,11 @@ fn prepare_text(args: &DemoArgs, config: &RunConfig, out: &Path) -> Result<f64> 
     if config.data.tokenizer != dataset::BYTES {
         bail!("the demo tokenizes to bytes, this config asks for {:?}; use `tributary data prepare` and `launch`", config.data.tokenizer);
     }
-    let (source, description) = match args.text.as_slice() {
-        [] => (Source::Machine, "books, READMEs and doc comments of this machine's Rust toolchain and crates".to_owned()),
-        paths => (Source::Paths(paths.to_vec()), paths.join(", ")),
+    let source = match args.text.as_slice() {
+        [] => Source::Machine,
+        paths => Source::Paths(paths.to_vec()),
     };
-    let mut options = PrepareOptions::new(source, description, Tokenizer::Bytes);
+    let mut options = PrepareOptions::new(source, data::describe(&args.text), Tokenizer::Bytes);
     options.collect = CollectOptions { max_bytes: Some(args.max_bytes), ..CollectOptions::default() };
     let train = dataset::prepare(&options, out)?.train;
     Ok(train.bytes as f64 / train.tokens as f64)

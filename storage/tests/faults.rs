@@ -269,6 +269,7 @@ fn addresses_that_are_refused() {
         ("nonsense://", Access::Trusted),
         ("https://user:secret@host/x", Access::Own),
         ("https://token@host/x", Access::Own),
+        ("s3://key:a/secret@bucket", Access::Own),
         ("https://host/x?region=y", Access::Trusted),
         ("s3://bucket?sig=secret", Access::Trusted),
         ("s3://bucket?endpoint=nonsense", Access::Trusted),

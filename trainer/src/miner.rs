@@ -242,7 +242,7 @@ impl Miner {
         let beta = run.manifest.compression.beta;
         // what reads the last round's error feedback has to end before that moves on
         self.kept.done().await?;
-        let (payload, sealed) = self.node.watch.measure(Phase::Compress, || {
+        let (payload, sealed) = self.node.watch.compute(Phase::Compress, || {
             let payload = self.encoder.encode(&mut self.ranks, self.node.replica.state.model(), &run.format, &header, beta)?;
             let mut sealed = Hasher::default();
             context.segments(&key, &payload).for_each(|segment| sealed.update(&segment));
@@ -331,7 +331,7 @@ impl Miner {
             if self.node.run.manifest.compression.reabsorb
                 && let Ok(payload) = Payload::parse(&pending.payload, &self.node.run.format)
             {
-                self.node.watch.measure(Phase::Compress, || self.encoder.absorb(&payload))?;
+                self.node.watch.compute(Phase::Compress, || self.encoder.absorb(&payload))?;
             }
             // before the state that no longer knows of the payload
             self.save().await?;
