@@ -123,9 +123,13 @@ fn a_bad_config_is_refused_in_one_line() {
 fn check_tells_what_a_run_costs() {
     let config = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/72b.toml");
     let words = succeeds(&mut tributary(&["check", config]));
-    for figure in
-        ["72.7 B (68.5 B without embeddings)", "memory of each of 8 GPUs  200 GB", "1.35 GB (f32 / 216, bf16 / 108)", "(20 payloads)"]
-    {
+    for figure in [
+        "72.7 B (68.5 B without embeddings)",
+        "memory of each of 8 GPUs  364 GB",
+        "--offload --recompute   164 GB",
+        "1.35 GB (f32 / 216, bf16 / 108)",
+        "(20 payloads)",
+    ] {
         assert!(words.contains(figure), "{figure} is not in {words}");
     }
     let costs = json(&mut tributary(&["check", config, "--peers", "3", "--json"]));
