@@ -46,7 +46,7 @@ unit: setup $(NVRTC)
 # the kernels on this machine's GPUs against the CPU, bit for bit, and training; then how fast they are; with a python3 that has torch, beside PyTorch
 ON_GPU := TRIBUTARY_NVRTC=$(CURDIR)/$(NVRTC) TRIBUTARY_GPU=1
 test-gpu: setup $(NVRTC)
-	$(ON_GPU) $(CARGO) test --release -p kernels -p model --lib -- --nocapture device gpus
+	$(ON_GPU) $(CARGO) test --release -p kernels -p model --lib -- --nocapture a_device_gives gpus_train
 	$(ON_GPU) $(CARGO) run --release -p kernels --example gpu_bench
 	$(ON_GPU) $(CARGO) run --release -p model --example train_bench
 	$(ON_GPU) $(CARGO) run --release -p trainer --example round_bench

@@ -380,9 +380,10 @@ mod tests {
         }
         for (number, devices) in [(1, "cuda:0"), (2, "cuda:0,1")].into_iter().filter(|(number, _)| *number <= gpus) {
             for activations in [Activations::Kept, Activations::Recomputed] {
-                let (mut expected, batch) = ranks(1);
-                let expected = trained(&mut expected, &batch);
-                let found = trained(&mut ranks_on(devices, activations).0, &batch);
+                // GPUs first: libtorch settles at its first work whether there are any
+                let (mut found, batch) = ranks_on(devices, activations);
+                let found = trained(&mut found, &batch);
+                let expected = trained(&mut ranks(1).0, &batch);
                 let distance = relative(&found.0, &expected.0);
                 assert!(distance < 2e-2, "{devices}, {activations:?}: {distance:e}");
                 assert!(found.1.iter().zip(&expected.1).all(|(a, b)| (a - b).abs() < 0.05), "{devices}, {activations:?}");
