@@ -115,13 +115,16 @@ template <unsigned BLOCK> __device__ inline unsigned first_of(unsigned group) { 
 
 __device__ inline unsigned position(const Chunk &chunk, unsigned index) { return chunk.start + index / chunk.width * chunk.stride + index % chunk.width; }
 
-// The position of this thread's group in a chunk that is read at once, whose rows have 64 or 4096 elements: that of its first group, and some steps.
-template <unsigned BLOCK> __device__ inline unsigned position_at_once(const Chunk &chunk, unsigned group) {
+// This thread's groups in a chunk that is read at once, whose rows have 64 or 4096 elements: the position of the first, and from each to the next.
+struct Groups {
+    unsigned first, step;
+};
+template <unsigned BLOCK> __device__ inline Groups groups_at_once(const Chunk &chunk) {
     const unsigned index = first_of<BLOCK>(0);
     if (chunk.height == 1) {
-        return chunk.start + index + group * BLOCK * GROUP;
+        return {chunk.start + index, BLOCK * GROUP};
     }
-    return chunk.start + index / 64 * chunk.stride + index % 64 + group * (BLOCK * GROUP / 64 * chunk.stride);
+    return {chunk.start + index / 64 * chunk.stride + index % 64, BLOCK * GROUP / 64 * chunk.stride};
 }
 
 // Tensors are larger than caches, which need not keep what passes by.
@@ -142,7 +145,8 @@ __device__ inline void store_four(const float *from, bf16 *to) {
 // A group of this thread, at once or element by element; zeros where the chunk has ended.
 template <unsigned BLOCK, bool AT_ONCE, class T> __device__ inline void load(const T *tensor, const Chunk &chunk, unsigned group, float *to) {
     if constexpr (AT_ONCE) {
-        load_four(tensor + position_at_once<BLOCK>(chunk, group), to);
+        const Groups groups = groups_at_once<BLOCK>(chunk);
+        load_four(tensor + (groups.first + group * groups.step), to);
     } else {
         const unsigned index = first_of<BLOCK>(group);
         for (unsigned i = 0; i < GROUP; i++) {
@@ -153,7 +157,8 @@ template <unsigned BLOCK, bool AT_ONCE, class T> __device__ inline void load(con
 
 template <unsigned BLOCK, bool AT_ONCE, class T> __device__ inline void store(const float *from, T *tensor, const Chunk &chunk, unsigned group) {
     if constexpr (AT_ONCE) {
-        store_four(from, tensor + position_at_once<BLOCK>(chunk, group));
+        const Groups groups = groups_at_once<BLOCK>(chunk);
+        store_four(from, tensor + (groups.first + group * groups.step));
     } else {
         const unsigned index = first_of<BLOCK>(group);
         for (unsigned i = 0; i < GROUP; i++) {

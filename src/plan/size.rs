@@ -51,16 +51,16 @@ impl Joining {
 pub struct Host {
     /// θ, error feedback and the optimizer's moments on their way to the disk; payloads and transfers.
     pub miner_bytes: u64,
-    /// θ before and after the step, and of the snapshot that goes up; payloads and transfers.
+    /// θ before and after the step, and of the snapshot that goes up; payloads, a bundle of them that goes up, and transfers.
     pub validator_bytes: u64,
 }
 
 impl Host {
     /// For payloads that are held whole, compressed, until the step.
     pub fn of(costs: &Costs) -> Self {
-        let held = costs.payload_bytes * costs.peers + Budget::MEMORY;
-        let of = |per_parameter: u64| costs.parameters.saturating_mul(per_parameter).saturating_add(held);
-        Self { miner_bytes: of(16), validator_bytes: of(12) }
+        let payloads = costs.payload_bytes.saturating_mul(costs.peers);
+        let of = |per_parameter: u64| costs.parameters.saturating_mul(per_parameter).saturating_add(payloads).saturating_add(Budget::MEMORY);
+        Self { miner_bytes: of(16), validator_bytes: of(12).saturating_add(payloads) }
     }
 }
 
