@@ -59,7 +59,8 @@ impl Host {
     /// For payloads that are held whole, compressed, until the step.
     pub fn of(costs: &Costs) -> Self {
         let payloads = costs.payload_bytes.saturating_mul(costs.peers);
-        let of = |per_parameter: u64| costs.parameters.saturating_mul(per_parameter).saturating_add(payloads).saturating_add(Budget::MEMORY);
+        let of =
+            |per_parameter: u64| costs.parameters.saturating_mul(per_parameter).saturating_add(payloads).saturating_add(Budget::MEMORY);
         Self { miner_bytes: of(16), validator_bytes: of(12).saturating_add(payloads) }
     }
 }
